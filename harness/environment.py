@@ -1,0 +1,75 @@
+"""Provenance that only the worker can see: libraries, device, and the digest of the harness source itself."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import sys
+from functools import cache
+from pathlib import Path
+
+from harness.contract import DescribeRequest, Device, DeviceKind, Environment, WorkRequest
+
+_LIBRARIES = ("torch", "transformers", "lm-eval", "safetensors", "tokenizers", "numpy", "datasets", "vllm", "pydantic")
+_SOURCE_SUFFIXES = {".py", ".yaml", ".toml"}
+
+
+@cache
+def harness_digest() -> str:
+    """sha256 over the names and contents of the harness's own source files."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.suffix in _SOURCE_SUFFIXES:
+            digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def cpu_model() -> str:
+    """The processor's marketing name, or the machine type where the kernel does not give one."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def available_threads() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def describe_environment(request: DescribeRequest | WorkRequest) -> Environment:
+    """Describe this process, without importing a library that the work itself did not need."""
+    device = Device() if isinstance(request, DescribeRequest) else request.device
+    device_model, driver = (cpu_model(), None) if device.kind is DeviceKind.CPU else _gpu()
+    return Environment(
+        harness_digest=harness_digest(),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        device_kind=device.kind,
+        device_model=device_model,
+        driver=driver,
+        threads=device.threads or available_threads(),
+        libraries=_installed_libraries(),
+    )
+
+
+def _installed_libraries() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _gpu() -> tuple[str, str | None]:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return "cuda (not opened by this operation)", None
+    driver = Path("/proc/driver/nvidia/version")
+    version = driver.read_text(encoding="utf-8").splitlines()[0] if driver.exists() else None
+    return str(torch.cuda.get_device_name(0)), version

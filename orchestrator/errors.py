@@ -1,0 +1,45 @@
+"""What can go wrong on the host. Each message says what happened; each `hint` says what to do next."""
+
+from enum import IntEnum
+
+
+class CommandExit(IntEnum):
+    """Exit status of the `orchestrator` command."""
+
+    COMPLETE = 0
+    BAD_REQUEST = 2
+    INCOMPLETE = 3
+    INTERRUPTED = 130
+
+
+class OrchestratorError(Exception):
+    """Base of every failure that the orchestrator explains."""
+
+    exit_status = CommandExit.BAD_REQUEST
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class BadManifest(OrchestratorError):
+    """The manifest, or a name on the command line, is not usable."""
+
+
+class BadImage(OrchestratorError):
+    """An image's folder is incomplete, or its environment cannot be built."""
+
+
+class StoreError(OrchestratorError):
+    """The store is damaged, full, or in use by a command that needs it alone."""
+
+
+class RuntimeUnavailable(OrchestratorError):
+    """The container engine or the interpreter that a runtime needs does not answer."""
+
+
+class Interrupted(OrchestratorError):
+    """The user stopped the run. What was finished is kept."""
+
+    exit_status = CommandExit.INTERRUPTED

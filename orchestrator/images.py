@@ -1,0 +1,128 @@
+"""The images folder: what each image is, and the files that decide what is in it."""
+
+import hashlib
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from harness.contract import (
+    BackendDescription,
+    DeviceKind,
+    ImageDescription,
+    MethodDescription,
+    Operation,
+    TaskDescription,
+)
+from orchestrator.errors import BadImage
+
+DESCRIPTION_NAME = "image.toml"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One folder of `images/`."""
+
+    folder: Path
+    description: ImageDescription
+
+    @property
+    def name(self) -> str:
+        return self.description.name
+
+    @property
+    def description_path(self) -> Path:
+        return self.folder / DESCRIPTION_NAME
+
+    @property
+    def dockerfile(self) -> Path:
+        return self.folder / "Dockerfile"
+
+    def lock(self, device: DeviceKind) -> Path:
+        """The hash-pinned requirements for a device: `locks/cpu.txt` or `locks/cuda.txt`."""
+        return self.folder / "locks" / f"{device.value}.txt"
+
+    def lock_digest(self, device: DeviceKind) -> str:
+        """sha256 of the lock.
+
+        Raises:
+            BadImage: the image has no lock for this device.
+        """
+        path = self.lock(device)
+        if not path.is_file():
+            raise BadImage(
+                f"image {self.name!r} has no lock for {device.value}: {path} is missing",
+                hint=f"add it with `orchestrator images lock {self.name}`",
+            )
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class ImageCatalog:
+    """All images of a project folder, indexed by what they offer.
+
+    Raises:
+        BadImage: a folder has an invalid `image.toml`, or two images offer the same name.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        if not root.is_dir():
+            raise BadImage(f"no images folder at {root}", hint="run from a checkout of the project")
+        self.images = {path.parent.name: _load(path) for path in sorted(root.glob(f"*/{DESCRIPTION_NAME}"))}
+
+    def offering(self, operation: Operation) -> tuple[Image, ...]:
+        return tuple(image for image in self.images.values() if operation in image.description.operations)
+
+    def only(self, operation: Operation) -> Image:
+        """The one image that performs `operation`.
+
+        Raises:
+            BadImage: none or several do.
+        """
+        found = self.offering(operation)
+        if len(found) != 1:
+            names = ", ".join(image.name for image in found) or "none"
+            raise BadImage(f"exactly one image must offer {operation.value}; these do: {names}", hint="mend images/")
+        return found[0]
+
+    @cached_property
+    def methods(self) -> dict[str, tuple[Image, MethodDescription]]:
+        return _index((image, offer) for image in self.images.values() for offer in image.description.methods)
+
+    @cached_property
+    def backends(self) -> dict[str, tuple[Image, BackendDescription]]:
+        return _index((image, offer) for image in self.images.values() for offer in image.description.backends)
+
+    @cached_property
+    def tasks(self) -> dict[str, tuple[Image, TaskDescription]]:
+        return _index((image, offer) for image in self.images.values() for offer in image.description.tasks)
+
+
+Offer = TypeVar("Offer", MethodDescription, BackendDescription, TaskDescription)
+
+
+def _index(offers: Iterable[tuple[Image, Offer]]) -> dict[str, tuple[Image, Offer]]:
+    index: dict[str, tuple[Image, Offer]] = {}
+    for image, offer in offers:
+        if offer.name in index:
+            first = index[offer.name][0].name
+            raise BadImage(
+                f"images {first!r} and {image.name!r} both offer {offer.name!r}",
+                hint="rename one of them in its image.toml",
+            )
+        index[offer.name] = (image, offer)
+    return index
+
+
+def _load(path: Path) -> Image:
+    try:
+        description = ImageDescription.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, ValidationError) as invalid:
+        raise BadImage(f"{path} is not a valid image description: {invalid}", hint="see docs/images.md") from invalid
+    if description.name != path.parent.name:
+        raise BadImage(f"{path} names itself {description.name!r}", hint="an image is called like its folder")
+    return Image(path.parent, description)

@@ -1,0 +1,124 @@
+"""The point of cut-off between what a stage is and how it is run: one protocol, three runtimes behind it."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from harness.contract import REQUEST, Device, DeviceKind, Event, FinalEvent, Operation, Parameters, WorkRequest
+from orchestrator.images import Image
+
+REQUEST_NAME = "request.json"
+EVENTS_NAME = "events.jsonl"
+STDERR_NAME = "stderr.log"
+OUTPUT_NAME = "out"
+
+
+class RuntimeName(StrEnum):
+    DOCKER = "docker"
+    PROCESS = "process"
+    FAKE = "fake"
+
+
+class ImageIdentity(str):
+    """What exactly runs: `docker:sha256:…` or `process:<lock digest>:cp311`. Part of the stage key."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on one invocation. `deadline_seconds` is wall time; `memory_bytes` None leaves memory unbounded."""
+
+    deadline_seconds: float = 6 * 3600.0
+    stop_seconds: float = 10.0
+    memory_bytes: int | None = None
+    processes: int = 4096
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One request to one image. `folder` is the attempt's own; the worker's output goes to `folder / "out"`."""
+
+    image: Image
+    operation: Operation
+    parameters: Parameters
+    folder: Path
+    stage: str
+    run: str
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+    device: Device = field(default_factory=Device)
+    limits: Limits = field(default_factory=Limits)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def output(self) -> Path:
+        return self.folder / OUTPUT_NAME
+
+    def request(self, inputs: Mapping[str, str], output: str) -> WorkRequest:
+        """The request as the worker will see it, with the paths that the runtime gives its inputs and output."""
+        request = REQUEST.validate_python(
+            {
+                "id": self.stage,
+                "operation": self.operation.value,
+                "device": self.device,
+                "inputs": dict(inputs),
+                "output": output,
+                "parameters": self.parameters,
+            }
+        )
+        assert isinstance(request, WorkRequest)  # noqa: S101  describe is never an invocation
+        return request
+
+
+class Ending(StrEnum):
+    """How the worker's process ended, as the host saw it."""
+
+    EXITED = "exited"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    KILLED_FOR_MEMORY = "killed_for_memory"
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What the host observed. `exit_code` is the worker's own, or -signal; `peak_memory_bytes` is None where unknown.
+
+    `final` and `violations` are what `EventStream` made of the worker's stdout.
+    """
+
+    ending: Ending
+    exit_code: int
+    wall_seconds: float
+    final: FinalEvent | None
+    violations: tuple[str, ...] = ()
+    peak_memory_bytes: int | None = None
+
+
+class Runtime(Protocol):
+    """Runs invocations. Implementations map every library exception to `OrchestratorError` at this boundary."""
+
+    @property
+    def name(self) -> RuntimeName: ...
+
+    def prepare(self, image: Image, device: DeviceKind, note: Callable[[str], None]) -> ImageIdentity:
+        """Make `image` runnable, building it where needed, and say what exactly will run. Instant when nothing changed.
+
+        Raises:
+            BadImage: it cannot be built.
+            RuntimeUnavailable: the engine or interpreter does not answer.
+        """
+        ...
+
+    def run(self, invocation: Invocation, on_event: Callable[[Event], None], cancel: threading.Event) -> Completed:
+        """Run to the end, the deadline or `cancel`. No process or container of it is left on any path.
+
+        Writes `request.json`, `events.jsonl` (through `EventStream`) and `stderr.log` into the invocation's folder.
+        """
+        ...
+
+    def sweep(self) -> tuple[str, ...]:
+        """Remove what dead owners left behind, and name it."""
+        ...
