@@ -5,6 +5,7 @@ This package is the only part of the harness that the orchestrator imports, and 
 """
 
 from harness.contract.artifact import (
+    ARTIFACT_NAME,
     DESCRIPTOR_NAME,
     CheckpointDescriptor,
     CheckpointFormat,
@@ -44,8 +45,10 @@ from harness.contract.event import (
 from harness.contract.image import (
     BackendDescription,
     CalibrationDefaults,
+    DatasetDescription,
     ImageDescription,
     MethodDescription,
+    SplitDescription,
     TaskDescription,
 )
 from harness.contract.request import (
@@ -89,8 +92,10 @@ from harness.contract.result import (
     WorkResult,
 )
 from harness.contract.setting import Setting
+from harness.contract.tree import UnsafeTree, describe_tree, digest_file, digest_tree
 
 __all__ = [
+    "ARTIFACT_NAME",
     "CONTRACT_VERSION",
     "DESCRIPTOR_NAME",
     "EVENT",
@@ -109,6 +114,7 @@ __all__ = [
     "CompressRequest",
     "CompressResult",
     "CompressionCost",
+    "DatasetDescription",
     "DatasetDescriptor",
     "DatasetSource",
     "DescribeRequest",
@@ -157,11 +163,16 @@ __all__ = [
     "Source",
     "Sparsity",
     "Speed",
+    "SplitDescription",
     "Started",
     "TaskDescription",
     "Telemetry",
+    "UnsafeTree",
     "WorkRequest",
     "WorkResult",
     "canonical_json",
+    "describe_tree",
+    "digest_file",
     "digest_of",
+    "digest_tree",
 ]

