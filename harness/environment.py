@@ -1,29 +1,14 @@
-"""Provenance that only the worker can see: libraries, device, and the digest of the harness source itself."""
+"""Provenance that only the worker can see: libraries, device, and the harness source itself."""
 
-import hashlib
 import importlib.metadata
 import os
 import platform
 import sys
-from functools import cache
 from pathlib import Path
 
-from harness.contract import DescribeRequest, Device, DeviceKind, Environment, WorkRequest
+from harness.contract import DescribeRequest, Device, DeviceKind, Environment, WorkRequest, harness_digest
 
 _LIBRARIES = ("torch", "transformers", "lm-eval", "safetensors", "tokenizers", "numpy", "datasets", "vllm", "pydantic")
-_SOURCE_SUFFIXES = {".py", ".yaml", ".toml"}
-
-
-@cache
-def harness_digest() -> str:
-    """sha256 over the names and contents of the harness's own source files."""
-    root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        if path.suffix in _SOURCE_SUFFIXES:
-            digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def cpu_model() -> str:

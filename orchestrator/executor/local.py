@@ -1,0 +1,66 @@
+"""This host: one lane for each device, and lanes beside them for the stages that need none."""
+
+import threading
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from harness.contract import Operation
+from orchestrator.executor.base import Work
+from orchestrator.planning import Stage
+
+_FETCH_LANES = 2
+
+
+class LocalExecutor:
+    """Runs stages on threads, each of which waits for one worker. A device's stages run one after the other."""
+
+    def __init__(self, cancel: threading.Event) -> None:
+        self._cancel = cancel
+
+    def run(
+        self, stages: Sequence[Stage], work: Work, skip: Callable[[Stage, str], None], *, done: Collection[str] = ()
+    ) -> None:
+        waiting = list(stages)
+        succeeded = dict.fromkeys(done, True)
+        running: dict[Future[bool], Stage] = {}
+        with ThreadPoolExecutor(thread_name_prefix="stage") as pool:
+            try:
+                while waiting or running:
+                    _skip_hopeless(waiting, succeeded, skip)
+                    for stage in _startable(waiting, running, succeeded):
+                        waiting.remove(stage)
+                        running[pool.submit(work, stage)] = stage
+                    if running:
+                        ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                        for future in ended:
+                            succeeded[running.pop(future).id] = future.result()
+            except BaseException:
+                self._cancel.set()
+                raise
+
+
+def _skip_hopeless(waiting: list[Stage], succeeded: dict[str, bool], skip: Callable[[Stage, str], None]) -> None:
+    for stage in list(waiting):
+        cause = next((need for need in stage.needs if succeeded.get(need) is False), None)
+        if cause is not None:
+            waiting.remove(stage)
+            succeeded[stage.id] = False
+            skip(stage, cause)
+
+
+def _startable(waiting: list[Stage], running: dict[Future[bool], Stage], succeeded: dict[str, bool]) -> list[Stage]:
+    busy = [_lane(stage) for stage in running.values()]
+    chosen = []
+    for stage in waiting:
+        lane = _lane(stage)
+        room = _FETCH_LANES if lane == Operation.FETCH.value else 1
+        if all(succeeded.get(need) for need in stage.needs) and busy.count(lane) < room:
+            busy.append(lane)
+            chosen.append(stage)
+    return chosen
+
+
+def _lane(stage: Stage) -> str:
+    if stage.operation is Operation.FETCH:
+        return Operation.FETCH.value
+    return stage.device.uuids[0] if stage.device.uuids else stage.device.kind.value

@@ -1,0 +1,99 @@
+"""What a user asks for: the manifest, as written in YAML or built from the options of `bench`."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, StringConstraints
+
+from harness.contract import Dtype, Frozen, Scalar, digest_of
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+
+
+class ModelEntry(Frozen):
+    """One model. `source` is `hub:org/name@revision`, `dir:path` or `pypi:name==version`.
+
+    `family` groups models in the generalization track's strict mode.
+    """
+
+    name: Name
+    source: str
+    family: str | None = None
+    dtype: Dtype | None = None
+
+
+class CalibrationEntry(Frozen):
+    """What to calibrate on, where not the method's own default. `substitute` is used when `dataset` cannot be had."""
+
+    dataset: str | None = None
+    substitute: str | None = None
+    samples: PositiveInt | None = None
+    sequence_length: PositiveInt | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
+
+
+class CompressEntry(Frozen):
+    """One method at one setting; without a setting, the method's default."""
+
+    method: str
+    setting: Annotated[str, BeforeValidator(lambda value: _as_text(value))] | None = None
+    options: dict[str, Scalar] = {}
+    calibration: CalibrationEntry = CalibrationEntry()
+
+
+class EvaluateEntry(Frozen):
+    """`limit` bounds the items of every task, or of the tasks it names; a task it does not name is run in full."""
+
+    tasks: tuple[str, ...]
+    limit: PositiveInt | dict[str, PositiveInt] | None = None
+    batch_size: PositiveInt = 8
+
+    def limit_of(self, task: str) -> int | None:
+        return self.limit.get(task) if isinstance(self.limit, dict) else self.limit
+
+
+class ProfileEntry(Frozen):
+    macs_tokens: PositiveInt = 128
+    prompt_tokens: PositiveInt = 128
+    generate_tokens: PositiveInt = 32
+    batch_size: PositiveInt = 1
+
+
+class BenchmarkEntry(Frozen):
+    backends: tuple[str, ...]
+    prompt_tokens: PositiveInt = 128
+    generate_tokens: PositiveInt = 128
+    batch_sizes: tuple[PositiveInt, ...] = (1, 8)
+    warmup: PositiveInt = 1
+    repeats: PositiveInt = 5
+
+
+class LimitsEntry(Frozen):
+    """`deadline_seconds` bounds each stage; `memory_gib` bounds a container's memory."""
+
+    deadline_seconds: PositiveFloat = 6 * 3600.0
+    memory_gib: PositiveFloat | None = None
+
+
+class Manifest(Frozen):
+    schema_version: Literal[1] = 1
+    name: Name
+    models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
+    compress: tuple[CompressEntry, ...] = ()
+    calibration: CalibrationEntry = CalibrationEntry()
+    evaluate: EvaluateEntry | None = None
+    profile: ProfileEntry | None = None
+    benchmark: BenchmarkEntry | None = None
+    device: str = "auto"
+    runtime: Literal["auto", "docker", "process"] = "auto"
+    limits: LimitsEntry = LimitsEntry()
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.model_dump(mode="json"))
+
+
+def _as_text(value: object) -> object:
+    """YAML reads an unquoted `2:4` as the sexagesimal number 124; say so instead of accepting it."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError("put the setting in quotes ('2:4', '50%'): YAML reads it as a number")  # noqa: TRY004
+    return value

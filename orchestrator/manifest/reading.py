@@ -1,0 +1,67 @@
+"""Reads a manifest file, and turns every mistake in it into one sentence with its line."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from orchestrator.errors import BadManifest
+from orchestrator.manifest import yaml_lines
+from orchestrator.manifest.model import Manifest
+from orchestrator.suggest import unknown
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and validate `path`.
+
+    Raises:
+        BadManifest: it is missing, not YAML, or does not follow the manifest's form; the message names file and line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as unreadable:
+        raise BadManifest(f"cannot read {path}: {unreadable}", hint="give the path of a YAML manifest") from unreadable
+    try:
+        document, lines = yaml_lines.load(text)
+    except BadManifest as broken:
+        raise BadManifest(f"{path}, {broken.message}", hint=broken.hint) from broken
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as invalid:
+        problems = invalid.errors(include_url=False)
+        first = problems[0]
+        where = tuple(part for part in first["loc"])
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise BadManifest(
+            f"{path}, line {yaml_lines.line_of(where, lines)}: {_sentence(first)}{more}",
+            hint="see docs/manifests.md",
+        ) from invalid
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    where = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        return unknown("field", where[-1], _fields_at(where[:-1]))
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(where) or 'manifest'}: {message}"
+
+
+def _fields_at(where: list[str]) -> list[str]:
+    model: object = Manifest
+    for part in where:
+        if part.isdigit():
+            continue
+        fields = getattr(model, "model_fields", {})
+        model = _model_in(fields[part].annotation) if part in fields else model
+    return list(getattr(model, "model_fields", {}))
+
+
+def _model_in(annotation: object) -> object:
+    """The manifest model inside an annotation such as `tuple[Entry, ...]` or `Entry | None`."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _model_in(inner)
+        if hasattr(found, "model_fields"):
+            return found
+    return None

@@ -1,0 +1,264 @@
+"""Manifest to stages: which images do what, in which order, and what is known beforehand to be impossible."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness.contract import (
+    BackendDescription,
+    BenchmarkParameters,
+    Calibration,
+    CheckpointFormat,
+    CompressParameters,
+    DatasetDescription,
+    DatasetSource,
+    Device,
+    EvaluateParameters,
+    FetchParameters,
+    MethodDescription,
+    Operation,
+    ProfileParameters,
+    Reason,
+    Setting,
+)
+from orchestrator.errors import BadManifest
+from orchestrator.images import Image, ImageCatalog
+from orchestrator.manifest import BenchmarkEntry, CalibrationEntry, CompressEntry, Manifest, ModelEntry
+from orchestrator.planning.stage import HostFolder, Input, NotPlanned, Plan, Stage, StageOutput, Subject
+from orchestrator.runtime.base import Limits
+from orchestrator.sources import dataset_source, parse_model
+from orchestrator.suggest import unknown
+
+BACKEND_ALIASES = {"tensorrt": "tensorrt-llm", "trtllm": "tensorrt-llm", "mlc": "mlc-llm", "hf": "transformers"}
+
+
+@dataclass
+class _Builder:
+    manifest: Manifest
+    catalog: ImageCatalog
+    device: Device
+    data: Path | None
+    stages: dict[str, Stage] = field(default_factory=dict)
+    not_planned: list[NotPlanned] = field(default_factory=list)
+
+    @property
+    def fetch_image(self) -> Image:
+        return self.catalog.only(Operation.FETCH)
+
+    @property
+    def datasets(self) -> dict[str, DatasetDescription]:
+        return {dataset.name: dataset for dataset in self.fetch_image.description.datasets}
+
+    @property
+    def limits(self) -> Limits:
+        memory_gib = self.manifest.limits.memory_gib
+        return Limits(
+            deadline_seconds=self.manifest.limits.deadline_seconds,
+            memory_bytes=None if memory_gib is None else int(memory_gib * 2**30),
+        )
+
+    def add(self, stage: Stage) -> str:
+        """Keep the stage once. Two different stages of one id would be a fault of this module."""
+        if self.stages.setdefault(stage.id, stage) != stage:
+            raise BadManifest(f"the manifest asks for two different stages {stage.id!r}", hint="rename one of them")
+        return stage.id
+
+    def fetch_model(self, model: ModelEntry) -> str:
+        parsed = parse_model(model.source)
+        return self.add(
+            Stage(
+                id=f"fetch/{model.name}",
+                image=self.fetch_image.name,
+                operation=Operation.FETCH,
+                parameters=FetchParameters(source=parsed.source, dtype=model.dtype),
+                inputs={} if parsed.folder is None else {"source": HostFolder(parsed.folder)},
+                limits=self.limits,
+                subject=Subject(model.name, model.family or model.name),
+                depends_on_device=False,
+            )
+        )
+
+    def fetch_dataset(self, name: str, substitute: str | None = None) -> str:
+        source: DatasetSource = dataset_source(name, self.datasets, self.data, substitute)
+        inputs: dict[str, Input] = {"source": HostFolder(self.data)} if self.data and source.files else {}
+        return self.add(
+            Stage(
+                id=f"data/{name}" if source.substitute is None else f"data/{name}-or-{source.substitute}",
+                image=self.fetch_image.name,
+                operation=Operation.FETCH,
+                parameters=FetchParameters(source=source),
+                inputs=inputs,
+                limits=self.limits,
+                depends_on_device=False,
+            )
+        )
+
+    def compress(
+        self, model: ModelEntry, checkpoint: str, entry: CompressEntry
+    ) -> tuple[str, Subject, CheckpointFormat]:
+        image, method = resolve_method(entry.method, self.catalog)
+        setting = resolve_setting(entry, method)
+        calibration, substitute = _calibration(method, self.manifest.calibration, entry.calibration)
+        subject = Subject(model.name, model.family or model.name, method.name, setting.name)
+        stage = Stage(
+            id=f"compress/{_label(subject)}",
+            image=image.name,
+            operation=Operation.COMPRESS,
+            parameters=CompressParameters(
+                method=method.name, setting=setting, calibration=calibration, options=entry.options
+            ),
+            inputs={
+                "checkpoint": StageOutput(checkpoint),
+                "calibration": StageOutput(self.fetch_dataset(calibration.dataset, substitute)),
+            },
+            device=self.device,
+            limits=self.limits,
+            subject=subject,
+            timed=True,
+        )
+        return self.add(stage), subject, method.produces
+
+    def measure(self, checkpoint: str, subject: Subject, checkpoint_format: CheckpointFormat) -> None:
+        """Plan everything that is measured on one checkpoint."""
+        common = Stage(
+            id="",
+            image="",
+            operation=Operation.PROFILE,
+            parameters=ProfileParameters(),
+            device=self.device,
+            limits=self.limits,
+            subject=subject,
+        )
+        for stage in (
+            *self._evaluations(common, checkpoint),
+            *self._profiles(common, checkpoint),
+            *self._benchmarks(common, checkpoint, checkpoint_format),
+        ):
+            self.add(stage)
+
+    def _evaluations(self, common: Stage, checkpoint: str) -> Iterator[Stage]:
+        entry = self.manifest.evaluate
+        for task in entry.tasks if entry else ():
+            assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
+            if task not in self.catalog.tasks:
+                raise BadManifest(unknown("task", task, self.catalog.tasks), hint="`orchestrator images list` has all")
+            image, description = self.catalog.tasks[task]
+            yield replace(
+                common,
+                id=f"evaluate/{_label(common.subject)}/{task}",
+                image=image.name,
+                operation=Operation.EVALUATE,
+                parameters=EvaluateParameters(task=task, limit=entry.limit_of(task), batch_size=entry.batch_size),
+                inputs={
+                    "checkpoint": StageOutput(checkpoint),
+                    "dataset": StageOutput(self.fetch_dataset(description.dataset)),
+                },
+            )
+
+    def _profiles(self, common: Stage, checkpoint: str) -> Iterator[Stage]:
+        if self.manifest.profile is not None:
+            yield replace(
+                common,
+                id=f"profile/{_label(common.subject)}",
+                image=self.catalog.only(Operation.PROFILE).name,
+                operation=Operation.PROFILE,
+                parameters=ProfileParameters(**self.manifest.profile.model_dump()),
+                inputs={"checkpoint": StageOutput(checkpoint)},
+            )
+
+    def _benchmarks(self, common: Stage, checkpoint: str, checkpoint_format: CheckpointFormat) -> Iterator[Stage]:
+        entry = self.manifest.benchmark
+        for name in entry.backends if entry else ():
+            assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
+            image, backend = resolve_backend(name, self.catalog)
+            what = f"benchmark/{_label(common.subject)}/{backend.name}"
+            if checkpoint_format not in backend.formats:
+                self.not_planned.append(
+                    NotPlanned(what, Reason.FORMAT, f"{backend.name} does not serve {checkpoint_format.value} weights")
+                )
+            elif self.device.kind not in image.description.devices:
+                self.not_planned.append(
+                    NotPlanned(what, Reason.DEVICE, f"{backend.name} does not run on {self.device.kind.value}")
+                )
+            else:
+                yield replace(
+                    common,
+                    id=what,
+                    image=image.name,
+                    operation=Operation.BENCHMARK,
+                    parameters=_benchmark_parameters(backend, entry),
+                    inputs={"checkpoint": StageOutput(checkpoint)},
+                    timed=True,
+                )
+
+
+def build_plan(manifest: Manifest, catalog: ImageCatalog, device: Device, data: Path | None) -> Plan:
+    """Plan `manifest`. `data` is the local data folder, None where there is none.
+
+    Raises:
+        BadManifest: a name is unknown, or a setting is none that the method accepts.
+    """
+    builder = _Builder(manifest, catalog, device, data)
+    for model in manifest.models:
+        dense = builder.fetch_model(model)
+        variants = [(dense, Subject(model.name, model.family or model.name), CheckpointFormat.DENSE)]
+        variants += [builder.compress(model, dense, entry) for entry in manifest.compress]
+        for checkpoint, subject, checkpoint_format in variants:
+            builder.measure(checkpoint, subject, checkpoint_format)
+    return Plan(tuple(builder.stages.values()), tuple(builder.not_planned))
+
+
+def resolve_method(name: str, catalog: ImageCatalog) -> tuple[Image, MethodDescription]:
+    """The image that offers a method. Raises BadManifest for an unknown one."""
+    if name not in catalog.methods:
+        raise BadManifest(unknown("method", name, catalog.methods), hint="`orchestrator images list` has all methods")
+    return catalog.methods[name]
+
+
+def resolve_backend(name: str, catalog: ImageCatalog) -> tuple[Image, BackendDescription]:
+    """The image that offers a backend, by its name or short form. Raises BadManifest for an unknown one."""
+    full = BACKEND_ALIASES.get(name.lower(), name.lower())
+    if full not in catalog.backends:
+        raise BadManifest(unknown("backend", full, catalog.backends), hint="`orchestrator images list` has all")
+    return catalog.backends[full]
+
+
+def resolve_setting(entry: CompressEntry, method: MethodDescription) -> Setting:
+    """The setting of an entry, or its method's default. Raises BadManifest for one that the method cannot do."""
+    try:
+        setting = Setting.parse(entry.setting or method.default_setting)
+    except ValueError as invalid:
+        raise BadManifest(
+            str(invalid).removeprefix("Value error, "), hint=f"{method.name} takes: {_takes(method)}"
+        ) from (invalid)
+    if not (setting.name in method.patterns or (method.any_ratio and setting.ratio is not None)):
+        raise BadManifest(f"{method.name} has no setting {setting.name!r}", hint=f"it takes: {_takes(method)}")
+    return setting
+
+
+def _takes(method: MethodDescription) -> str:
+    return ", ".join([*(["any ratio such as 50%"] if method.any_ratio else []), *method.patterns])
+
+
+def _calibration(
+    method: MethodDescription, common: CalibrationEntry, own: CalibrationEntry
+) -> tuple[Calibration, str | None]:
+    """The method's defaults, overridden by the manifest's common entry, overridden by the method's own entry."""
+    merged = {
+        **method.calibration.model_dump(),
+        **common.model_dump(exclude_none=True),
+        **own.model_dump(exclude_none=True),
+    }
+    substitute = merged.pop("substitute", None)
+    return Calibration(**merged), substitute
+
+
+def _benchmark_parameters(backend: BackendDescription, entry: BenchmarkEntry) -> BenchmarkParameters:
+    return BenchmarkParameters(backend=backend.name, **entry.model_dump(exclude={"backends"}))
+
+
+def _label(subject: Subject | None) -> str:
+    assert subject is not None  # noqa: S101  every measured stage has a subject
+    if subject.method is None:
+        return f"{subject.model}/dense"
+    return f"{subject.model}/{subject.method}-{subject.setting}"

@@ -1,0 +1,110 @@
+"""A stage: one invocation of one image. The unit of caching, scheduling, failure and provenance."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.contract import (
+    CONTRACT_VERSION,
+    Device,
+    Operation,
+    Parameters,
+    Reason,
+    Sha256,
+    canonical_json,
+    digest_of,
+)
+from orchestrator.runtime.base import ImageIdentity, Limits
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """An input that another stage produces."""
+
+    stage: str
+
+
+@dataclass(frozen=True)
+class HostFolder:
+    """An input that lies on this host. Its content is pinned by digests in the stage's parameters."""
+
+    path: Path
+
+
+Input = StageOutput | HostFolder
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a stage is about, for scores and reports: a model, as it is (`method` None) or compressed."""
+
+    model: str
+    family: str
+    method: str | None = None
+    setting: str | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`timed` stages have their device alone. `depends_on_device` puts the device's model into the key."""
+
+    id: str
+    image: str
+    operation: Operation
+    parameters: Parameters
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    device: Device = field(default_factory=Device)
+    limits: Limits = field(default_factory=Limits)
+    subject: Subject | None = None
+    timed: bool = False
+    depends_on_device: bool = True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the stages whose output this one reads."""
+        return tuple(dict.fromkeys(one.stage for one in self.inputs.values() if isinstance(one, StageOutput)))
+
+
+@dataclass(frozen=True)
+class NotPlanned:
+    """Something that the manifest asks for and that is known beforehand to be impossible, with the reason."""
+
+    what: str
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages in an order in which each comes after what it needs. `decisions` are automatic choices with reasons."""
+
+    stages: tuple[Stage, ...]
+    not_planned: tuple[NotPlanned, ...] = ()
+    decisions: tuple[str, ...] = ()
+
+    def stage(self, identity: str) -> Stage:
+        return next(stage for stage in self.stages if stage.id == identity)
+
+
+def key_material(
+    stage: Stage, identity: ImageIdentity, harness_digest: str, inputs: Mapping[str, Sha256], device_model: str
+) -> dict[str, Any]:
+    """Everything that decides a stage's result, and nothing else: no path, no time, no name the user gave."""
+    material: dict[str, Any] = {
+        "contract": CONTRACT_VERSION,
+        "operation": stage.operation.value,
+        "image": str(identity),
+        "harness": harness_digest,
+        "parameters": stage.parameters.model_dump(mode="json"),
+        "inputs": dict(inputs),
+    }
+    if stage.depends_on_device:
+        material["device"] = {"model": device_model, "threads": stage.device.threads}
+    canonical_json(material)
+    return material
+
+
+def stage_key(material: Mapping[str, Any]) -> Sha256:
+    """The content address of a stage's result."""
+    return digest_of(material)

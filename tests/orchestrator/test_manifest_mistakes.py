@@ -1,0 +1,91 @@
+"""A mistake in a manifest is one sentence that names the line and, where one is near, the right name."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import BadManifest
+from orchestrator.manifest import read_manifest
+
+GOOD = """\
+schema_version: 1
+name: small
+models:
+  - name: tiny
+    source: dir:somewhere
+compress:
+  - method: sparsegpt
+    setting: "2:4"
+evaluate:
+  tasks: [wikitext2]
+  limit: 3
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "manifest.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def complaint(folder: Path, text: str) -> str:
+    with pytest.raises(BadManifest) as caught:
+        read_manifest(write(folder, text))
+    assert caught.value.hint
+    return caught.value.message
+
+
+def test_a_good_manifest_is_read_with_its_defaults(tmp_path: Path) -> None:
+    manifest = read_manifest(write(tmp_path, GOOD))
+    assert manifest.compress[0].setting == "2:4"
+    assert manifest.evaluate is not None
+    assert manifest.evaluate.limit_of("wikitext2") == 3
+    assert manifest.device == "auto"
+
+
+def test_the_digest_follows_the_content_alone(tmp_path: Path) -> None:
+    manifest = read_manifest(write(tmp_path, GOOD))
+    assert read_manifest(write(tmp_path, "# a comment\n" + GOOD)).digest == manifest.digest
+    assert read_manifest(write(tmp_path, GOOD.replace("limit: 3", "limit: 4"))).digest != manifest.digest
+
+
+def test_a_misspelt_field_names_its_line_and_the_nearest_field(tmp_path: Path) -> None:
+    message = complaint(tmp_path, GOOD.replace("    setting:", "    seting:"))
+    assert "line 8" in message
+    assert "'seting'" in message
+    assert "did you mean 'setting'" in message
+
+
+def test_a_misspelt_section_is_found_at_the_top_level(tmp_path: Path) -> None:
+    message = complaint(tmp_path, GOOD.replace("evaluate:", "evalute:"))
+    assert "line 9" in message
+    assert "did you mean 'evaluate'" in message
+
+
+def test_a_pattern_without_quotes_is_not_taken_for_a_number(tmp_path: Path) -> None:
+    message = complaint(tmp_path, GOOD.replace('"2:4"', "2:4"))
+    assert "line 8" in message
+    assert "quotes" in message
+
+
+def test_a_wrong_value_names_its_line(tmp_path: Path) -> None:
+    assert "line 11" in complaint(tmp_path, GOOD.replace("limit: 3", "limit: -3"))
+
+
+def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
+    message = complaint(tmp_path, GOOD + "name: other\n")
+    assert "line 12" in message
+    assert "twice" in message
+
+
+def test_broken_yaml_names_its_line(tmp_path: Path) -> None:
+    assert "line 2" in complaint(tmp_path, "name: [a\nmodels: }\n")
+
+
+def test_a_document_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    assert "manifest" in complaint(tmp_path, "- just\n- a list\n")
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BadManifest, match="cannot read"):
+        read_manifest(tmp_path / "absent.yaml")

@@ -1,0 +1,227 @@
+"""The store keeps what a rename published, recognises damage, and frees what nothing refers to."""
+
+import json
+import multiprocessing
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from harness.contract import (
+    ARTIFACT_NAME,
+    DESCRIPTOR_NAME,
+    RESULT_NAME,
+    CheckpointDescriptor,
+    CheckpointFormat,
+    DeviceKind,
+    Dtype,
+    Environment,
+    FetchResult,
+    ResultEvent,
+    canonical_json,
+    describe_tree,
+)
+from orchestrator.errors import Interrupted, StoreError
+from orchestrator.manifest import Manifest, ModelEntry
+from orchestrator.runtime.base import OUTPUT_NAME
+from orchestrator.store import BadArtifact, Provenance, RunRecord, StageRecord, StageState, StageStatus, Store, now
+from orchestrator.store.cleaning import clean, sweep_attempts
+
+KEY = "a" * 64
+OTHER_KEY = "b" * 64
+ENVIRONMENT = Environment(
+    harness_digest="0", python="3", platform="p", device_kind=DeviceKind.CPU, device_model="m", threads=1, libraries={}
+)
+
+
+def checkpoint_in(output: Path, content: bytes = b"weights") -> CheckpointDescriptor:
+    folder = output / ARTIFACT_NAME
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(content)
+    descriptor = CheckpointDescriptor(
+        format=CheckpointFormat.DENSE,
+        dtype=Dtype.FLOAT32,
+        architecture="LlamaForCausalLM",
+        parameter_count=1,
+        source="dir:x",
+        files=describe_tree(folder),
+    )
+    (folder / DESCRIPTOR_NAME).write_bytes(canonical_json(descriptor.model_dump(mode="json")))
+    return descriptor
+
+
+def result_in(output: Path, descriptor: CheckpointDescriptor) -> ResultEvent:
+    final = ResultEvent(id="s", result=FetchResult(artifact=descriptor), environment=ENVIRONMENT, wall_seconds=1)
+    (output / RESULT_NAME).write_text(final.model_dump_json(), encoding="utf-8")
+    return final
+
+
+def provenance(key: str) -> Provenance:
+    return Provenance(stage="s", key=key, material={}, runtime="fake", host="h", started=now(), wall_seconds=1)
+
+
+def put(store: Store, key: str, content: bytes = b"weights") -> StageRecord:
+    with store.attempt(key) as folder:
+        final = result_in(folder / OUTPUT_NAME, checkpoint_in(folder / OUTPUT_NAME, content))
+        return store.commit(folder, final, provenance(key))
+
+
+def save_run(store: Store, name: str, *keys: str) -> None:
+    states = {f"s{at}": StageState(status=StageStatus.DONE, key=key) for at, key in enumerate(keys)}
+    manifest = Manifest(name=name, models=(ModelEntry(name="m", source="dir:x"),))
+    store.save_run(
+        RunRecord(
+            run=name,
+            manifest=manifest,
+            runtime="fake",
+            device_model="m",
+            decisions=(),
+            stages=states,
+            created=now(),
+            updated=now(),
+        )
+    )
+
+
+def test_what_is_committed_is_found_whole_and_write_protected(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record = put(store, KEY)
+    assert store.find(KEY) == record
+    assert record.artifact is not None
+    weights = store.artifact(record.artifact.digest) / "model.safetensors"
+    assert weights.read_bytes() == b"weights"
+    assert weights.stat().st_mode & 0o222 == 0
+    assert list(store.attempts.iterdir()) == []
+
+
+def test_nothing_is_found_before_the_commit(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.attempt(KEY) as folder:
+        result_in(folder / OUTPUT_NAME, checkpoint_in(folder / OUTPUT_NAME))
+        assert store.find(KEY) is None
+    assert store.find(KEY) is None
+
+
+def test_a_result_whose_artifact_was_dropped_is_not_found(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record = put(store, KEY)
+    assert record.artifact is not None
+    shutil.rmtree(store.artifact(record.artifact.digest))
+    assert store.find(KEY) is None
+    put(store, KEY)
+    assert store.find(KEY) is not None
+
+
+@pytest.mark.parametrize("mischief", ["alter", "add", "drop", "link", "descriptor"])
+def test_an_artifact_that_differs_from_its_descriptor_is_refused(tmp_path: Path, mischief: str) -> None:
+    store = Store(tmp_path)
+    with store.attempt(KEY) as folder:
+        output = folder / OUTPUT_NAME
+        final = result_in(output, checkpoint_in(output))
+        weights = output / ARTIFACT_NAME / "model.safetensors"
+        if mischief == "alter":
+            weights.write_bytes(b"weightz")
+        elif mischief == "add":
+            (output / ARTIFACT_NAME / "extra.bin").write_bytes(b"")
+        elif mischief == "drop":
+            weights.unlink()
+        elif mischief == "link":
+            (output / ARTIFACT_NAME / "config.json").symlink_to("/etc/passwd")
+        else:
+            (output / ARTIFACT_NAME / DESCRIPTOR_NAME).write_text("{}", encoding="utf-8")
+        with pytest.raises(BadArtifact):
+            store.commit(folder, final, provenance(KEY))
+    assert store.find(KEY) is None
+
+
+def test_a_damaged_result_says_which_folder_to_delete(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    put(store, KEY)
+    (store.stages / KEY / RESULT_NAME).write_text("{", encoding="utf-8")
+    with pytest.raises(StoreError, match=KEY) as caught:
+        store.find(KEY)
+    assert "delete" in caught.value.hint
+
+
+def test_a_failed_attempt_is_kept_without_its_output(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.attempt(KEY) as folder:
+        (folder / "stderr.log").write_text("boom", encoding="utf-8")
+        (folder / OUTPUT_NAME / "big").write_text("x", encoding="utf-8")
+        where = store.keep_failure(folder, KEY)
+    assert (store.root / where / "stderr.log").read_text(encoding="utf-8") == "boom"
+    assert not (store.root / where / OUTPUT_NAME).exists()
+
+
+def test_cleaning_frees_what_no_run_refers_to_and_nothing_else(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    kept, freed = put(store, KEY, b"kept"), put(store, OTHER_KEY, b"freed")
+    save_run(store, "run", KEY)
+    assert clean(store, dry_run=True)
+    assert store.find(OTHER_KEY) is not None
+    removed = {one.what for one in clean(store)}
+    assert freed.artifact is not None
+    assert kept.artifact is not None
+    assert removed == {f"stages/{OTHER_KEY}", f"artifacts/{freed.artifact.digest}"}
+    assert store.find(KEY) is not None
+    clean(store, drop_run="run")
+    assert store.find(KEY) is None
+    assert not store.artifact(kept.artifact.digest).exists()
+
+
+def test_cleaning_waits_for_no_one_but_refuses_beside_a_running_orchestrator(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.in_use(), pytest.raises(StoreError, match="in use"):
+        clean(store)
+
+
+def test_only_attempts_of_dead_owners_are_swept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    process = multiprocessing.get_context("fork").Process(target=_die_within_an_attempt, args=(tmp_path,))
+    process.start()
+    process.join()
+    with store.attempt(KEY) as mine:
+        assert len(list(store.attempts.iterdir())) == 2
+        assert [name.split("-")[0] for name in sweep_attempts(store)] == [OTHER_KEY]
+        assert mine.is_dir()
+
+
+def _die_within_an_attempt(root: Path) -> None:
+    import os
+    import signal
+
+    with Store(root).attempt(OTHER_KEY):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_claim_is_exclusive_and_ends_with_cancellation(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    cancel = threading.Event()
+    cancel.set()
+    with (
+        store.claim(KEY, threading.Event()),
+        store.claim(OTHER_KEY, threading.Event()),
+        pytest.raises(Interrupted),
+        store.claim(KEY, cancel),
+    ):
+        pytest.fail("the second claim was granted")
+
+
+def test_runs_are_found_by_name_beginning_and_last(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(StoreError, match="no run"):
+        store.load_run("last")
+    save_run(store, "alpha-1", KEY)
+    save_run(store, "alpha-2", KEY)
+    assert store.load_run("last").run == "alpha-2"
+    assert store.load_run("alpha-1").run == "alpha-1"
+    with pytest.raises(StoreError, match="2 runs begin"):
+        store.load_run("alpha")
+
+
+def test_a_run_record_survives_the_way_to_disk_and_back(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    save_run(store, "run", KEY)
+    document = json.loads((store.runs / "run" / "run.json").read_text(encoding="utf-8"))
+    assert RunRecord.model_validate(document) == store.load_run("run")
