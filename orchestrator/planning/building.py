@@ -73,7 +73,7 @@ class _Builder:
                 parameters=FetchParameters(source=parsed.source, dtype=model.dtype),
                 inputs={} if parsed.folder is None else {"source": HostFolder(parsed.folder)},
                 limits=self.limits,
-                subject=Subject(model.name, model.family or model.name),
+                subject=_subject(model),
                 depends_on_device=False,
             )
         )
@@ -99,7 +99,7 @@ class _Builder:
         image, method = resolve_method(entry.method, self.catalog)
         setting = resolve_setting(entry, method)
         calibration, substitute = _calibration(method, self.manifest.calibration, entry.calibration)
-        subject = Subject(model.name, model.family or model.name, method.name, setting.name)
+        subject = _subject(model).model_copy(update={"method": method.name, "setting": setting.name})
         stage = Stage(
             id=f"compress/{_label(subject)}",
             image=image.name,
@@ -171,19 +171,17 @@ class _Builder:
         for name in entry.backends if entry else ():
             assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
             image, backend = resolve_backend(name, self.catalog)
-            what = f"benchmark/{_label(common.subject)}/{backend.name}"
-            if checkpoint_format not in backend.formats:
+            refusal = _refusal(backend, image, checkpoint_format, self.device)
+            if refusal is not None:
+                assert common.subject is not None  # noqa: S101  every measured stage has a subject
+                reason, message = refusal
                 self.not_planned.append(
-                    NotPlanned(what, Reason.FORMAT, f"{backend.name} does not serve {checkpoint_format.value} weights")
-                )
-            elif self.device.kind not in image.description.devices:
-                self.not_planned.append(
-                    NotPlanned(what, Reason.DEVICE, f"{backend.name} does not run on {self.device.kind.value}")
+                    NotPlanned(subject=common.subject, backend=backend.name, reason=reason, message=message)
                 )
             else:
                 yield replace(
                     common,
-                    id=what,
+                    id=f"benchmark/{_label(common.subject)}/{backend.name}",
                     image=image.name,
                     operation=Operation.BENCHMARK,
                     parameters=_benchmark_parameters(backend, entry),
@@ -201,7 +199,7 @@ def build_plan(manifest: Manifest, catalog: ImageCatalog, device: Device, data: 
     builder = _Builder(manifest, catalog, device, data)
     for model in manifest.models:
         dense = builder.fetch_model(model)
-        variants = [(dense, Subject(model.name, model.family or model.name), CheckpointFormat.DENSE)]
+        variants = [(dense, _subject(model), CheckpointFormat.DENSE)]
         variants += [builder.compress(model, dense, entry) for entry in manifest.compress]
         for checkpoint, subject, checkpoint_format in variants:
             builder.measure(checkpoint, subject, checkpoint_format)
@@ -253,8 +251,23 @@ def _calibration(
     return Calibration(**merged), substitute
 
 
+def _refusal(
+    backend: BackendDescription, image: Image, checkpoint_format: CheckpointFormat, device: Device
+) -> tuple[Reason, str] | None:
+    """Why a backend is known beforehand not to serve a checkpoint; None when nothing speaks against it."""
+    if checkpoint_format not in backend.formats:
+        return Reason.FORMAT, f"{backend.name} does not serve {checkpoint_format.value} weights"
+    if device.kind not in image.description.devices:
+        return Reason.DEVICE, f"{backend.name} does not run on {device.kind.value}"
+    return None
+
+
 def _benchmark_parameters(backend: BackendDescription, entry: BenchmarkEntry) -> BenchmarkParameters:
     return BenchmarkParameters(backend=backend.name, **entry.model_dump(exclude={"backends"}))
+
+
+def _subject(model: ModelEntry) -> Subject:
+    return Subject(model=model.name, family=model.family or model.name)
 
 
 def _label(subject: Subject | None) -> str:

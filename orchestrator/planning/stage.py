@@ -8,6 +8,7 @@ from typing import Any
 from harness.contract import (
     CONTRACT_VERSION,
     Device,
+    Frozen,
     Operation,
     Parameters,
     Reason,
@@ -35,8 +36,7 @@ class HostFolder:
 Input = StageOutput | HostFolder
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(Frozen):
     """What a stage is about, for scores and reports: a model, as it is (`method` None) or compressed."""
 
     model: str
@@ -66,11 +66,11 @@ class Stage:
         return tuple(dict.fromkeys(one.stage for one in self.inputs.values() if isinstance(one, StageOutput)))
 
 
-@dataclass(frozen=True)
-class NotPlanned:
-    """Something that the manifest asks for and that is known beforehand to be impossible, with the reason."""
+class NotPlanned(Frozen):
+    """A benchmark that the manifest asks for and that is known beforehand to be impossible, with the reason."""
 
-    what: str
+    subject: Subject
+    backend: str
     reason: Reason
     message: str
 

@@ -54,7 +54,7 @@ class Run:
         self._cancel = cancel
         self._lock = threading.Lock()
         self._created = now()
-        self._states = {stage.id: StageState() for stage in setup.plan.stages}
+        self._states = {stage.id: StageState.planned(stage) for stage in setup.plan.stages}
         self._artifacts: dict[str, Sha256] = {}
         self._decisions = setup.decisions
         self._workshop = Workshop(
@@ -118,7 +118,7 @@ class Run:
         return missing
 
     def _work(self, stage: Stage) -> bool:
-        self._show(stage, StageState(status=StageStatus.RUNNING), save=False)
+        self._states[stage.id] = self._states[stage.id].reached(StageStatus.RUNNING)
 
         def on_event(event: Event) -> None:
             self._display.event(stage.id, event)
@@ -133,8 +133,9 @@ class Run:
 
     def _skip(self, stage: Stage, cause: str) -> None:
         failure = Failure(kind=FailureKind.BLOCKED, message=f"needs {cause}, which has no result")
-        state = StageState(status=StageStatus.BLOCKED, failure=failure)
-        self._show(stage, state)
+        state = self._states[stage.id].reached(StageStatus.BLOCKED, failure=failure)
+        self._states[stage.id] = state
+        self._save()
         self._display.finished(stage.id, state)
 
     def _inputs(self, stage: Stage) -> dict[str, Sha256]:
@@ -150,25 +151,21 @@ class Run:
             if outcome.artifact is not None:
                 self._artifacts[stage.id] = outcome.artifact.digest
             status = StageStatus.CACHED if finished.cached else StageStatus.DONE
-            state = StageState(status=status, key=finished.key, wall_seconds=outcome.provenance.wall_seconds)
+            facts: dict[str, object] = {"wall_seconds": outcome.provenance.wall_seconds}
         else:
             status = StageStatus.UNSUPPORTED if outcome.kind is FailureKind.UNSUPPORTED else StageStatus.FAILED
-            state = StageState(status=status, key=finished.key, failure=outcome, wall_seconds=finished.wall_seconds)
+            facts = {"failure": outcome, "wall_seconds": finished.wall_seconds}
+        state = self._states[stage.id].reached(status, key=finished.key, **facts)
         self._states[stage.id] = state
         return state
-
-    def _show(self, stage: Stage, state: StageState, *, save: bool = True) -> None:
-        self._states[stage.id] = state
-        if save:
-            self._save()
 
     def _save(self, *, interrupted: bool = False) -> RunRecord:
         with self._lock:
             states = dict(self._states)
             if interrupted:
-                stopped = StageState(status=StageStatus.INTERRUPTED)
                 states = {
-                    one: stopped if state.status is StageStatus.RUNNING else state for one, state in states.items()
+                    name: state.reached(StageStatus.INTERRUPTED) if state.status is StageStatus.RUNNING else state
+                    for name, state in states.items()
                 }
             record = RunRecord(
                 run=self._setup.name,
@@ -176,10 +173,7 @@ class Run:
                 runtime=self._setup.runtime.name,
                 device_model=self._setup.device.model,
                 decisions=self._decisions,
-                not_planned=tuple(
-                    {"what": one.what, "reason": one.reason.value, "message": one.message}
-                    for one in self._setup.plan.not_planned
-                ),
+                not_planned=self._setup.plan.not_planned,
                 stages=states,
                 created=self._created,
                 updated=now(),

@@ -2,11 +2,12 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
-from harness.contract import Descriptor, FetchResult, Frozen, Reason, ResultEvent, Sha256
+from harness.contract import Descriptor, FetchResult, Frozen, Operation, Reason, ResultEvent, Sha256
 from harness.contract.result import CompressResult
 from orchestrator.manifest import Manifest
+from orchestrator.planning import NotPlanned, Stage, Subject
 
 
 class FailureKind(StrEnum):
@@ -74,12 +75,29 @@ class StageStatus(StrEnum):
 
 
 class StageState(Frozen):
-    """One stage within one run. `key` is known once its inputs are."""
+    """One stage within one run: what was planned, and how far it came. `key` is known once its inputs are."""
 
+    operation: Operation
+    image: str
+    subject: Subject | None
+    parameters: dict[str, Any]
     status: StageStatus = StageStatus.PENDING
     key: Sha256 | None = None
     failure: Failure | None = None
     wall_seconds: float | None = None
+
+    @classmethod
+    def planned(cls, stage: Stage) -> Self:
+        return cls(
+            operation=stage.operation,
+            image=stage.image,
+            subject=stage.subject,
+            parameters=stage.parameters.model_dump(mode="json"),
+        )
+
+    def reached(self, status: StageStatus, **facts: Any) -> Self:
+        """The same stage, now with this status and what is known of it."""
+        return self.model_copy(update={"status": status, **facts})
 
 
 class RunRecord(Frozen):
@@ -90,7 +108,7 @@ class RunRecord(Frozen):
     runtime: str
     device_model: str
     decisions: tuple[str, ...]
-    not_planned: tuple[dict[str, str], ...] = ()
+    not_planned: tuple[NotPlanned, ...] = ()
     stages: dict[str, StageState]
     created: datetime
     updated: datetime

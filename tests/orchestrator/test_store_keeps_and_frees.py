@@ -18,6 +18,7 @@ from harness.contract import (
     Dtype,
     Environment,
     FetchResult,
+    Operation,
     ResultEvent,
     canonical_json,
     describe_tree,
@@ -68,7 +69,8 @@ def put(store: Store, key: str, content: bytes = b"weights") -> StageRecord:
 
 
 def save_run(store: Store, name: str, *keys: str) -> None:
-    states = {f"s{at}": StageState(status=StageStatus.DONE, key=key) for at, key in enumerate(keys)}
+    planned = StageState(operation=Operation.FETCH, image="fetch", subject=None, parameters={})
+    states = {f"s{at}": planned.reached(StageStatus.DONE, key=key) for at, key in enumerate(keys)}
     manifest = Manifest(name=name, models=(ModelEntry(name="m", source="dir:x"),))
     store.save_run(
         RunRecord(

@@ -1,0 +1,134 @@
+"""`status`, `report`, `paper`, `doctor`, `clean`: looking at what there is. Nothing here runs a stage."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.cli import options
+from orchestrator.errors import BadManifest, CommandExit
+from orchestrator.images import ImageCatalog
+from orchestrator.scoring import Mode
+from orchestrator.store import Store
+from orchestrator.suggest import unknown
+
+FORMATS = {"markdown": "report.md", "html": "report.html", "json": "report.json"}
+
+
+def status(
+    run: Annotated[
+        str, typer.Argument(help="A run's name, the beginning of it, or 'last'; all runs if left out.")
+    ] = "",
+    store: options.Store = options.DEFAULT_STORE,
+    as_json: options.Json = False,
+) -> None:
+    """Show how far runs came."""
+    opened = Store(store)
+    records = [opened.load_run(name) for name in ([run] if run else opened.run_names())]
+    if as_json:
+        typer.echo(json.dumps([record.model_dump(mode="json") for record in records], ensure_ascii=False))
+        return
+    if not records:
+        typer.echo(f"no runs yet in {opened.root}")
+    for record in records:
+        counts = Counter(state.status.value for state in record.stages.values())
+        summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        typer.echo(f"{record.run}  {record.updated:%Y-%m-%d %H:%M} UTC  {record.runtime}  {summary}")
+        if run:
+            for name, state in record.stages.items():
+                reason = f"  {state.failure.message}" if state.failure else ""
+                typer.echo(f"  {state.status.value:11} {name}{reason}")
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="A run's name, the beginning of it, or 'last'.")] = "last",
+    formats: Annotated[str, typer.Option("--format", "-f", help="markdown, html, json; several with commas.")] = (
+        "markdown,html"
+    ),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to; the run's own.")] = None,
+    mode: Annotated[Mode, typer.Option("--mode", help="How the generalization metric averages.")] = Mode.PAPER,
+    store: options.Store = options.DEFAULT_STORE,
+) -> None:
+    """Write a run's report from what is stored. Prints the paths of the files."""
+    from orchestrator.report import render_html, render_markdown
+    from orchestrator.results import build_report
+
+    wanted = [name.strip() for name in formats.split(",") if name.strip()]
+    for name in wanted:
+        if name not in FORMATS:
+            raise BadManifest(unknown("report format", name, FORMATS), hint=f"use: {', '.join(FORMATS)}")
+    opened = Store(store)
+    record = opened.load_run(run)
+    document = build_report(record, opened, ImageCatalog(options.images_folder()), mode)
+    folder = output or opened.runs / record.run
+    folder.mkdir(parents=True, exist_ok=True)
+    renderers = {
+        "markdown": render_markdown,
+        "html": render_html,
+        "json": lambda one: one.model_dump_json(indent=1) + "\n",
+    }
+    for name in wanted:
+        path = folder / FORMATS[name]
+        path.write_text(renderers[name](document), encoding="utf-8")
+        typer.echo(path)
+
+
+def paper(as_json: options.Json = False) -> None:
+    """Recompute every overall metric that the LLMCBench paper prints from its own tables, and judge each."""
+    from orchestrator.paper import suspicious_cells, verify
+
+    rows, cells = verify(), suspicious_cells()
+    if as_json:
+        document = {
+            "rows": [row.model_dump(mode="json") for row in rows],
+            "suspicious_cells": [cell.model_dump(mode="json") for cell in cells],
+        }
+        typer.echo(json.dumps(document, indent=1, ensure_ascii=False))
+        return
+    table = Table("track", "method", "setting", "published", "recomputed", "verdict")
+    for row in rows:
+        table.add_row(
+            str(int(row.track)),
+            row.method,
+            row.setting or "",
+            f"{row.published:.2f}",
+            f"{row.recomputed:.2f}",
+            row.verdict.value,
+        )
+    console = Console()
+    console.print(table)
+    console.print("Table cells that other sources contradict:")
+    for cell in cells:
+        console.print(f"- {cell.reason}", markup=False, highlight=False)
+
+
+def doctor(store: options.Store = options.DEFAULT_STORE) -> None:
+    """Check what this machine offers and say what is missing. Exits with 2 when nothing could be run."""
+    from orchestrator.diagnosis import diagnose
+
+    findings = diagnose(store, options.images_folder())
+    for finding in findings:
+        typer.echo(f"{finding.symbol} {finding.subject}: {finding.message}")
+        if finding.hint:
+            typer.echo(f"    {finding.hint}")
+    if any(finding.fatal for finding in findings):
+        raise typer.Exit(CommandExit.BAD_REQUEST)
+
+
+def clean(
+    run: Annotated[str, typer.Option("--run", help="Forget this run first.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would be removed.")] = False,
+    store: options.Store = options.DEFAULT_STORE,
+) -> None:
+    """Free what no run refers to: attempts of dead orchestrators, stages, checkpoints."""
+    from orchestrator.store.cleaning import clean as clean_store
+
+    removed = clean_store(Store(store), drop_run=run or None, dry_run=dry_run)
+    for one in removed:
+        typer.echo(f"{'would remove' if dry_run else 'removed'} {one.what}  {one.size_bytes / 2**20:.1f} MiB")
+    total = sum(one.size_bytes for one in removed) / 2**20
+    typer.echo(f"{total:.1f} MiB {'would be ' if dry_run else ''}freed")

