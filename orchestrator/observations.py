@@ -85,7 +85,7 @@ def _accuracy(base: Observation, result: EvaluateResult, task: TaskDescription) 
     facts = {
         "name": result.task,
         "value": result.metrics[result.metric],
-        "unit": result.metric,
+        "unit": "fraction" if task.higher_is_better else "perplexity",
         "higher_is_better": task.higher_is_better,
         "protocol": result.protocol if whole else f"{result.protocol} first {result.items}",
     }
@@ -101,7 +101,7 @@ def _training_cost(base: Observation, result: CompressResult) -> Iterator[Observ
             "part": "time",
             "name": "compress_seconds",
             "value": cost.compress_seconds,
-            "unit": "s",
+            "unit": "seconds",
             "protocol": "cost/compress",
         }
     )
@@ -121,7 +121,7 @@ def _inference_cost(base: Observation, result: ProfileResult) -> Iterator[Observ
     values = (
         ("memory", "peak_memory_bytes", result.memory.peak_memory_bytes, "bytes", result.memory.method),
         ("size", "disk_bytes", result.disk_bytes, "bytes", result.protocol),
-        ("macs", "macs", result.macs[MACS_CONVENTION], "MACs", f"{MACS_CONVENTION}@{result.macs_tokens}"),
+        ("macs", "macs", result.macs[MACS_CONVENTION], "macs", f"{MACS_CONVENTION}@{result.macs_tokens}"),
     )
     for part, name, value, unit, protocol in values:
         yield common.model_copy(

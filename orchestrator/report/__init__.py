@@ -1,0 +1,34 @@
+"""A run's report: the data (`RunReport`), and three ways to show it. The data hold no presentation, and the renderers
+compute no score.
+
+Not covered: reading stored results, which makes a `RunReport`; comparing two runs; LaTeX and CSV.
+"""
+
+from orchestrator.report.html import render_html
+from orchestrator.report.markdown import render_markdown
+from orchestrator.report.model import (
+    CostEntry,
+    ImageEntry,
+    ModelEntry,
+    Provenance,
+    RunReport,
+    StageEntry,
+    StageStatus,
+    VariantEntry,
+)
+from orchestrator.report.terminal import summary_table, summary_text
+
+__all__ = [
+    "CostEntry",
+    "ImageEntry",
+    "ModelEntry",
+    "Provenance",
+    "RunReport",
+    "StageEntry",
+    "StageStatus",
+    "VariantEntry",
+    "render_html",
+    "render_markdown",
+    "summary_table",
+    "summary_text",
+]

@@ -1,0 +1,105 @@
+"""The tables about the run itself: models, methods, costs, stages, images."""
+
+from orchestrator.report.formats import MISSING, bytes_text, count_text, key_text, seconds_text
+from orchestrator.report.model import RunReport, StageEntry
+from orchestrator.report.table import Cell, Table, cells, columns
+
+NO_KEY = "no key: the stage was never ready to run"
+
+
+def model_table(report: RunReport) -> Table:
+    rows = tuple(
+        (
+            *cells(model.name, model.source, model.family or model.name, model.architecture or "unknown"),
+            Cell(count_text(model.parameter_count) if model.parameter_count else "unknown"),
+            _digest(model.digest, "never fetched"),
+        )
+        for model in report.models
+    )
+    titles = columns("Model", "Source", "Family", "Architecture", numbers=("Parameters",))
+    return Table("Models", (*titles, *columns("Checkpoint")), rows)
+
+
+def variant_table(report: RunReport) -> Table:
+    rows = tuple(
+        cells(
+            entry.variant.method or "dense",
+            entry.variant.setting or "",
+            entry.image or "none",
+            entry.calibration or "none",
+            "; ".join(entry.notes),
+        )
+        for entry in report.variants
+    )
+    return Table("Methods", columns("Method", "Setting", "Image", "Calibration", "Notes"), rows, headings=2)
+
+
+def cost_table(report: RunReport) -> Table:
+    rows = tuple(
+        cells(
+            cost.variant.method or "dense",
+            cost.variant.setting or "",
+            cost.model,
+            seconds_text(cost.load_seconds),
+            seconds_text(cost.compress_seconds),
+            seconds_text(cost.save_seconds),
+            bytes_text(cost.peak_memory_bytes),
+            cost.memory_method,
+        )
+        for cost in report.costs
+    )
+    titles = columns("Method", "Setting", "Model", numbers=("Load", "Compress", "Save", "Peak memory"))
+    return Table("Cost of compressing", (*titles, *columns("Memory taken by")), rows, headings=3)
+
+
+def stage_table(report: RunReport) -> Table:
+    rows = tuple(
+        (
+            *cells(stage.name, stage.operation, stage.status.value, "yes" if stage.cached else "no"),
+            Cell(MISSING if stage.wall_seconds is None else seconds_text(stage.wall_seconds)),
+            _digest(stage.key, NO_KEY),
+            Cell(_what_happened(stage)),
+        )
+        for stage in report.stages
+    )
+    titles = columns("Stage", "Operation", "Status", "From the store", numbers=("Wall time",))
+    return Table("Stages", (*titles, *columns("Key", "What happened")), rows)
+
+
+def image_table(report: RunReport) -> Table:
+    rows = tuple(
+        cells(
+            image.name,
+            image.identity,
+            ", ".join(f"{name} {version}" for name, version in sorted(image.libraries.items())) or "none recorded",
+        )
+        for image in report.provenance.images
+    )
+    return Table("Images", columns("Image", "Identity", "Libraries"), rows)
+
+
+def provenance_facts(report: RunReport) -> tuple[tuple[str, str], ...]:
+    """Names and values of what else identifies the run."""
+    provenance = report.provenance
+    origins = ((f"Data: {name}", origin) for name, origin in sorted(provenance.data_origins.items()))
+    return (
+        ("Run", report.run_id),
+        ("Created", report.created.isoformat(timespec="seconds")),
+        ("Scoring mode", report.mode.value),
+        ("Runtime", report.runtime),
+        ("Device", provenance.device_model),
+        ("Driver", provenance.driver or "none"),
+        ("Back ends", ", ".join(report.backends) or "none"),
+        ("Harness", provenance.harness_digest),
+        ("Manifest", provenance.manifest_digest or "none: built from command-line options"),
+        ("Results", report.results_path),
+        *origins,
+    )
+
+
+def _digest(digest: str | None, why_none: str) -> Cell:
+    return Cell(why_none) if digest is None else Cell(key_text(digest), full=digest)
+
+
+def _what_happened(stage: StageEntry) -> str:
+    return " ".join(text for text in (stage.message, f"Hint: {stage.hint}" if stage.hint else "") if text)

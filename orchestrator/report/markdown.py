@@ -1,0 +1,61 @@
+"""The report as Markdown with GitHub's tables."""
+
+import re
+from collections.abc import Iterable
+
+from orchestrator.report.details import provenance_facts
+from orchestrator.report.model import RunReport
+from orchestrator.report.table import Table
+from orchestrator.report.view import READING, View, view
+
+_SPECIAL = re.compile(r"([\\`*\[\]<>|#~])")
+
+
+def render_markdown(report: RunReport) -> str:
+    """The same content and order as the HTML page, without the plot. Every string of the report is escaped."""
+    content = view(report)
+    blocks = [f"# Benchmark report: {escape(report.run_id)}", *(escape(line) for line in content.summary)]
+    blocks += [f"## {content.overview.title}", *_table(content.overview), escape(READING)]
+    blocks += _notes(content)
+    for track in content.tracks:
+        blocks += [f"## Track {track.track.value}: {track.track.title}", *_table(track.scores)]
+        blocks += _list(track.notes)
+        blocks += ["Measured values:", *_table(track.values)]
+    blocks += _missing(content)
+    for table in content.details:
+        blocks += [f"## {table.title}", *_table(table)]
+    blocks += ["## Provenance", *_list(f"{name}: {value}" for name, value in provenance_facts(report))]
+    if report.provenance.notes:
+        blocks += ["Choices made automatically:", *_list(report.provenance.notes)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def escape(text: str) -> str:
+    """One line of plain text that no Markdown renderer reads as markup."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("&", "&amp;")
+
+
+def _table(table: Table) -> list[str]:
+    if not table.rows:
+        return ["Nothing measured."]
+    header = " | ".join(escape(column.title) for column in table.columns)
+    rule = " | ".join("---:" if column.is_number else "---" for column in table.columns)
+    rows = (" | ".join(escape(str(cell)) for cell in row) for row in table.rows)
+    return ["\n".join(f"| {line} |" for line in (header, rule, *rows))]
+
+
+def _notes(content: View) -> list[str]:
+    if not content.footnotes:
+        return []
+    return ["\n".join(f"- \\[{number}\\] {escape(reason)}" for number, reason in content.footnotes)]
+
+
+def _missing(content: View) -> list[str]:
+    if not content.missing:
+        return ["## What is missing, and why", "Nothing: every expected value was measured."]
+    return ["## What is missing, and why", *_list(str(entry) for entry in content.missing)]
+
+
+def _list(entries: Iterable[str]) -> list[str]:
+    lines = [f"- {escape(entry)}" for entry in entries]
+    return ["\n".join(lines)] if lines else []

@@ -1,0 +1,116 @@
+"""Everything that a report tells about a run. Free of presentation, so that every figure can be derived again."""
+
+from enum import StrEnum
+
+from pydantic import AwareDatetime, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from harness.contract import Frozen
+from orchestrator.scoring import Mode, Observation, Score, Track, Variant
+
+
+class ModelEntry(Frozen):
+    """`digest` is the checkpoint's content address; None where it was never fetched."""
+
+    name: str
+    source: str
+    family: str | None = None
+    architecture: str | None = None
+    parameter_count: PositiveInt | None = None
+    digest: str | None = None
+
+
+class VariantEntry(Frozen):
+    """A compressed variant of the run. `calibration` is one line; `notes` are what a reader must know to judge it."""
+
+    variant: Variant
+    image: str | None = None
+    calibration: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class StageStatus(StrEnum):
+    """`unsupported` is an answer; `failed` is a fault; `skipped` was not tried because of another stage or a limit."""
+
+    COMPLETED = "completed"
+    UNSUPPORTED = "unsupported"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class StageEntry(Frozen):
+    """`cached`: the result was in the store already, and `wall_seconds` is what it took then."""
+
+    name: str
+    operation: str
+    status: StageStatus
+    key: str | None = None
+    wall_seconds: NonNegativeFloat | None = None
+    cached: bool = False
+    message: str = ""
+    hint: str = ""
+
+
+class CostEntry(Frozen):
+    """What compressing one model took. `memory_method` says how the peak was taken."""
+
+    variant: Variant
+    model: str
+    load_seconds: NonNegativeFloat
+    compress_seconds: NonNegativeFloat
+    save_seconds: NonNegativeFloat
+    peak_memory_bytes: NonNegativeInt
+    memory_method: str
+
+
+class ImageEntry(Frozen):
+    """`identity` is the image's digest, or its lock's in the process runtime."""
+
+    name: str
+    identity: str
+    libraries: dict[str, str] = {}
+
+
+class Provenance(Frozen):
+    """`data_origins` maps a data set to where its rows came from. `notes` are choices made automatically, with why."""
+
+    harness_digest: str
+    manifest_digest: str | None = None
+    device_model: str
+    driver: str | None = None
+    images: tuple[ImageEntry, ...] = ()
+    data_origins: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
+
+
+class RunReport(Frozen):
+    """One run. `scores` holds dense and every compressed variant in every track that the manifest asked for; a track
+    that it did not ask for has no score. `results_path` is where requests, results and raw items lie."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    run_id: str
+    created: AwareDatetime
+    runtime: str
+    device: str
+    mode: Mode = Mode.PAPER
+    models: tuple[ModelEntry, ...]
+    variants: tuple[VariantEntry, ...]
+    backends: tuple[str, ...] = ()
+    scores: tuple[Score, ...]
+    observations: tuple[Observation, ...]
+    stages: tuple[StageEntry, ...]
+    costs: tuple[CostEntry, ...] = ()
+    provenance: Provenance
+    results_path: str
+
+    @property
+    def scored_variants(self) -> tuple[Variant, ...]:
+        """In the order of `scores`."""
+        return tuple(dict.fromkeys(score.variant for score in self.scores))
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        return tuple(sorted({score.track for score in self.scores}))
+
+    def score(self, variant: Variant, track: Track) -> Score | None:
+        return next((score for score in self.scores if (score.variant, score.track) == (variant, track)), None)

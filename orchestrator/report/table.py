@@ -1,0 +1,59 @@
+"""Tables as data, before any of the renderers gives them a form."""
+
+from dataclasses import dataclass, field
+
+from orchestrator.report.formats import MISSING
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`note` is the number of the footnote that explains the cell; `full` is the whole of a shortened text."""
+
+    text: str
+    note: int | None = None
+    full: str | None = None
+
+    def __str__(self) -> str:
+        return self.text if self.note is None else f"{self.text} [{self.note}]"
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    is_number: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """`headings` is the number of leading columns that name the row."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    headings: int = 1
+
+
+@dataclass
+class Footnotes:
+    """Reasons, numbered from 1 in the order of their first use; the same reason keeps its number."""
+
+    _numbers: dict[str, int] = field(default_factory=dict)
+
+    def number(self, reason: str) -> int:
+        return self._numbers.setdefault(reason, len(self._numbers) + 1)
+
+    def missing(self, reason: str) -> Cell:
+        return Cell(MISSING, note=self.number(reason))
+
+    @property
+    def entries(self) -> tuple[tuple[int, str], ...]:
+        return tuple((number, reason) for reason, number in self._numbers.items())
+
+
+def columns(*titles: str, numbers: tuple[str, ...] = ()) -> tuple[Column, ...]:
+    """Text columns, then number columns."""
+    return (*(Column(title) for title in titles), *(Column(title, is_number=True) for title in numbers))
+
+
+def cells(*texts: str) -> tuple[Cell, ...]:
+    return tuple(Cell(text) for text in texts)

@@ -1,0 +1,56 @@
+"""The summary that a finished run prints: the six metrics of each variant, then what is missing and why."""
+
+import io
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from orchestrator.report.model import RunReport
+from orchestrator.report.table import Table
+from orchestrator.report.view import READING, View, view
+
+_PLAIN_WIDTH = 120
+
+
+def summary_table(report: RunReport) -> RenderableType:
+    """For a rich console. Strings are never read as markup."""
+    return _summary(view(report), box.ROUNDED)
+
+
+def summary_text(report: RunReport, *, width: int = _PLAIN_WIDTH) -> str:
+    """The same as plain text, `width` characters wide: no colour, no control codes."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    with console.capture() as captured:
+        console.print(_summary(view(report), box.ASCII))
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+
+
+def _summary(content: View, lines: box.Box) -> RenderableType:
+    blocks: list[RenderableType] = [_text(" ".join(content.summary)), _rich_table(content.overview, lines)]
+    blocks.append(_text(READING, style="dim"))
+    used = {cell.note for row in content.overview.rows for cell in row}
+    blocks += [_text(f"[{number}] {reason}") for number, reason in content.footnotes if number in used]
+    notes = [note for track in content.tracks for note in track.notes]
+    if notes:
+        blocks += [Text(), _text("Notes", style="bold"), *(_text(f"- {note}") for note in notes)]
+    if content.missing:
+        blocks += [Text(), _text("What is missing, and why", style="bold")]
+        blocks += [_text(f"- {entry}") for entry in content.missing]
+    return Group(*blocks, _text(f"Results: {content.report.results_path}"))
+
+
+def _rich_table(table: Table, lines: box.Box) -> RichTable:
+    rich_table = RichTable(title=table.title, box=lines, title_justify="left")
+    for index, column in enumerate(table.columns):
+        style = "bold" if index < table.headings else None
+        rich_table.add_column(_text(column.title), justify="right" if column.is_number else "left", style=style)
+    for row in table.rows:
+        rich_table.add_row(*(_text(str(cell)) for cell in row))
+    return rich_table
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Without line breaks and control characters, which a name or an error message may hold."""
+    return Text("".join(letter if letter.isprintable() else " " for letter in text), style=style)

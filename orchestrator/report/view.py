@@ -1,0 +1,138 @@
+"""What every form of the report shows, in which order: summary, scores, tracks, what is missing, costs, stages."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from orchestrator.report.details import cost_table, image_table, model_table, stage_table, variant_table
+from orchestrator.report.formats import plural, score_text
+from orchestrator.report.model import RunReport, StageStatus
+from orchestrator.report.table import Cell, Footnotes, Table, columns
+from orchestrator.report.tracks import TrackView, track_views
+from orchestrator.scoring import MissingValue, Score, Track, Variant, place_label
+
+NOT_ASKED_FOR = "the manifest does not ask for this track"
+READING = (
+    "A score of 100 is the dense model; more is better. Track 3 has no dense value: there 100 is the costliest method "
+    "of the run. Figures in brackets after a score mark it as partial: (3/9) was computed from 3 of 9 expected values."
+)
+
+
+@dataclass(frozen=True)
+class MissingEntry:
+    """Values of one track that one reason leaves out, and of which variants."""
+
+    track: str
+    what: str
+    reason: str
+    variants: str
+
+    def __str__(self) -> str:
+        return f"track {self.track}: {self.what}: {self.reason} ({self.variants})"
+
+
+@dataclass(frozen=True)
+class View:
+    """The report's content in reading order. `footnotes` explain the en dashes of `overview` and the tracks."""
+
+    report: RunReport
+    summary: tuple[str, ...]
+    overview: Table
+    tracks: tuple[TrackView, ...]
+    footnotes: tuple[tuple[int, str], ...]
+    missing: tuple[MissingEntry, ...]
+    details: tuple[Table, ...]
+
+
+def view(report: RunReport) -> View:
+    footnotes = Footnotes()
+    overview = _overview(report, footnotes)
+    tracks = track_views(report, footnotes)
+    details = (
+        model_table(report),
+        variant_table(report),
+        cost_table(report),
+        stage_table(report),
+        image_table(report),
+    )
+    return View(
+        report=report,
+        summary=_summary(report),
+        overview=overview,
+        tracks=tracks,
+        footnotes=footnotes.entries,
+        missing=_missing(report),
+        details=tuple(table for table in details if table.rows),
+    )
+
+
+def _summary(report: RunReport) -> tuple[str, ...]:
+    compressed = sum(not variant.is_dense for variant in report.scored_variants)
+    statuses = Counter(stage.status for stage in report.stages)
+    cached = sum(stage.cached for stage in report.stages)
+    stages = f"{statuses[StageStatus.COMPLETED]} of {plural(len(report.stages), 'stage')} completed"
+    if cached:
+        stages += f" ({cached} from the store)"
+    others = [status for status in StageStatus if status is not StageStatus.COMPLETED and statuses[status]]
+    stages += "".join(f", {statuses[status]} {status.value}" for status in others)
+    scored = [score for score in report.scores if score.value is not None]
+    partial = sum(score.is_partial for score in scored)
+    without = sum(score.value is None and not _does_not_apply(score) for score in report.scores)
+    return (
+        f"{plural(compressed, 'compressed variant')} of {plural(len(report.models), 'model')} "
+        f"on {report.device} ({report.runtime} runtime).",
+        f"{stages}.",
+        f"{plural(len(scored), 'score')}, {partial} of them partial; {without} could not be computed.",
+    )
+
+
+def _overview(report: RunReport, footnotes: Footnotes) -> Table:
+    rows = []
+    for variant in report.scored_variants:
+        scores = (_score_cell(report.score(variant, track), footnotes) for track in Track)
+        rows.append((Cell(variant.method or "dense"), Cell(variant.setting or ""), *scores))
+    return Table(
+        title="Overall metrics",
+        columns=columns("Method", "Setting", numbers=tuple(f"{track.value} {track.metric}" for track in Track)),
+        rows=tuple(rows),
+        headings=2,
+    )
+
+
+def _score_cell(score: Score | None, footnotes: Footnotes) -> Cell:
+    if score is None:
+        return footnotes.missing(NOT_ASKED_FOR)
+    if score.value is None:
+        return footnotes.missing(score.reason or "")
+    text = score_text(score.value)
+    if score.is_partial:
+        text += f" ({score.coverage.values}/{score.coverage.values_expected})"
+    return Cell(text)
+
+
+def _missing(report: RunReport) -> tuple[MissingEntry, ...]:
+    """Variants that miss the same values for the same reason are told together."""
+    by_variant: dict[tuple[Track, str, Variant], list[MissingValue]] = {}
+    for score in report.scores:
+        if not _does_not_apply(score):
+            for value in score.coverage.missing:
+                by_variant.setdefault((score.track, value.reason, score.variant), []).append(value)
+    together: dict[tuple[Track, str, str], list[str]] = {}
+    for (track, reason, variant), values in by_variant.items():
+        together.setdefault((track, _places(track, values), reason), []).append(variant.label)
+    return tuple(
+        MissingEntry(f"{track.value} {track.title}", what, reason, ", ".join(labels))
+        for (track, what, reason), labels in sorted(together.items(), key=lambda item: item[0][0])
+    )
+
+
+def _places(track: Track, values: list[MissingValue]) -> str:
+    """For instance `mmlu, piqa of llama2-7b; mmlu of llama3-8b`, or in track 5 `vllm batch 1 of llama2-7b`."""
+    by_model: dict[str, list[str]] = {}
+    for value in values:
+        by_model.setdefault(value.model, []).append(place_label(track, value.part, value.name))
+    return "; ".join(f"{', '.join(names)} of {model}" for model, names in by_model.items())
+
+
+def _does_not_apply(score: Score) -> bool:
+    """The dense model is never compressed, so its training cost is not missing."""
+    return score.track.is_relative and score.variant.is_dense

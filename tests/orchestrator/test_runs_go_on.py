@@ -1,0 +1,156 @@
+"""A run measures what is missing, keeps what it has, and says why the rest is not there."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from orchestrator.runtime.fake import FakeRuntime
+
+from harness.contract import ErrorCode, ErrorEvent, EvaluateRequest, Reason, WorkRequest, WorkResult
+from orchestrator.errors import Interrupted, StoreError
+from orchestrator.results import build_report
+from orchestrator.scoring import Track, Variant
+from orchestrator.store import FailureKind, StageStatus
+from tests.orchestrator.conftest import MANIFEST, Bench
+from tests.orchestrator.workers import honest_worker, is_pruned
+
+PRUNED = Variant(method="sparsegpt", setting="50%")
+
+
+class Counting:
+    """Counts the stages that really ran."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def __call__(self, request: WorkRequest, output: Path) -> WorkResult | ErrorEvent:
+        self.ran.append(request.id)
+        return honest_worker(request, output)
+
+
+def test_a_run_measures_dense_and_compressed_and_scores_both(bench: Bench) -> None:
+    record = bench.run(FakeRuntime(honest_worker))
+    assert record.complete
+    report = build_report(record, bench.store, bench.catalog)
+    dense, pruned = report.score(Variant(), Track.PERFORMANCE), report.score(PRUNED, Track.PERFORMANCE)
+    assert dense is not None
+    assert pruned is not None
+    assert dense.value == pytest.approx(100)
+    assert pruned.value == pytest.approx(90)
+    assert pruned.coverage.summary == "2 of 9 data sets"
+    assert {missing.name for missing in pruned.coverage.missing} >= {"mmlu", "piqa"}
+
+
+def test_running_again_runs_nothing(bench: Bench) -> None:
+    worker = Counting()
+    first = bench.run(FakeRuntime(worker))
+    ran = len(worker.ran)
+    second = bench.run(FakeRuntime(worker))
+    assert len(worker.ran) == ran == len(first.stages)
+    assert second.run == first.run
+    assert {state.status for state in second.stages.values()} == {StageStatus.CACHED}
+
+
+def test_adding_a_task_runs_that_task_alone(bench: Bench) -> None:
+    worker = Counting()
+    bench.run(FakeRuntime(worker))
+    worker.ran.clear()
+    more = {**MANIFEST, "evaluate": {"tasks": ["wikitext2", "arc_easy", "piqa"], "limit": 4}}
+    bench.run(FakeRuntime(worker), more)
+    assert sorted(worker.ran) == ["data/piqa", "evaluate/tiny/dense/piqa", "evaluate/tiny/sparsegpt-50%/piqa"]
+
+
+def test_a_failure_blocks_what_needs_it_and_nothing_else(bench: Bench) -> None:
+    def without_data(request: WorkRequest, output: Path) -> WorkResult | ErrorEvent:
+        if request.id == "data/wikitext2":
+            return ErrorEvent(id=request.id, code=ErrorCode.MISSING_DATA, message="not to be had", hint="get it")
+        return honest_worker(request, output)
+
+    record = bench.run(FakeRuntime(without_data))
+    assert not record.complete
+    assert record.stages["data/wikitext2"].status is StageStatus.FAILED
+    blocked = record.stages["evaluate/tiny/dense/wikitext2"]
+    assert blocked.status is StageStatus.BLOCKED
+    assert blocked.failure is not None
+    assert "data/wikitext2" in blocked.failure.message
+    assert record.stages["evaluate/tiny/dense/arc_easy"].status is StageStatus.DONE
+    score = build_report(record, bench.store, bench.catalog).score(PRUNED, Track.PERFORMANCE)
+    assert score is not None
+    reasons = {missing.name: missing.reason for missing in score.coverage.missing}
+    assert "data/wikitext2" in reasons["wikitext2"]
+
+
+def test_a_failed_stage_is_tried_again_and_the_rest_is_kept(bench: Bench) -> None:
+    def forgetful(request: WorkRequest, output: Path) -> WorkResult | ErrorEvent:
+        if isinstance(request, EvaluateRequest) and is_pruned(request):
+            return ErrorEvent(id=request.id, code=ErrorCode.OUT_OF_MEMORY, message="too big", hint="smaller")
+        return honest_worker(request, output)
+
+    record = bench.run(FakeRuntime(forgetful))
+    failed = record.stages["evaluate/tiny/sparsegpt-50%/arc_easy"]
+    assert failed.failure is not None
+    assert failed.failure.kind is FailureKind.OUT_OF_MEMORY
+    assert failed.failure.folder is not None
+    assert (bench.store.root / failed.failure.folder / "request.json").is_file()
+    worker = Counting()
+    assert bench.run(FakeRuntime(worker)).complete
+    assert sorted(worker.ran) == ["evaluate/tiny/sparsegpt-50%/arc_easy", "evaluate/tiny/sparsegpt-50%/wikitext2"]
+    assert list(bench.store.failures.iterdir()) == []
+
+
+def test_unsupported_is_told_apart_from_failed(bench: Bench) -> None:
+    def picky(request: WorkRequest, output: Path) -> WorkResult | ErrorEvent:
+        if request.id.startswith("compress/"):
+            return ErrorEvent(
+                id=request.id, code=ErrorCode.UNSUPPORTED, reason=Reason.SHAPE, message="width 3", hint="another"
+            )
+        return honest_worker(request, output)
+
+    record = bench.run(FakeRuntime(picky))
+    state = record.stages["compress/tiny/sparsegpt-50%"]
+    assert state.status is StageStatus.UNSUPPORTED
+    assert state.failure is not None
+    assert state.failure.reason is Reason.SHAPE
+    report = build_report(record, bench.store, bench.catalog)
+    score = report.score(PRUNED, Track.PERFORMANCE)
+    assert score is not None
+    assert score.value is None
+
+
+def test_an_interruption_keeps_what_was_finished(bench: Bench) -> None:
+    def interrupted(request: WorkRequest, output: Path) -> WorkResult | ErrorEvent:
+        if request.id == "compress/tiny/sparsegpt-50%":
+            raise KeyboardInterrupt
+        return honest_worker(request, output)
+
+    with pytest.raises((Interrupted, KeyboardInterrupt)):
+        bench.run(FakeRuntime(interrupted))
+    record = bench.store.load_run("last")
+    assert record.interrupted
+    assert record.stages["fetch/tiny"].status is StageStatus.DONE
+    worker = Counting()
+    assert bench.run(FakeRuntime(worker)).complete
+    assert "fetch/tiny" not in worker.ran
+
+
+def test_two_orchestrators_on_one_store_share_the_work(bench: Bench) -> None:
+    worker = Counting()
+    records = []
+    threads = [threading.Thread(target=lambda: records.append(bench.run(FakeRuntime(worker)))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [record.complete for record in records] == [True, True]
+    assert len(worker.ran) == len(set(worker.ran)) == len(records[0].stages)
+
+
+def test_a_disk_without_room_refuses_before_anything_starts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("orchestrator.store.space.shutil.disk_usage", lambda path: usage(10, 9, 1))
+    worker = Counting()
+    with pytest.raises(StoreError, match="needs about"):
+        bench.run(FakeRuntime(worker))
+    assert worker.ran == []
