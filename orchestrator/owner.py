@@ -19,6 +19,17 @@ class Owner(Frozen):
     def current(cls) -> Self:
         return cls(host=_host(), pid=os.getpid(), start_ticks=_start_ticks(os.getpid()) or 0)
 
+    @classmethod
+    def parse(cls, token: str) -> Self:
+        """Read what `token` gives. Raises ValueError for anything else."""
+        host, pid, start_ticks = token.rsplit("~", 2)
+        return cls(host=host, pid=int(pid), start_ticks=int(start_ticks))
+
+    @property
+    def token(self) -> str:
+        """The owner as part of a file name."""
+        return f"{self.host}~{self.pid}~{self.start_ticks}"
+
     def is_dead(self) -> bool:
         """True when the process is certainly gone. An owner on another host is never judged dead."""
         return self.host == _host() and _start_ticks(self.pid) != self.start_ticks

@@ -2,7 +2,9 @@
 
 import typer
 
-from orchestrator.cli import images, inspection, measuring
+from orchestrator.cli.images import app as images
+from orchestrator.cli.inspection import clean, doctor, paper, report, status
+from orchestrator.cli.measuring import bench, plan, run
 
 app = typer.Typer(
     help="Decides, with measurements, which LLM compression method to use.",
@@ -12,12 +14,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
 )
-app.add_typer(images.app, name="images")
-app.command()(measuring.bench)
-app.command()(measuring.run)
-app.command()(measuring.plan)
-app.command()(inspection.status)
-app.command()(inspection.report)
-app.command()(inspection.paper)
-app.command()(inspection.doctor)
-app.command()(inspection.clean)
+app.add_typer(images, name="images")
+app.command()(bench)
+app.command()(run)
+app.command()(plan)
+app.command()(status)
+app.command()(report)
+app.command()(paper)
+app.command()(doctor)
+app.command()(clean)

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +55,7 @@ def report(
     store: options.Store = options.DEFAULT_STORE,
 ) -> None:
     """Write a run's report from what is stored. Prints the paths of the files."""
-    from orchestrator.report import render_html, render_markdown
+    from orchestrator.report import RunReport, render_html, render_markdown
     from orchestrator.results import build_report
 
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
@@ -66,7 +67,7 @@ def report(
     document = build_report(record, opened, ImageCatalog(options.images_folder()), mode)
     folder = output or opened.runs / record.run
     folder.mkdir(parents=True, exist_ok=True)
-    renderers = {
+    renderers: dict[str, Callable[[RunReport], str]] = {
         "markdown": render_markdown,
         "html": render_html,
         "json": lambda one: one.model_dump_json(indent=1) + "\n",

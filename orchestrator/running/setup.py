@@ -3,13 +3,28 @@
 from pathlib import Path
 
 from orchestrator.devices import choose_device
+from orchestrator.errors import BadManifest
 from orchestrator.images import ImageCatalog
 from orchestrator.manifest import Manifest
 from orchestrator.planning import build_plan
 from orchestrator.running.run import Setup
+from orchestrator.runtime.base import Runtime
 from orchestrator.runtime.choose import choose_runtime
 from orchestrator.sources import DATA_VARIABLE, data_folder
 from orchestrator.store import Store
+from orchestrator.suggest import unknown
+
+
+def named_runtime(name: str, root: Path) -> tuple[Runtime, str]:
+    """The runtime that a user names, or the one that `auto` finds, and why.
+
+    Raises:
+        BadManifest: there is no such runtime.
+        RuntimeUnavailable: Docker was asked for by name and no engine answers.
+    """
+    if name not in ("auto", "docker", "process"):
+        raise BadManifest(unknown("runtime", name, ("auto", "docker", "process")), hint="see docs/manifests.md")
+    return choose_runtime(name, root)  # type: ignore[arg-type]
 
 
 def prepare_setup(manifest: Manifest, store: Path, images: Path) -> Setup:
@@ -23,7 +38,7 @@ def prepare_setup(manifest: Manifest, store: Path, images: Path) -> Setup:
     data = data_folder()
     plan = build_plan(manifest, catalog, device.device, data)
     opened = Store(store)
-    runtime, reason = choose_runtime(manifest.runtime, opened.root)
+    runtime, reason = named_runtime(manifest.runtime, opened.root)
     data_reason = f"data: {data}" if data else f"data: {DATA_VARIABLE} is not set, so each set comes from hub or PyPI"
     return Setup(
         manifest=manifest,

@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from orchestrator.errors import StoreError
 from orchestrator.owner import Owner
 from orchestrator.store import files, locks
-from orchestrator.store.store import OWNER_NAME, Store
+from orchestrator.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ def clean(store: Store, *, drop_run: str | None = None, dry_run: bool = False) -
         doomed = [store.runs / store.load_run(drop_run).run] if drop_run else []
         runs = [name for name in store.run_names() if store.runs / name not in doomed]
         keys = {state.key for name in runs for state in store.load_run(name).stages.values() if state.key}
-        doomed += store.attempts.iterdir()
+        doomed += [*store.attempts.iterdir(), *store.runs.glob("*/.*.tmp")]
         doomed += [
             path for folder in (store.stages, store.failures) for path in folder.iterdir() if path.name not in keys
         ]
@@ -59,7 +57,9 @@ def sweep_attempts(store: Store) -> tuple[str, ...]:
 
 
 def _is_abandoned(attempt: Path) -> bool:
+    if attempt.name.endswith(files.REMOVING):
+        return True
     try:
-        return Owner.model_validate_json((attempt / OWNER_NAME).read_bytes()).is_dead()
-    except (OSError, ValidationError):
+        return Owner.parse(attempt.name.rpartition("@")[2]).is_dead()
+    except ValueError:
         return False

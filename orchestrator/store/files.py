@@ -5,6 +5,9 @@ import secrets
 import shutil
 from pathlib import Path
 
+REMOVING = ".removing"
+"""Ends the name of what was being deleted when a process died."""
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace `path` as a whole; the content is on disk before the name points at it."""
@@ -36,15 +39,20 @@ def protect(folder: Path) -> None:
             path.chmod(path.stat().st_mode & ~0o222)
 
 
-def remove(folder: Path) -> int:
-    """Delete a folder as a whole and return the bytes it held. It vanishes under its name first, in one step."""
-    held = size_bytes(folder)
-    doomed = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.removing")
-    folder.rename(doomed)
-    shutil.rmtree(doomed)
+def remove(path: Path) -> int:
+    """Delete a file or a whole folder and return the bytes it held. Its name vanishes first, in one step."""
+    held = size_bytes(path)
+    doomed = path.with_name(f".{secrets.token_hex(8)}{REMOVING}")
+    path.rename(doomed)
+    if doomed.is_dir():
+        shutil.rmtree(doomed)
+    else:
+        doomed.unlink()
     return held
 
 
 def size_bytes(folder: Path) -> int:
-    """Bytes of all files below `folder`."""
+    """Bytes of a file, or of all files below a folder."""
+    if folder.is_file():
+        return folder.lstat().st_size
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

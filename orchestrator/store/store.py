@@ -1,7 +1,7 @@
 """The store: results by stage key, artifacts by digest, runs by name. Everything in it appears by one rename.
 
 Layout: `stages/<key>/`, `artifacts/<digest>/`, `runs/<run>/`, `failures/<key>/` (the last failed attempt),
-`attempts/<key>-<random>/` (work in flight) and `locks/`.
+`attempts/<key>@<random>@<owner>/` (work in flight) and `locks/`.
 """
 
 import secrets
@@ -31,7 +31,6 @@ from orchestrator.store import locks
 from orchestrator.store.files import protect, sync_folder, write_atomically
 from orchestrator.store.records import Provenance, RunRecord, StageRecord
 
-OWNER_NAME = "owner.json"
 PROVENANCE_NAME = "provenance.json"
 RUN_NAME = "run.json"
 
@@ -100,9 +99,8 @@ class Store:
     @contextmanager
     def attempt(self, key: Sha256) -> Iterator[Path]:
         """A fresh folder for one try, with an empty output folder in it; removed at the end unless it was moved."""
-        folder = self.attempts / f"{key}-{secrets.token_hex(4)}"
+        folder = self.attempts / f"{key}@{secrets.token_hex(4)}@{Owner.current().token}"
         (folder / OUTPUT_NAME).mkdir(parents=True)
-        write_atomically(folder / OWNER_NAME, Owner.current().model_dump_json())
         try:
             yield folder
         finally:
@@ -120,7 +118,6 @@ class Store:
             self._publish(output / ARTIFACT_NAME, record.artifact)
         (output / RESULT_NAME).replace(attempt / RESULT_NAME)
         write_atomically(attempt / PROVENANCE_NAME, provenance.model_dump_json())
-        (attempt / OWNER_NAME).unlink()
         target = self.stages / provenance.key
         if target.exists():
             shutil.rmtree(target)

@@ -1,43 +1,30 @@
 """An orchestrator that is killed with SIGKILL, at any instant, loses at most the stages in flight."""
 
+import multiprocessing
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+from harness.contract import DESCRIPTOR_NAME, WorkRequest, WorkResult, describe_tree
 from orchestrator.runtime.fake import FakeRuntime
-
-from harness.contract import DESCRIPTOR_NAME, describe_tree
 from orchestrator.store.cleaning import clean
 from tests.orchestrator.conftest import Bench
 from tests.orchestrator.workers import honest_worker
 
 KILLS = 40
-VICTIM = """
-import sys, time
-from pathlib import Path
-from orchestrator.runtime.fake import FakeRuntime
-from tests.orchestrator.conftest import Bench
-from tests.orchestrator.workers import honest_worker
-
-def slow_worker(request, output):
-    result = honest_worker(request, output)
-    time.sleep(0.02)
-    return result
-
-bench = Bench(Path(sys.argv[1]))
-print("ready", flush=True)
-bench.run(FakeRuntime(slow_worker))
-"""
-PROJECT = Path(__file__).parents[2]
+_FORK = multiprocessing.get_context("fork")
 
 
-def victim(store: Path) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen([sys.executable, "-c", VICTIM, str(store)], stdout=subprocess.PIPE, cwd=PROJECT)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
+def victim(bench: Bench) -> multiprocessing.process.BaseProcess:
+    """An orchestrator in a process of its own, at work on the bench's store."""
+
+    def slow_worker(request: WorkRequest, output: Path) -> WorkResult:
+        result = honest_worker(request, output)
+        time.sleep(0.01)
+        return result
+
+    process = _FORK.Process(target=lambda: bench.run(FakeRuntime(slow_worker)))
+    process.start()
     return process
 
 
@@ -57,10 +44,11 @@ def test_killed_many_times_and_then_finished(bench: Bench) -> None:
     dice = random.Random(1)
     finished, stages = 0, 0
     for _ in range(KILLS):
-        process = victim(bench.root)
-        time.sleep(dice.uniform(0, 0.25))
-        process.send_signal(signal.SIGKILL)
-        finished += process.wait() == 0
+        process = victim(bench)
+        time.sleep(dice.uniform(0, 0.15))
+        process.kill()
+        process.join()
+        finished += process.exitcode == 0
         kept = check_whole(bench)
         assert kept >= stages
         stages = kept
@@ -69,12 +57,15 @@ def test_killed_many_times_and_then_finished(bench: Bench) -> None:
     assert record.complete
     assert check_whole(bench) == len(record.stages)
     assert list(bench.store.attempts.iterdir()) == []
+    assert all(one.what.endswith(".tmp") for one in clean(bench.store))
     assert clean(bench.store) == ()
 
 
 def test_two_processes_on_one_store_end_with_one_set_of_results(bench: Bench) -> None:
-    victims = [victim(bench.root) for _ in range(2)]
-    assert [process.wait() for process in victims] == [0, 0]
+    victims = [victim(bench) for _ in range(2)]
+    for process in victims:
+        process.join()
+    assert [process.exitcode for process in victims] == [0, 0]
     record = bench.store.load_run("last")
     assert record.complete
     assert check_whole(bench) == len(record.stages)

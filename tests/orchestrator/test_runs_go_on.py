@@ -4,11 +4,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from orchestrator.runtime.fake import FakeRuntime
 
 from harness.contract import ErrorCode, ErrorEvent, EvaluateRequest, Reason, WorkRequest, WorkResult
 from orchestrator.errors import Interrupted, StoreError
 from orchestrator.results import build_report
+from orchestrator.runtime.fake import FakeRuntime
 from orchestrator.scoring import Track, Variant
 from orchestrator.store import FailureKind, StageStatus
 from tests.orchestrator.conftest import MANIFEST, Bench

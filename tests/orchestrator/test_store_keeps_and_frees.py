@@ -185,7 +185,7 @@ def test_only_attempts_of_dead_owners_are_swept(tmp_path: Path) -> None:
     process.join()
     with store.attempt(KEY) as mine:
         assert len(list(store.attempts.iterdir())) == 2
-        assert [name.split("-")[0] for name in sweep_attempts(store)] == [OTHER_KEY]
+        assert [name.split("@")[0] for name in sweep_attempts(store)] == [OTHER_KEY]
         assert mine.is_dir()
 
 
