@@ -1,0 +1,61 @@
+"""Greedy decoding with transformers' own key-value cache, prefill and decode timed apart."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from harness.errors import BadRequest
+from harness.telemetry import Stopwatch
+
+if TYPE_CHECKING:
+    from harness.models.loading import LoadedModel
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Generated tokens int64 [batch, generated], and the wall time of the first one and of all the others."""
+
+    tokens: Tensor
+    prefill_seconds: float
+    decode_seconds: float
+
+
+def check_lengths(prompt_tokens: int, generate_tokens: int, *, context: int) -> None:
+    """Refuse a generation that the model's context cannot hold.
+
+    Raises:
+        BadRequest: prompt and generated tokens together exceed `context`.
+    """
+    if prompt_tokens + generate_tokens > context:
+        raise BadRequest(
+            f"{prompt_tokens} prompt and {generate_tokens} generated tokens exceed the model's context of {context}",
+            hint="ask for fewer tokens, or use a model with a longer context",
+        )
+
+
+def random_prompts(loaded: "LoadedModel", *, batch_size: int, tokens: int, seed: int) -> Tensor:
+    """int64 [batch, tokens], each drawn evenly from the vocabulary; the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = int(loaded.model.config.vocab_size)
+    return torch.randint(vocabulary, (batch_size, tokens), generator=generator).to(loaded.device)
+
+
+@torch.inference_mode()
+def decode(loaded: "LoadedModel", prompts: Tensor, generate_tokens: int) -> Decoded:
+    """Continue each of `prompts` [batch, tokens] by `generate_tokens` tokens, an end-of-sequence token or not.
+
+    The loop never reads a token on the host, so a GPU's queue stays full.
+    """
+    model: Any = loaded.model
+    with Stopwatch(loaded.device) as prefill:
+        output = model(input_ids=prompts, use_cache=True, logits_to_keep=1)
+        token = output.logits[:, -1:].argmax(dim=-1)
+    generated = [token]
+    with Stopwatch(loaded.device) as rest:
+        while len(generated) < generate_tokens:
+            output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True, logits_to_keep=1)
+            token = output.logits[:, -1:].argmax(dim=-1)
+            generated.append(token)
+    return Decoded(torch.cat(generated, dim=1), prefill.seconds, rest.seconds)

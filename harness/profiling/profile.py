@@ -1,0 +1,89 @@
+"""One profile request from beginning to end: sizes from the files, MACs from the shape, memory from a run."""
+
+import math
+from pathlib import Path
+
+from harness.backends.decoding import check_lengths, decode, random_prompts
+from harness.checkpoint import open_checkpoint, read_config, read_tensors
+from harness.contract import CheckpointDescriptor, Memory, ProfileRequest, ProfileResult
+from harness.errors import BadCheckpoint
+from harness.inputs import input_folder
+from harness.models.loading import TORCH_DTYPES, LoadedModel, load_model
+from harness.profiling.macs import count_macs
+from harness.profiling.shape import Shape, read_shape
+from harness.reporter import Reporter
+from harness.telemetry import PeakMemory
+
+_PROMPT_SEED = 0
+_DTYPE_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+    "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+
+
+def profile(request: ProfileRequest, reporter: Reporter) -> ProfileResult:
+    """See `harness.profiling.run`."""
+    parameters = request.parameters
+    folder = input_folder(request, "checkpoint")
+    descriptor = open_checkpoint(folder)
+    shape = read_shape(read_config(folder))
+    check_lengths(parameters.prompt_tokens, parameters.generate_tokens, context=shape.context)
+    macs = count_macs(shape, parameters.macs_tokens, density=_density(descriptor), weight_bits=_bits(descriptor))
+    reporter.progress(0, 2, "measurement")
+    loaded = load_model(folder, request.device, parameters.dtype)
+    reporter.progress(1, 2, "measurement")
+    memory = _peak_while_generating(loaded, request)
+    reporter.progress(2, 2, "measurement")
+    return ProfileResult(
+        disk_bytes=descriptor.size_bytes,
+        weight_bytes=weight_bytes(folder),
+        parameter_count=descriptor.parameter_count,
+        macs=macs,
+        macs_tokens=parameters.macs_tokens,
+        memory=memory,
+        kv_cache_bytes=_kv_cache_bytes(shape, loaded, request),
+        protocol=(f"memory/{parameters.prompt_tokens}-{parameters.generate_tokens}-b{parameters.batch_size}"),
+        dtype=loaded.dtype,
+        dtype_reason=loaded.dtype_reason,
+    )
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of all the tensors that the checkpoint stores; a tied embedding is stored, and counted, once.
+
+    Raises:
+        BadCheckpoint: a tensor has a dtype of unknown size.
+    """
+    total = 0
+    for name, entry in read_tensors(folder).items():
+        if entry.dtype not in _DTYPE_BYTES:
+            raise BadCheckpoint(f"{name} is stored as {entry.dtype}, whose size is not known", hint="convert it")
+        total += math.prod(entry.shape) * _DTYPE_BYTES[entry.dtype]
+    return total
+
+
+def _density(descriptor: CheckpointDescriptor) -> float:
+    return 1.0 if descriptor.sparsity is None else 1.0 - descriptor.sparsity.measured
+
+
+def _bits(descriptor: CheckpointDescriptor) -> int:
+    return 16 if descriptor.quantization is None else descriptor.quantization.weight_bits
+
+
+def _peak_while_generating(loaded: LoadedModel, request: ProfileRequest) -> Memory:
+    parameters = request.parameters
+    prompts = random_prompts(
+        loaded, batch_size=parameters.batch_size, tokens=parameters.prompt_tokens, seed=_PROMPT_SEED
+    )
+    with PeakMemory(loaded.device) as peak:
+        decode(loaded, prompts, parameters.generate_tokens)
+    return peak.memory
+
+
+def _kv_cache_bytes(shape: Shape, loaded: LoadedModel, request: ProfileRequest) -> int:
+    parameters = request.parameters
+    return shape.kv_cache_bytes(
+        tokens=parameters.prompt_tokens + parameters.generate_tokens,
+        batch_size=parameters.batch_size,
+        value_bytes=TORCH_DTYPES[loaded.dtype].itemsize,
+    )

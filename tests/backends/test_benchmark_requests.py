@@ -1,0 +1,147 @@
+"""A whole benchmark: what is counted, what is kept, and what is refused."""
+
+import statistics
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from small_checkpoints import Recorder, publish_checkpoint, small_model
+
+from harness.backends import benchmark, run
+from harness.backends.base import EngineInfo, TimedRun
+from harness.contract import (
+    BenchmarkParameters,
+    BenchmarkRequest,
+    BenchmarkResult,
+    Device,
+    Dtype,
+    ImageDescription,
+    Memory,
+    Quantization,
+    Reason,
+    Sparsity,
+)
+from harness.errors import BadRequest, Unsupported, WorkerError
+
+IMAGE = Path(__file__).parents[2] / "images" / "transformers" / "image.toml"
+SHORT = {"prompt_tokens": 8, "generate_tokens": 5, "batch_sizes": (1, 3), "warmup": 1, "repeats": 3}
+
+
+class ScriptedEngine:
+    """Takes the times it is told, one run after the other."""
+
+    def __init__(self, seconds: list[float], *, tokens_short: int = 0) -> None:
+        self.info = EngineInfo(Dtype.FLOAT16, "scripted", load_seconds=0.5, notes=("scripted",))
+        self.memory: Memory | None = None
+        self.asked: list[dict[str, int]] = []
+        self._seconds = iter(seconds)
+        self._tokens_short = tokens_short
+
+    def run(self, **asked: int) -> TimedRun:
+        self.asked.append(asked)
+        generated = (asked["generate_tokens"],) * (asked["batch_size"] - 1)
+        return TimedRun((*generated, asked["generate_tokens"] - self._tokens_short), 0.25, next(self._seconds))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return publish_checkpoint(tmp_path / "model", small_model("llama"))
+
+
+def perform(checkpoint: Path, recorder: Recorder | None = None, **parameters: Any) -> BenchmarkResult:
+    request = BenchmarkRequest(
+        id="test",
+        device=Device(threads=1),
+        inputs={"checkpoint": str(checkpoint)},
+        output=str(checkpoint.parent),
+        parameters=BenchmarkParameters(**{"backend": "transformers", **SHORT, **parameters}),
+    )
+    return run(request, (recorder or Recorder()).reporter)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, engine: ScriptedEngine) -> None:
+    @contextmanager
+    def serve(
+        checkpoint: Path, device: Device, dtype: Dtype | None, *, context_tokens: int
+    ) -> Iterator[ScriptedEngine]:
+        yield engine
+        engine.memory = Memory(peak_memory_bytes=1, method="scripted")
+
+    module = ModuleType("scripted_backend")
+    module.__dict__["serve"] = serve
+    monkeypatch.setitem(sys.modules, "scripted_backend", module)
+    monkeypatch.setitem(benchmark._MODULES, "scripted", "scripted_backend")
+
+
+def test_the_image_offers_exactly_the_backends_that_the_harness_has() -> None:
+    image = ImageDescription.model_validate(tomllib.loads(IMAGE.read_text("utf-8")))
+    assert {backend.name for backend in image.backends} == set(benchmark._MODULES)
+
+
+def test_every_batch_size_is_warmed_up_and_repeated(checkpoint: Path) -> None:
+    recorder = Recorder()
+    result = perform(checkpoint, recorder)
+    assert [speed.batch_size for speed in result.speeds] == [1, 3]
+    for speed in result.speeds:
+        assert len(speed.samples) == 3
+        assert speed.decode_tokens_per_second == statistics.median(speed.samples)
+        assert speed.prefill_tokens_per_second > 0
+    assert [event["done"] for event in recorder.events("progress")] == list(range(9))
+    assert {event["unit"] for event in recorder.events("progress")} == {"run"}
+    assert result.protocol == "speed/8-5-b1,3"
+    assert result.memory.peak_memory_bytes > 0
+    assert result.notes == ()
+
+
+def test_speed_counts_the_whole_batch_and_leaves_the_first_token_to_the_prefill(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = ScriptedEngine([99.0, 1.0, 2.0, 4.0])
+    install(monkeypatch, engine)
+    result = perform(checkpoint, backend="scripted", batch_sizes=(3,), seed=11)
+    (speed,) = result.speeds
+    assert speed.samples == (12.0, 6.0, 3.0)
+    assert speed.decode_tokens_per_second == 6.0
+    assert speed.prefill_tokens_per_second == 3 * 8 / 0.25
+    assert engine.asked == [{"batch_size": 3, "prompt_tokens": 8, "generate_tokens": 5, "seed": 11}] * 4
+    assert (result.load_seconds, result.dtype_reason, result.notes) == (0.5, "scripted", ("scripted",))
+
+
+def test_a_backend_that_stops_early_gets_no_speed(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, ScriptedEngine([1.0] * 4, tokens_short=1))
+    with pytest.raises(WorkerError, match=r"generated \(5, 4\) tokens, not 5 in each of 2 sequences"):
+        perform(checkpoint, backend="scripted", batch_sizes=(2,))
+
+
+def test_compression_that_is_served_densely_is_said_so(tmp_path: Path) -> None:
+    checkpoint = publish_checkpoint(
+        tmp_path / "compressed",
+        small_model("llama"),
+        sparsity=Sparsity(pattern="2:4", target=0.5, measured=0.5),
+        quantization=Quantization(weight_bits=8, activation_bits=8, simulated=True),
+    )
+    zeros, quantization = perform(checkpoint, batch_sizes=(1,), repeats=1).notes
+    assert "50.0% zeros (2:4) bring no speed" in zeros
+    assert "quantization brings no speed" in quantization
+
+
+def test_an_unknown_backend_is_unsupported_and_the_nearest_is_named(checkpoint: Path) -> None:
+    with pytest.raises(Unsupported, match="no backend 'transformer'") as refusal:
+        perform(checkpoint, backend="transformer")
+    assert refusal.value.reason is Reason.BACKEND
+    assert "did you mean 'transformers'?" in refusal.value.hint
+
+
+def test_lengths_beyond_the_context_are_refused(checkpoint: Path) -> None:
+    with pytest.raises(BadRequest, match="exceed the model's context of 128"):
+        perform(checkpoint, prompt_tokens=100, generate_tokens=29)
+
+
+def test_a_single_generated_token_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(BadRequest, match="nothing to time"):
+        perform(checkpoint, generate_tokens=1)

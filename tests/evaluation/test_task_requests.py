@@ -1,0 +1,93 @@
+"""Which tasks there are, and what is said when a request cannot be done."""
+
+import importlib.metadata
+import importlib.util
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_checkpoints import Recorder, publish_checkpoint, publish_dataset, small_model
+
+from harness.contract import EvaluateParameters, EvaluateRequest, ImageDescription, Reason
+from harness.errors import BadRequest, MissingData, Unsupported
+from harness.evaluation import run
+from harness.evaluation.catalog import ChoiceTask, find_task, load_tasks
+
+IMAGE = Path(__file__).parents[2] / "images" / "evaluate" / "image.toml"
+
+
+def request(tmp_path: Path, task: str, **inputs: Path) -> EvaluateRequest:
+    return EvaluateRequest(
+        id="test",
+        inputs={name: str(path) for name, path in inputs.items()},
+        output=str(tmp_path),
+        parameters=EvaluateParameters(task=task),
+    )
+
+
+def test_the_image_offers_exactly_the_tasks_that_the_harness_has() -> None:
+    image = ImageDescription.model_validate(tomllib.loads(IMAGE.read_text("utf-8")))
+    offered = {task.name: (task.dataset, task.protocol, task.metric) for task in image.tasks}
+    assert offered == {task.name: (task.dataset, task.protocol, task.metric) for task in load_tasks().values()}
+    assert {task.name for task in image.tasks if not task.higher_is_better} == {
+        task.name for task in load_tasks().values() if task.metric == "perplexity"
+    }
+
+
+@pytest.mark.parametrize("task", [task for task in load_tasks().values() if isinstance(task, ChoiceTask)])
+def test_every_choice_task_names_a_definition_of_the_installed_lm_eval(task: ChoiceTask) -> None:
+    package = importlib.util.find_spec("lm_eval")
+    assert package is not None
+    assert package.origin is not None
+    assert (Path(package.origin).parent / "tasks" / task.definition).is_file()
+    assert task.protocol.endswith(f"@lm-eval-{importlib.metadata.version('lm-eval')}")
+
+
+def test_an_unknown_task_is_unsupported_and_the_nearest_is_named() -> None:
+    with pytest.raises(Unsupported, match="there is no task 'arc_esy'") as refusal:
+        find_task("arc_esy")
+    assert refusal.value.reason is Reason.TASK
+    assert "did you mean 'arc_easy'?" in refusal.value.hint
+
+
+def test_another_lm_eval_than_the_protocol_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.evaluation.choice import load_definition
+
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9.9")
+    task = find_task("piqa")
+    assert isinstance(task, ChoiceTask)
+    with pytest.raises(Unsupported, match=r"lm-eval 0\.4\.13, but 9\.9\.9 is installed"):
+        load_definition(task, [])
+
+
+def test_a_missing_input_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="evaluate needs the input 'dataset'; the request names: none"):
+        run(request(tmp_path, "arc_easy"), Recorder().reporter)
+
+
+def test_a_data_set_of_another_name_is_refused(tmp_path: Path) -> None:
+    data = publish_dataset(tmp_path / "data", "piqa", {"test": [{"goal": "x"}]})
+    with pytest.raises(BadRequest, match="needs the data set 'arc_easy', but the input is 'piqa'"):
+        run(request(tmp_path, "arc_easy", dataset=data), Recorder().reporter)
+
+
+@pytest.mark.parametrize(
+    "splits", [{"validation": [{"question": "x"}]}, {"validation": [{"question": "x"}], "test": []}]
+)
+def test_a_data_set_without_the_split_is_missing_data(tmp_path: Path, splits: dict[str, Any]) -> None:
+    data = publish_dataset(tmp_path / "data", "arc_easy", splits)
+    with pytest.raises(MissingData, match="no rows of the split 'test'; it has: validation"):
+        run(request(tmp_path, "arc_easy", dataset=data), Recorder().reporter)
+
+
+def test_a_whole_perplexity_request_is_answered(tmp_path: Path) -> None:
+    long = small_model("llama")
+    long.config.max_position_embeddings = 2048
+    checkpoint = publish_checkpoint(tmp_path / "model", long)
+    data = publish_dataset(tmp_path / "data", "wikitext2", {"test": [{"text": "It rained again . " * 130}]})
+    result = run(request(tmp_path, "wikitext2-1024", dataset=data, checkpoint=checkpoint), Recorder().reporter)
+    assert (result.protocol, result.metric, result.items) == ("ppl/wikitext2-1024", "perplexity", 2)
+    assert result.metrics["perplexity"] > 1
+    assert result.dataset_origin == "made by a test"
+    assert (tmp_path / result.items_file).is_file()
