@@ -1,0 +1,27 @@
+"""Which runtime a run uses, and why."""
+
+from pathlib import Path
+
+from orchestrator.errors import RuntimeUnavailable
+from orchestrator.runtime.docker import DockerRuntime
+from orchestrator.runtime.process import ProcessRuntime
+
+
+def choose_runtime(requested: str, root: Path) -> tuple[DockerRuntime | ProcessRuntime, str]:
+    """The runtime and the reason for it.
+
+    `requested` is `docker`, `process`, or `auto`: Docker where an engine answers, else processes. `root` is the store's
+    folder, where the process runtime keeps its environments.
+
+    Raises:
+        RuntimeUnavailable: Docker was asked for by name and no engine answers.
+    """
+    if requested == "process":
+        return ProcessRuntime(root), "asked for"
+    try:
+        runtime = DockerRuntime(root)
+    except RuntimeUnavailable as unavailable:
+        if requested == "docker":
+            raise
+        return ProcessRuntime(root), f"{unavailable.message}; isolation is weaker than in containers"
+    return runtime, "asked for" if requested == "docker" else "a container engine answers"

@@ -1,0 +1,149 @@
+"""Virtual environments of the process runtime: one a lock, made once, complete or not there at all.
+
+uv links the files from its cache, so several environments with the same torch cost the disk of one.
+"""
+
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.contract import DeviceKind
+from orchestrator.building.locking import PYTHON_VERSION, parent_folder
+from orchestrator.building.package_sources import PackageSources
+from orchestrator.building.uv import UvFailed, run_uv
+from orchestrator.errors import BadImage
+from orchestrator.images import Image
+from orchestrator.store.locks import hold
+
+MARKER_NAME = "llmcbench-complete"
+_LOCAL_CPU_BUILD = "+cpu"
+
+
+@dataclass(frozen=True)
+class WorkerEnvironment:
+    """`lock_sha256` says what is installed; `abi` for which Python, such as `cp311`."""
+
+    folder: Path
+    lock_sha256: str
+    abi: str
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    @property
+    def bytecode(self) -> Path:
+        """Where workers keep compiled modules: what is imported is compiled once, a fraction of what is there."""
+        return self.folder / "bytecode"
+
+    @property
+    def is_complete(self) -> bool:
+        return (self.folder / MARKER_NAME).is_file() and self.python.exists()
+
+
+class Environments:
+    """The environments below one folder. Two orchestrators may share it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, image: Image, device: DeviceKind) -> WorkerEnvironment | None:
+        """The environment that is there already, for this lock or else for the one that stands in for it."""
+        return next((one for one in self._candidates(image, device) if one.is_complete), None)
+
+    def prepare(self, image: Image, device: DeviceKind, note: Callable[[str], None]) -> WorkerEnvironment:
+        """Make the environment of an image's lock; instant when it is there.
+
+        Where no configured source has the CPU build of torch, the lock for CUDA is installed instead, and `note` says
+        so: that build runs on a CPU as well, it is only larger.
+
+        Raises:
+            BadImage: a lock is missing, or its packages cannot be installed.
+            RuntimeUnavailable: uv is not installed.
+        """
+        if found := self.find(image, device):
+            return found
+        with hold(self._folder / f".{image.name}-{device.value}.lock"):
+            if found := self.find(image, device):
+                return found
+            begin = time.monotonic()
+            note(f"installing the environment of image {image.name!r} for {device.value}")
+            made = self._install_any(image, device, note)
+            note(f"environment of image {image.name!r} is ready after {time.monotonic() - begin:.0f} s")
+            return made
+
+    def _install_any(self, image: Image, device: DeviceKind, note: Callable[[str], None]) -> WorkerEnvironment:
+        try:
+            return self._install(image, device)
+        except UvFailed as failure:
+            if not _lacks_cpu_build(device, failure):
+                raise _explain(image, device, failure) from failure
+        try:
+            return self._install(image, device, "--torch-backend", "cpu")
+        except UvFailed as failure:
+            note(
+                "no package source has torch's CPU build, so the lock for cuda is installed instead: it runs on a CPU "
+                f"too, but takes several GB more ({failure.summary})"
+            )
+        try:
+            return self._install(image, DeviceKind.CUDA)
+        except UvFailed as failure:
+            raise _explain(image, DeviceKind.CUDA, failure) from failure
+
+    def _install(self, image: Image, device: DeviceKind, *options: str) -> WorkerEnvironment:
+        """Build under a temporary name and rename: a folder with the final name is complete."""
+        target = self._environment(image, device)
+        folder = target.folder.with_name(f".{target.folder.name}.{secrets.token_hex(4)}.tmp")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        sources = PackageSources.configured()
+        try:
+            run_uv(["venv", "--no-config", "--relocatable", "--python", sys.executable, str(folder)], sources)
+            for lock in _locks(image, device):
+                if "==" not in lock.read_text(encoding="utf-8"):
+                    continue
+                command = ["pip", "install", "--python", str(folder / "bin" / "python"), "--require-hashes"]
+                command += ["--no-deps", "--no-build-isolation", "--requirement", str(lock)]
+                run_uv([*command, *sources.uv_arguments(), *options], sources)
+            (folder / MARKER_NAME).write_text(target.lock_sha256 + "\n", encoding="ascii")
+            if target.folder.exists():  # left incomplete, or its interpreter is gone
+                shutil.rmtree(target.folder)
+            folder.rename(target.folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return target
+
+    def _candidates(self, image: Image, device: DeviceKind) -> Iterator[WorkerEnvironment]:
+        yield self._environment(image, device)
+        if device is DeviceKind.CPU and image.lock(DeviceKind.CUDA).is_file():
+            yield self._environment(image, DeviceKind.CUDA)
+
+    def _environment(self, image: Image, device: DeviceKind) -> WorkerEnvironment:
+        digest = image.lock_digest(device)
+        abi = f"cp{sys.version_info.major}{sys.version_info.minor}"
+        name = f"{image.name}-{device.value}-{digest[:12]}-{abi}"
+        return WorkerEnvironment(self._folder / name, digest, abi)
+
+
+def _locks(image: Image, device: DeviceKind) -> list[Path]:
+    """The parent's lock first: packages that are built from source find what they need to build with in it."""
+    parent = parent_folder(image)
+    above = [] if parent is None else [parent / "locks" / f"{device.value}.txt"]
+    return [*above, image.lock(device)]
+
+
+def _lacks_cpu_build(device: DeviceKind, failure: UvFailed) -> bool:
+    return device is DeviceKind.CPU and "torch" in str(failure) and _LOCAL_CPU_BUILD in str(failure)
+
+
+def _explain(image: Image, device: DeviceKind, failure: UvFailed) -> BadImage:
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    hint = "check the network and pip's configuration (`pip config list`): uv is given the same package sources"
+    if running != PYTHON_VERSION:
+        hint = f"the locks are made for Python {PYTHON_VERSION}, and this is {running}: run with {PYTHON_VERSION}"
+    return BadImage(
+        f"the environment of image {image.name!r} for {device.value} cannot be installed: {failure}", hint=hint
+    )

@@ -1,0 +1,164 @@
+"""What the Docker and the process runtime share: a worker to start, when it must stop, an invocation around both."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+from harness.contract import Device, Event, Operation
+from orchestrator.images import Image
+from orchestrator.runtime.base import (
+    EVENTS_NAME,
+    REQUEST_NAME,
+    STDERR_NAME,
+    Completed,
+    Ending,
+    Invocation,
+    Limits,
+    Runtime,
+)
+from orchestrator.runtime.stream import EventStream
+
+OFFLINE_VARIABLES = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One worker. `user` (uid, gid) is someone other than the caller, which only containers can be.
+
+    With `hold_stdin` no end of file follows `stdin`: the worker waits, until it is stopped.
+    """
+
+    image: Image
+    stdin: bytes
+    device: Device = field(default_factory=Device)
+    limits: Limits = field(default_factory=Limits)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+    output: Path | None = None
+    network: bool = False
+    run: str = "none"
+    stage: str = "none"
+    user: tuple[int, int] | None = None
+    hold_stdin: bool = False
+
+    def variables(self) -> dict[str, str]:
+        """The environment variables that every worker gets, whatever runs it."""
+        variables = dict(OFFLINE_VARIABLES)
+        if self.network:
+            variables["HF_HUB_OFFLINE"] = "0"
+        if self.device.threads is not None:
+            variables["OMP_NUM_THREADS"] = str(self.device.threads)
+        return variables
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a worker's process ended. `exit_code` is its own, or -signal."""
+
+    ending: Ending
+    exit_code: int
+    wall_seconds: float
+    peak_memory_bytes: int | None
+
+
+class Launcher(Runtime, Protocol):
+    """A runtime that can start any worker with any stdin. All of the worker is gone when `launch` returns or raises."""
+
+    def launch(
+        self, work: Launch, on_stdout: Callable[[bytes], None], stderr: Path, cancel: threading.Event
+    ) -> Exit: ...
+
+
+class Watch:
+    """Says when a worker must be signalled: SIGTERM at the deadline or on `cancel`, SIGKILL when that did not help."""
+
+    def __init__(self, limits: Limits, cancel: threading.Event) -> None:
+        self._limits = limits
+        self._cancel = cancel
+        self._begin = time.monotonic()
+        self._asked: float | None = None
+        self._killed = False
+        self.ending = Ending.EXITED
+
+    @property
+    def wall_seconds(self) -> float:
+        return time.monotonic() - self._begin
+
+    def due(self, resident_bytes: int | None = None) -> signal.Signals | None:
+        """The signal to send now, each one once; None most of the time. `resident_bytes` is held against the limit."""
+        if self._asked is None:
+            bound = self._limits.memory_bytes
+            if bound is not None and resident_bytes is not None and resident_bytes > bound:
+                return self._stop(Ending.KILLED_FOR_MEMORY, signal.SIGKILL)
+            if self._cancel.is_set():
+                return self._stop(Ending.CANCELLED, signal.SIGTERM)
+            if self.wall_seconds > self._limits.deadline_seconds:
+                return self._stop(Ending.TIMED_OUT, signal.SIGTERM)
+        elif not self._killed and time.monotonic() - self._asked > self._limits.stop_seconds:
+            self._killed = True
+            return signal.SIGKILL
+        return None
+
+    def _stop(self, ending: Ending, how: signal.Signals) -> signal.Signals:
+        self.ending = ending
+        self._asked = time.monotonic()
+        self._killed = how is signal.SIGKILL
+        return how
+
+
+def run_invocation(
+    launcher: Launcher,
+    invocation: Invocation,
+    paths: tuple[Mapping[str, str], str],
+    on_event: Callable[[Event], None],
+    cancel: threading.Event,
+) -> Completed:
+    """Write the request, launch the worker, collect its events. `paths`: inputs and output as the worker sees them."""
+    invocation.output.mkdir(parents=True, exist_ok=True)
+    request = invocation.request(*paths).model_dump_json().encode()
+    (invocation.folder / REQUEST_NAME).write_bytes(request)
+    work = Launch(
+        image=invocation.image,
+        stdin=request,
+        device=invocation.device,
+        limits=invocation.limits,
+        environment=invocation.environment,
+        inputs=invocation.inputs,
+        output=invocation.output,
+        network=invocation.operation is Operation.FETCH,
+        run=invocation.run,
+        stage=invocation.stage,
+    )
+    with EventStream(invocation.folder / EVENTS_NAME, on_event) as stream:
+        ended = launcher.launch(work, stream.feed, invocation.folder / STDERR_NAME, cancel)
+    return Completed(
+        ending=ended.ending,
+        exit_code=ended.exit_code,
+        wall_seconds=ended.wall_seconds,
+        final=stream.final,
+        violations=tuple(stream.violations),
+        peak_memory_bytes=ended.peak_memory_bytes,
+    )
+
+
+@dataclass(frozen=True)
+class RawAnswer:
+    """What a worker did with raw bytes on its stdin, before anything has made sense of it."""
+
+    exit: Exit
+    stdout: bytes
+    stderr: bytes
+
+
+def run_raw(launcher: Launcher, work: Launch, cancel: threading.Event | None = None) -> RawAnswer:
+    """Launch a worker and keep its stdout and stderr as they are. For checks of an image, not for stages."""
+    stdout = bytearray()
+    with TemporaryDirectory() as scratch:
+        log = Path(scratch) / STDERR_NAME
+        ended = launcher.launch(work, stdout.extend, log, cancel or threading.Event())
+        return RawAnswer(ended, bytes(stdout), log.read_bytes())

@@ -1,0 +1,164 @@
+"""A worker that misbehaves as its request says. Standard library only: it has none of the harness's good manners."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+MEBIBYTE = 2**20
+Request = dict[str, object]
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.environ.get("DEAF"):
+        finish("never read stdin", None)
+    request = json.loads(sys.stdin.buffer.read())
+    task = request["parameters"].get("task") or request["parameters"]["source"]["name"]
+    BEHAVIOURS[task.partition(":")[0]](request)
+
+
+def finish(message: str, request: Request | None) -> None:
+    """Answer as the contract wants: one final event, the same in result.json, the matching exit status."""
+    publish(final(message, request), request)
+    os._exit(3)
+
+
+def final(message: str, request: Request | None) -> str:
+    identity = request["id"] if request else None
+    event = {"event": "error", "contract": 1, "id": identity, "code": "unsupported", "reason": "task"}
+    return json.dumps(event | {"message": message, "hint": "none"})
+
+
+def publish(line: str, request: Request | None) -> None:
+    if request:
+        Path(str(request["output"]), "result.json").write_text(line)
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def garbage(request: Request) -> None:
+    os.write(1, b"WARNING: a C library speaks its mind\n")
+    finish("after noise", request)
+
+
+def twice(request: Request) -> None:
+    publish(final("first", request), request)
+    finish("second", request)
+
+
+def hang(request: Request) -> None:
+    say_started(request)
+    time.sleep(600)
+
+
+def hang_politely(request: Request) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    hang(request)
+
+
+def say_started(request: Request) -> None:
+    sys.stdout.write(json.dumps({"event": "started", "id": request["id"], "operation": request["operation"]}) + "\n")
+    sys.stdout.flush()
+
+
+def devour(request: Request) -> None:
+    held = []
+    while True:
+        held.append(os.urandom(MEBIBYTE) * 16)
+        time.sleep(0.02)
+
+
+def hold(request: Request) -> None:
+    block = os.urandom(MEBIBYTE) * 200
+    time.sleep(0.3)
+    finish(f"held {len(block)}", request)
+
+
+def leave_grandchild(request: Request) -> None:
+    if os.fork() == 0:
+        os.setsid()
+        Path(str(request["output"]), "grandchild").write_text(str(os.getpid()))
+        time.sleep(600)
+    while not Path(str(request["output"]), "grandchild").exists():
+        time.sleep(0.01)
+    finish("left one behind", request)
+
+
+def leave_link(request: Request) -> None:
+    Path(str(request["output"]), "artifact").symlink_to("/etc")
+    finish("linked", request)
+
+
+def die(request: Request) -> None:
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def close_output(request: Request) -> None:
+    os.close(1)
+    os.close(2)
+    time.sleep(0.5)
+    os._exit(0)
+
+
+def shout(request: Request) -> None:
+    for _ in range(5):
+        os.write(2, b"x" * MEBIBYTE)
+    finish("shouted", request)
+
+
+def write_about(request: Request) -> None:
+    places = ["/forbidden", "/usr/bin/forbidden", "/opt/llmcbench/forbidden"]
+    places += [f"{folder}/forbidden" for folder in dict(request["inputs"]).values()]  # type: ignore[call-overload]
+    finish(
+        ",".join(place for place in [*places, "/tmp/allowed", f"{request['output']}/allowed"] if can_write(place)),
+        request,
+    )
+
+
+def can_write(place: str) -> bool:
+    try:
+        Path(place).write_text("was here")
+    except OSError:
+        return False
+    return True
+
+
+def show_self(request: Request) -> None:
+    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    seen = {
+        "uid": os.getuid(),
+        "capabilities": int(status["CapEff"], 16),
+        "no_new_privileges": status["NoNewPrivs"],
+        "interfaces": [name for _, name in socket.if_nameindex()],
+        "environment": dict(os.environ),
+    }
+    finish(json.dumps(seen), request)
+
+
+BEHAVIOURS: dict[str, Callable[[Request], None]] = {
+    "answer": lambda request: finish("answered", request),
+    "large_answer": lambda request: finish("y" * 3_000_000, request),
+    "large_request": lambda request: finish(str(len(request["parameters"]["task"])), request),  # type: ignore[index]
+    "garbage": garbage,
+    "twice": twice,
+    "hang": hang,
+    "hang_politely": hang_politely,
+    "devour": devour,
+    "hold": hold,
+    "leave_grandchild": leave_grandchild,
+    "leave_link": leave_link,
+    "die": die,
+    "close_output": close_output,
+    "shout": shout,
+    "write_about": write_about,
+    "show_self": show_self,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+import json
+import os
+
+import pytest
+
+from harness.contract import Device, DeviceKind
+from orchestrator.runtime.docker import container_options
+from orchestrator.runtime.launch import Launch
+
+GPU = "GPU-11111111-2222-3333-4444-555555555555"
+
+
+@pytest.mark.docker
+def test_a_worker_writes_to_its_output_and_scratch_alone(containers, tmp_path):
+    inputs = tmp_path / "checkpoint"
+    inputs.mkdir()
+
+    completed = containers.do("write_about", inputs={"checkpoint": inputs})
+
+    assert completed.final.message == "/tmp/allowed,/out/allowed"
+    assert list(inputs.iterdir()) == []
+
+
+@pytest.mark.docker
+def test_a_worker_is_the_caller_without_capabilities_or_network(containers):
+    seen = json.loads(containers.do("show_self").final.message)
+
+    assert seen["uid"] == os.getuid()
+    assert seen["capabilities"] == 0
+    assert seen["no_new_privileges"] == "1"
+    assert seen["interfaces"] == ["lo"]
+
+
+@pytest.mark.docker
+def test_fetch_alone_has_a_network(containers):
+    seen = json.loads(containers.fetch("show_self").final.message)
+
+    assert len(seen["interfaces"]) > 1
+
+
+@pytest.mark.docker
+def test_an_unchanged_image_is_not_built_again(containers):
+    notes = []
+    first = containers.runtime.prepare(containers.image, DeviceKind.CPU, notes.append)
+    second = containers.runtime.prepare(containers.image, DeviceKind.CPU, notes.append)
+
+    assert first == second
+    assert first.startswith("docker:sha256:")
+    assert notes == []
+
+
+def test_the_gpus_asked_for_are_named_by_uuid(hostile):
+    options = container_options(Launch(hostile, b"", device=Device(kind=DeviceKind.CUDA, uuids=(GPU,))))
+
+    assert options["device_requests"] == [
+        {"Driver": "", "Count": 0, "DeviceIDs": [GPU], "Capabilities": [["gpu"]], "Options": {}}
+    ]
+
+
+def test_a_cpu_worker_gets_no_gpu(hostile):
+    assert container_options(Launch(hostile, b""))["device_requests"] == []
+
+
+def test_a_proxy_on_this_machine_puts_fetch_on_the_host_network(hostile, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:3128")
+
+    assert container_options(Launch(hostile, b"", network=True))["network_mode"] == "host"
+    assert container_options(Launch(hostile, b""))["network_mode"] == "none"

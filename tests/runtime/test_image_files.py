@@ -1,0 +1,207 @@
+"""The committed files of `images/`: locks, Dockerfiles, and the record of what was built from them."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from containers import engine_or_skip
+
+from harness.contract import DeviceKind, digest_file
+from orchestrator.building.base import BASE_TAG
+from orchestrator.building.engine import Build, build
+from orchestrator.building.images import environment_inputs, image_inputs
+from orchestrator.building.locking import lock_image
+from orchestrator.building.package_sources import PackageSources
+from orchestrator.building.record import ImageRecord, differences, read_record, update_record
+from orchestrator.building.staging import copy_harness, pinned_wheels, stage_context
+from orchestrator.errors import BadImage
+from orchestrator.images import Image, ImageCatalog
+
+PROJECT = Path(__file__).parents[2]
+IMAGES = PROJECT / "images"
+CATALOG = ImageCatalog(IMAGES)
+LOCKS = [(image, device) for image in CATALOG.images.values() for device in DeviceKind]
+PIN = re.compile(r"^([a-z0-9._-]+)==(\S+)", re.MULTILINE)
+
+
+def pins(image: Image, device: DeviceKind) -> dict[str, str]:
+    return dict(PIN.findall(image.lock(device).read_text()))
+
+
+def record(**changes: object) -> ImageRecord:
+    asked = {
+        "name": "torch",
+        "parent": "base",
+        "dockerfile_sha256": "a" * 64,
+        "id": "sha256:1",
+        "recorded": "2026-01-01",
+    }
+    return ImageRecord.model_validate(asked | {"device": "cpu", "lock_sha256": "b" * 64} | changes)
+
+
+@pytest.mark.parametrize(("image", "device"), LOCKS, ids=lambda value: getattr(value, "name", None) or value.value)
+def test_every_pin_of_a_lock_has_a_hash_and_no_line_says_where_from(image, device):
+    requirements = image.lock(device).read_text().replace("\\\n", " ").splitlines()
+
+    assert requirements
+    for line in requirements:
+        assert re.fullmatch(r"[a-z0-9._-]+==\S+(\s+;[^#]*)?(\s+--hash=sha256:[0-9a-f]{64})+\s*", line), line
+
+
+@pytest.mark.parametrize("device", DeviceKind)
+def test_images_that_share_a_package_share_its_version(device):
+    versions: dict[str, set[str]] = {}
+    for image in CATALOG.images.values():
+        for name, version in pins(image, device).items():
+            versions.setdefault(name, set()).add(version)
+
+    assert {name: found for name, found in versions.items() if len(found) > 1} == {}
+
+
+@pytest.mark.parametrize("device", DeviceKind)
+def test_a_lock_repeats_its_parents(device):
+    for image in CATALOG.images.values():
+        if image.description.parent is not None:
+            parent = CATALOG.images[image.description.parent]
+            assert pins(parent, device).items() <= pins(image, device).items()
+
+
+def test_each_device_has_its_build_of_torch():
+    for image in CATALOG.images.values():
+        assert pins(image, DeviceKind.CPU)["torch"].endswith("+cpu")
+        assert "+" not in pins(image, DeviceKind.CUDA)["torch"]
+        assert any(name.startswith("nvidia-") for name in pins(image, DeviceKind.CUDA))
+        assert not any(name.startswith("nvidia-") for name in pins(image, DeviceKind.CPU))
+
+
+def test_the_record_is_of_the_dockerfiles_and_locks_as_they_are():
+    recorded = read_record(IMAGES)
+
+    assert {entry.name for entry in recorded.images} == {"base", *CATALOG.images}
+    for entry in recorded.images:
+        assert entry.dockerfile_sha256 == digest_file(IMAGES / entry.name / "Dockerfile"), entry.name
+        if entry.device is not None:
+            assert entry.lock_sha256 == CATALOG.images[entry.name].lock_digest(entry.device), entry.name
+
+
+def test_a_build_that_is_as_recorded_differs_in_nothing_although_its_id_does(tmp_path):
+    update_record(tmp_path, record())
+
+    assert differences(tmp_path, record(id="sha256:2", recorded="2026-02-02")) == ()
+
+
+def test_a_build_from_another_lock_says_so(tmp_path):
+    update_record(tmp_path, record())
+
+    assert differences(tmp_path, record(lock_sha256="c" * 64)) == (f"its lock (recorded {'b' * 12}, now {'c' * 12})",)
+
+
+def test_recording_replaces_the_entry_of_the_same_image_and_device_alone(tmp_path):
+    for entry in (record(), record(device="cuda"), record(id="sha256:2")):
+        update_record(tmp_path, entry)
+
+    entries = read_record(tmp_path).images
+    assert [(entry.device, entry.id) for entry in entries] == [("cpu", "sha256:2"), ("cuda", "sha256:1")]
+
+
+def test_a_damaged_record_is_refused(tmp_path):
+    (tmp_path / "lock.json").write_text("{")
+
+    with pytest.raises(BadImage, match="not a valid record"):
+        read_record(tmp_path)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    shutil.copytree(IMAGES, tmp_path / "images")
+    return ImageCatalog(tmp_path / "images").images
+
+
+@pytest.mark.parametrize("path", ["torch/Dockerfile", "torch/locks/cpu.txt", "base/install-lock", "fetch/Dockerfile"])
+def test_a_change_below_an_image_makes_its_environment_another(copy, path):
+    before = environment_inputs(copy["fetch"], DeviceKind.CPU)
+    file = copy["fetch"].folder.parent / path
+    file.write_text(file.read_text() + "\n")
+
+    assert environment_inputs(copy["fetch"], DeviceKind.CPU) != before
+
+
+def test_a_change_of_the_description_rebuilds_the_image_but_not_its_environment(copy):
+    image = copy["torch"]
+    environment, whole = environment_inputs(image, DeviceKind.CPU), image_inputs(image, DeviceKind.CPU)
+    image.description_path.write_text(image.description_path.read_text() + "\n")
+
+    assert environment_inputs(image, DeviceKind.CPU) == environment
+    assert image_inputs(image, DeviceKind.CPU) != whole
+
+
+def test_locking_without_the_parents_lock_says_what_to_lock_first(copy):
+    copy["torch"].lock(DeviceKind.CPU).unlink()
+
+    with pytest.raises(BadImage, match="'torch', the parent of image 'fetch', has no lock for cpu") as raised:
+        lock_image(copy["fetch"], DeviceKind.CPU)
+    assert "images lock torch" in raised.value.hint
+
+
+def test_a_build_context_holds_the_harness_the_lock_and_the_pinned_wheels(copy, tmp_path):
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    wanted, other = wheels / "torch-2.13.0+cpu-py3-none-any.whl", wheels / "torch-1.0-py3-none-any.whl"
+    wanted.write_bytes(b"a wheel")
+    other.write_bytes(b"another")
+    image, sources = copy["torch"], PackageSources(find_links=(str(wheels),))
+    image.lock(DeviceKind.CPU).write_text(f"torch==2.13.0+cpu --hash=sha256:{digest_file(wanted)}\n")
+    context = tmp_path / "context"
+    context.mkdir()
+
+    stage_context(image, DeviceKind.CPU, context, sources)
+
+    assert pinned_wheels(image.lock(DeviceKind.CPU).read_text(), sources) == [wanted]
+    assert [path.name for path in (context / "wheels").iterdir()] == [wanted.name]
+    assert (context / "lock.txt").read_text() == image.lock(DeviceKind.CPU).read_text()
+    assert (context / "harness" / "serve.py").is_file()
+    assert not (context / "locks").exists()
+
+
+def test_the_staged_harness_has_sources_alone(tmp_path):
+    copy_harness(tmp_path / "harness")
+
+    assert (tmp_path / "harness" / "contract" / "__init__.py").is_file()
+    assert {path.suffix for path in (tmp_path / "harness").rglob("*") if path.is_file()} <= {
+        ".py",
+        ".yaml",
+        ".toml",
+        ".json",
+    }
+
+
+@pytest.mark.docker
+def test_a_failing_build_ends_with_what_the_builder_printed_last(tmp_path):
+    engine_or_skip()
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {BASE_TAG}\nRUN echo 'No matching distribution found for torch==2.13.0+cpu' && false\n"
+    )
+
+    with pytest.raises(BadImage, match="No matching distribution found for torch") as raised:
+        build(Build(context=tmp_path, tag="llmcbench/failing:cpu", build_arguments={}, labels={}))
+    assert "find-links" in raised.value.hint
+
+
+@pytest.mark.docker
+def test_a_build_secret_is_seen_by_its_step_and_stays_out_of_the_image(tmp_path):
+    client = engine_or_skip()
+    context, secret = tmp_path / "context", tmp_path / "secret"
+    context.mkdir()
+    secret.write_text("index with a password")
+    (context / "Dockerfile").write_text(
+        f"FROM {BASE_TAG}\nRUN --mount=type=secret,id=pip.conf wc -c < /run/secrets/pip.conf > /seen\n"
+    )
+
+    build(
+        Build(context=context, tag="llmcbench/secret:cpu", build_arguments={}, labels={}, secrets={"pip.conf": secret})
+    )
+
+    show = ["sh", "-c", "cat /seen; ls /run/secrets"]
+    assert client.containers.run("llmcbench/secret:cpu", show, remove=True, network_mode="none").split() == [b"21"]
+    client.images.remove("llmcbench/secret:cpu")

@@ -1,0 +1,68 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[2]
+ORPHAN_MAKER = """
+import sys, threading
+from pathlib import Path
+from harness.contract import Device, DeviceKind, EvaluateParameters, Operation
+from orchestrator.images import ImageCatalog
+from orchestrator.runtime.base import Invocation
+from orchestrator.runtime.choose import choose_runtime
+from orchestrator.runtime.process import ProcessRuntime
+
+kind, images, root, worker, run = sys.argv[1:]
+root = Path(root)
+image = ImageCatalog(Path(images)).images["hostile"]
+runtime = ProcessRuntime(root / "store", worker=(worker,)) if kind == "process" else choose_runtime(kind, root)[0]
+runtime.prepare(image, DeviceKind.CPU, lambda note: None)
+folder = root / "orphan"
+folder.mkdir()
+invocation = Invocation(
+    image, Operation.EVALUATE, EvaluateParameters(task="hang"), folder, "orphan", run, device=Device()
+)
+runtime.run(invocation, lambda event: print("running", flush=True), threading.Event())
+"""
+
+
+def make_orphan(bench) -> None:
+    """Let another orchestrator start a worker that hangs, and kill that orchestrator without warning."""
+    worker = Path(__file__).parent / "hostile" / "worker.py"
+    images = bench.image.folder.parent
+    command = [
+        sys.executable,
+        "-c",
+        ORPHAN_MAKER,
+        bench.runtime.name.value,
+        images,
+        bench.root,
+        worker,
+        bench.run_name,
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT, text=True) as other:
+        assert other.stdout.readline() == "running\n"
+        os.kill(other.pid, signal.SIGKILL)
+
+
+def test_the_worker_of_a_killed_orchestrator_is_swept(bench):
+    make_orphan(bench)
+    assert bench.left_behind() != []
+
+    swept = bench.runtime.sweep()
+
+    assert len(swept) == 1
+    assert "orphan" in swept[0]
+    assert bench.left_behind() == []
+    assert bench.runtime.sweep() == ()
+
+
+def test_the_worker_of_a_living_orchestrator_is_left_alone(bench):
+    swept = []
+
+    completed = bench.run(bench.invocation("answer"), lambda event: swept.extend(bench.runtime.sweep()))
+
+    assert swept == []
+    assert completed.final.message == "answered"

@@ -1,0 +1,173 @@
+import json
+import os
+import threading
+
+import pytest
+
+from harness.contract import ErrorCode, ErrorEvent, Event, Started, UnsafeTree, describe_tree
+from orchestrator.runtime.base import Ending, Limits
+
+MEBIBYTE = 2**20
+SHORT = Limits(deadline_seconds=2, stop_seconds=0.5)
+
+
+def message_of(completed) -> str:
+    assert isinstance(completed.final, ErrorEvent), completed
+    return completed.final.message
+
+
+def test_an_answer_comes_back_with_every_file_of_the_attempt(bench):
+    invocation = bench.invocation("answer")
+    completed = bench.run(invocation)
+
+    assert (completed.ending, completed.exit_code, completed.violations) == (Ending.EXITED, 3, ())
+    assert completed.final.code is ErrorCode.UNSUPPORTED
+    assert message_of(completed) == "answered"
+    assert json.loads((invocation.folder / "request.json").read_text())["id"] == invocation.stage
+    assert json.loads((invocation.folder / "events.jsonl").read_text())["message"] == "answered"
+    assert (invocation.folder / "stderr.log").read_bytes() == b""
+    written = invocation.output / "result.json"
+    assert json.loads(written.read_text())["message"] == "answered"
+    assert written.stat().st_uid == os.getuid()
+
+
+def test_noise_on_stdout_is_a_violation_and_the_answer_is_still_read(bench):
+    completed = bench.do("garbage")
+
+    assert len(completed.violations) == 1
+    assert "a C library speaks its mind" in completed.violations[0]
+    assert message_of(completed) == "after noise"
+
+
+def test_a_second_answer_is_a_violation_and_the_first_counts(bench):
+    completed = bench.do("twice")
+
+    assert completed.violations == ("a 'error' event after the final one",)
+    assert message_of(completed) == "first"
+
+
+def test_a_worker_that_ignores_sigterm_is_killed_after_its_deadline(bench):
+    completed = bench.do("hang", limits=SHORT)
+
+    assert (completed.ending, completed.exit_code, completed.final) == (Ending.TIMED_OUT, -9, None)
+    assert isinstance(bench.events[0], Started)
+
+
+def test_a_worker_that_heeds_sigterm_is_not_killed(bench):
+    completed = bench.do("hang_politely", limits=Limits(deadline_seconds=2, stop_seconds=30))
+
+    assert (completed.ending, completed.exit_code) == (Ending.TIMED_OUT, -15)
+    assert completed.wall_seconds < 20
+
+
+def test_cancelling_stops_a_worker(bench):
+    cancel = threading.Event()
+
+    completed = bench.run(bench.invocation("hang"), lambda event: cancel.set(), cancel)
+
+    assert (completed.ending, completed.exit_code) == (Ending.CANCELLED, -9)
+
+
+def test_a_worker_that_takes_too_much_memory_is_stopped_and_it_is_named_so(bench):
+    completed = bench.do("devour", limits=Limits(deadline_seconds=60, memory_bytes=256 * MEBIBYTE))
+
+    assert (completed.ending, completed.exit_code, completed.final) == (Ending.KILLED_FOR_MEMORY, -9, None)
+
+
+def test_peak_memory_is_that_of_the_worker(bench):
+    completed = bench.do("hold")
+
+    assert message_of(completed) == f"held {200 * MEBIBYTE}"
+    assert 200 * MEBIBYTE < completed.peak_memory_bytes < 300 * MEBIBYTE
+
+
+def test_a_grandchild_that_stays_is_gone_when_the_run_returns(bench):
+    completed = bench.do("leave_grandchild")
+
+    assert message_of(completed) == "left one behind"
+    assert completed.wall_seconds < 20
+    assert bench.left_behind() == []
+
+
+def test_an_answer_of_3_mb_arrives_whole(bench):
+    completed = bench.do("large_answer")
+
+    assert message_of(completed) == "y" * 3_000_000
+    assert completed.violations == ()
+
+
+def test_a_request_of_3_mb_arrives_whole(bench):
+    task = "large_request:" + "x" * 3_000_000
+
+    assert message_of(bench.do(task)) == str(len(task))
+
+
+def test_a_worker_that_never_reads_its_request_blocks_nobody(bench):
+    invocation = bench.invocation("x" * 3_000_000, environment={"DEAF": "1"})
+
+    assert message_of(bench.run(invocation)) == "never read stdin"
+
+
+def test_much_text_on_stderr_blocks_nobody_and_is_kept(bench):
+    invocation = bench.invocation("shout")
+
+    assert message_of(bench.run(invocation)) == "shouted"
+    assert (invocation.folder / "stderr.log").stat().st_size == 5 * MEBIBYTE
+
+
+def test_death_by_a_signal_is_an_exit_code_below_zero(bench):
+    completed = bench.do("die")
+
+    assert (completed.ending, completed.exit_code, completed.final) == (Ending.EXITED, -11, None)
+
+
+def test_a_worker_that_closes_its_output_is_waited_for(bench):
+    completed = bench.do("close_output")
+
+    assert (completed.ending, completed.exit_code, completed.final) == (Ending.EXITED, 0, None)
+    assert completed.wall_seconds >= 0.5
+
+
+def test_a_link_in_the_output_stays_a_link_and_is_no_artifact(bench):
+    invocation = bench.invocation("leave_link")
+    bench.run(invocation)
+
+    assert (invocation.output / "artifact").is_symlink()
+    with pytest.raises(UnsafeTree, match="artifact"):
+        describe_tree(invocation.output)
+
+
+def test_an_interrupt_while_an_event_is_shown_takes_the_worker_along(bench):
+    def interrupted(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(bench.invocation("hang"), interrupted)
+
+    assert bench.left_behind() == []
+
+
+def test_a_worker_sees_the_settings_of_its_image_and_nothing_of_the_caller(bench, monkeypatch):
+    monkeypatch.setenv("PRIVATE_KEY_OF_THE_CALLER", "secret")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    invocation = bench.invocation("show_self", environment={"ASKED_FOR": "yes"})
+
+    variables = json.loads(message_of(bench.run(invocation)))["environment"]
+
+    assert "secret" not in variables.values()
+    expected = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ASKED_FOR": "yes", "USER": "worker"}
+    assert expected.items() <= variables.items()
+    assert variables["LLMCBENCH_IMAGE"].endswith("image.toml")
+    assert variables["HOME"] != os.environ["HOME"]
+
+
+def test_only_fetch_gets_hub_access_and_the_package_sources(bench, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "granted")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://packages.example/simple")
+
+    fetching = json.loads(message_of(bench.fetch("show_self")))["environment"]
+    working = json.loads(message_of(bench.do("show_self")))["environment"]
+
+    granted = {"HF_TOKEN": "granted", "PIP_INDEX_URL": "https://packages.example/simple", "HF_HUB_OFFLINE": "0"}
+    assert granted.items() <= fetching.items()
+    assert not {"HF_TOKEN", "PIP_INDEX_URL"} & working.keys()
