@@ -55,10 +55,17 @@ def perform(request: DescribeRequest | WorkRequest, reporter: Reporter) -> Resul
             f"image {image.name!r} does not run on {request.device.kind.value}",
             hint=f"it runs on: {', '.join(image.devices)}",
         )
-    if request.device.kind is DeviceKind.CPU and request.device.threads is not None:
-        os.environ.setdefault("OMP_NUM_THREADS", str(request.device.threads))
+    if request.device.kind is DeviceKind.CPU:
+        _set_up_threads(request.device.threads)
     run: Callable[[WorkRequest, Reporter], Result] = importlib.import_module(_MODULES[operation]).run
     return run(request, reporter)
+
+
+def _set_up_threads(threads: int | None) -> None:
+    """OpenMP reads these when torch is loaded. Waiting threads sleep: spinning ones stall each other on a busy host."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if threads is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def describe_image() -> ImageDescription:

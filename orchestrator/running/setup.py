@@ -8,14 +8,15 @@ from orchestrator.images import ImageCatalog
 from orchestrator.manifest import Manifest
 from orchestrator.planning import build_plan
 from orchestrator.running.run import Setup
-from orchestrator.runtime.base import Runtime
 from orchestrator.runtime.choose import choose_runtime
+from orchestrator.runtime.docker import DockerRuntime
+from orchestrator.runtime.process import ProcessRuntime
 from orchestrator.sources import DATA_VARIABLE, data_folder
 from orchestrator.store import Store
 from orchestrator.suggest import unknown
 
 
-def named_runtime(name: str, root: Path) -> tuple[Runtime, str]:
+def named_runtime(name: str, root: Path) -> tuple[DockerRuntime | ProcessRuntime, str]:
     """The runtime that a user names, or the one that `auto` finds, and why.
 
     Raises:
@@ -24,7 +25,7 @@ def named_runtime(name: str, root: Path) -> tuple[Runtime, str]:
     """
     if name not in ("auto", "docker", "process"):
         raise BadManifest(unknown("runtime", name, ("auto", "docker", "process")), hint="see docs/manifests.md")
-    return choose_runtime(name, root)  # type: ignore[arg-type]
+    return choose_runtime(name, root)
 
 
 def prepare_setup(manifest: Manifest, store: Path, images: Path) -> Setup:

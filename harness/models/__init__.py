@@ -1,0 +1,1 @@
+"""Loading a checkpoint as a transformers model, and finding its decoder blocks."""

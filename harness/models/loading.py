@@ -1,0 +1,185 @@
+"""Loading a published checkpoint with transformers: which device, which dtype and why.
+
+Covered: dense checkpoints of architectures that transformers knows without remote code, on one device. Not covered:
+quantized layouts, and a model spread over several GPUs.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from harness.checkpoint import open_checkpoint, read_config
+from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, DeviceKind, Dtype, Reason
+from harness.environment import available_threads
+from harness.errors import BadCheckpoint, Unsupported
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TORCH_DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16, Dtype.FLOAT16: torch.float16}
+
+_PROBE = "w1 some words 2"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode. `device` is where to compute; the weights lie there unless loaded with `in_host`."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    descriptor: CheckpointDescriptor
+    dtype: Dtype
+    dtype_reason: str
+    device: torch.device
+    load_seconds: float
+
+
+def load_model(folder: Path, device: Device, dtype: Dtype | None = None, *, in_host: bool = False) -> LoadedModel:
+    """Load a dense checkpoint. `dtype` None chooses one; `in_host` leaves the weights in host memory.
+
+    Raises:
+        BadCheckpoint: the folder is not a published checkpoint, or lacks weights that the architecture needs.
+        Unsupported: the format, the architecture or the device cannot be used.
+    """
+    begin = time.perf_counter()
+    descriptor = open_checkpoint(folder)
+    if descriptor.format is not CheckpointFormat.DENSE:
+        raise Unsupported(
+            Reason.FORMAT,
+            f"{descriptor.format.value} weights cannot be loaded here, only dense ones",
+            hint="use the dense checkpoint, or a backend that serves this format",
+        )
+    _refuse_unknown_architecture(folder)
+    where = select_device(device)
+    chosen, reason = choose_dtype(descriptor.dtype, device.kind, dtype)
+    model = _load_weights(folder, TORCH_DTYPES[chosen])
+    tokenizer = _load_tokenizer(folder)
+    if not in_host:
+        torch.nn.Module.to(model, where)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        descriptor=descriptor,
+        dtype=chosen,
+        dtype_reason=reason,
+        device=where,
+        load_seconds=time.perf_counter() - begin,
+    )
+
+
+def select_device(device: Device) -> torch.device:
+    """The torch device for `device`, with its thread count set and TF32 off, so that float32 means float32.
+
+    Raises:
+        Unsupported: there is no CUDA here, the GPU is not visible, or more than one is named.
+    """
+    torch.set_num_threads(device.threads or available_threads())
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    if device.kind is DeviceKind.CPU:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise Unsupported(
+            Reason.DEVICE,
+            "a GPU was asked for, but torch finds none",
+            hint="use the image's cuda lock on a machine with an NVIDIA driver, or ask for the cpu",
+        )
+    return torch.device("cuda", _gpu_index(device.uuids))
+
+
+def choose_dtype(stored: Dtype, kind: DeviceKind, asked: Dtype | None) -> tuple[Dtype, str]:
+    """The dtype to compute in, and the reason for it in words."""
+    if asked is not None:
+        return asked, f"{asked.value} was asked for"
+    if kind is DeviceKind.CUDA:
+        return stored, f"{stored.value} is the checkpoint's own dtype"
+    if stored is Dtype.FLOAT32:
+        return stored, "float32 is the checkpoint's own dtype"
+    return Dtype.FLOAT32, f"float32 on the cpu, where {stored.value} is slower without special units and less exact"
+
+
+def _gpu_index(uuids: tuple[str, ...]) -> int:
+    if not uuids:
+        return 0
+    if len(uuids) > 1:
+        raise Unsupported(
+            Reason.DEVICE, f"{len(uuids)} GPUs were named, but this work uses one", hint="name one GPU for this stage"
+        )
+    visible = [_plain_uuid(torch.cuda.get_device_properties(index).uuid) for index in range(torch.cuda.device_count())]
+    wanted = _plain_uuid(uuids[0])
+    if wanted not in visible:
+        raise Unsupported(
+            Reason.DEVICE,
+            f"GPU {uuids[0]} is not visible here (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r})",
+            hint=f"name one of: {', '.join(visible) or 'none'}",
+        )
+    return visible.index(wanted)
+
+
+def _plain_uuid(uuid: object) -> str:
+    return str(uuid).lower().removeprefix("gpu-")
+
+
+def _refuse_unknown_architecture(folder: Path) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    model_type = read_config(folder).get("model_type")
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise Unsupported(
+            Reason.ARCHITECTURE,
+            f"model_type {model_type!r} is no causal language model that transformers knows without remote code",
+            hint="remote code is never run; use a model whose architecture is part of transformers",
+        )
+
+
+def _load_weights(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        str(folder),
+        dtype=dtype,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        attn_implementation="sdpa",
+        output_loading_info=True,
+    )
+    model: PreTrainedModel = loaded[0]
+    _refuse_invented_weights(folder, loaded[1])
+    torch.nn.Module.train(model, mode=False)
+    model.requires_grad_(requires_grad=False)
+    return model
+
+
+def _refuse_invented_weights(folder: Path, info: dict[str, Any]) -> None:
+    """transformers fills in what a checkpoint lacks with random values, and only warns."""
+    absent = sorted(info["missing_keys"]) + sorted(str(entry[0]) for entry in info["mismatched_keys"])
+    if absent:
+        raise BadCheckpoint(
+            f"{folder}: {len(absent)} weight(s) are missing or of another shape, the first {absent[0]}",
+            hint="config.json and the weights come from different models; fetch the checkpoint again",
+        )
+
+
+def _load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """transformers may rebuild a tokenizer by the model's type instead of its file, and get one that reads nothing."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as failure:
+        raise BadCheckpoint(
+            f"{folder}: the tokenizer cannot be loaded: {failure}", hint="fetch the checkpoint with its tokenizer files"
+        ) from failure
+    if not tokenizer(_PROBE, add_special_tokens=False)["input_ids"]:
+        raise BadCheckpoint(
+            f"{folder}: the tokenizer, loaded as {type(tokenizer).__name__}, finds no token in text",
+            hint="the tokenizer files do not belong to this architecture; fetch the checkpoint with its own",
+        )
+    return tokenizer

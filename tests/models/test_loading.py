@@ -1,0 +1,119 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_checkpoints import publish_model, tiny_model, tiny_tokenizer, tiny_tokens
+
+from harness.checkpoint import publish
+from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, DeviceKind, Dtype, Reason
+from harness.errors import BadCheckpoint, Unsupported
+from harness.models.loading import load_model, select_device
+
+
+def test_a_checkpoint_loads_in_float32_on_a_cpu_and_says_why(tmp_path):
+    model = tiny_model("llama")
+    descriptor = publish_model(tmp_path / "model", model)
+    loaded = load_model(tmp_path / "model", Device())
+    assert (loaded.dtype, loaded.device, loaded.descriptor) == (Dtype.FLOAT32, torch.device("cpu"), descriptor)
+    assert "cpu" in loaded.dtype_reason
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
+    tokens = tiny_tokens(1, 9)
+    assert torch.equal(loaded.model(tokens).logits, model(tokens).logits)
+
+
+def test_a_loaded_model_neither_trains_nor_records_gradients(tmp_path):
+    publish_model(tmp_path / "model", tiny_model("opt"))
+    loaded = load_model(tmp_path / "model", Device())
+    assert not any(module.training for module in loaded.model.modules())
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert loaded.model.config._attn_implementation == "sdpa"
+    assert loaded.tokenizer("w0 w1")["input_ids"] == [3, 4]
+
+
+def test_the_dtype_that_is_asked_for_is_used(tmp_path):
+    publish_model(tmp_path / "model", tiny_model("llama"))
+    loaded = load_model(tmp_path / "model", Device(), Dtype.BFLOAT16)
+    assert loaded.model.lm_head.weight.dtype is torch.bfloat16
+    assert "asked for" in loaded.dtype_reason
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused_instead_of_filled_with_random_values(tmp_path):
+    publish_model(tmp_path / "whole", tiny_model("llama"))
+    descriptor = CheckpointDescriptor.model_validate_json((tmp_path / "whole" / "llmcbench.json").read_bytes())
+    weights = load_file(tmp_path / "whole" / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "whole" / "model.safetensors", metadata={"format": "pt"})
+    publish(tmp_path / "whole", tmp_path / "partial", lambda files: descriptor.model_copy(update={"files": files}))
+    with pytest.raises(BadCheckpoint, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_model(tmp_path / "partial", Device())
+
+
+def test_a_quantized_layout_is_refused(tmp_path):
+    publish_model(tmp_path / "model", tiny_model("llama"), format=CheckpointFormat.GPTQ)
+    with pytest.raises(Unsupported, match="gptq") as refusal:
+        load_model(tmp_path / "model", Device())
+    assert refusal.value.reason is Reason.FORMAT
+
+
+def test_an_architecture_outside_transformers_is_refused_before_the_weights_are_read(tmp_path):
+    model = tiny_model("llama")
+    publish_model(tmp_path / "model", model)
+    config = tmp_path / "model" / "config.json"
+    config.write_text(config.read_text().replace('"model_type": "llama"', '"model_type": "lloma"'))
+    with pytest.raises(Unsupported, match="lloma") as refusal:
+        load_model(tmp_path / "model", Device())
+    assert refusal.value.reason is Reason.ARCHITECTURE
+
+
+def test_a_tokenizer_that_reads_nothing_is_refused(tmp_path):
+    publish_model(tmp_path / "whole", tiny_model("qwen2"))
+    tiny_tokenizer().save_pretrained(tmp_path / "whole")
+    descriptor = CheckpointDescriptor.model_validate_json((tmp_path / "whole" / "llmcbench.json").read_bytes())
+    publish(tmp_path / "whole", tmp_path / "mixed", lambda files: descriptor.model_copy(update={"files": files}))
+    with pytest.raises(BadCheckpoint, match="finds no token"):
+        load_model(tmp_path / "mixed", Device())
+
+
+def test_the_threads_that_are_asked_for_are_set():
+    before = torch.get_num_threads()
+    try:
+        select_device(Device(threads=1))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_tensor_float_32_is_off_after_a_device_was_selected():
+    torch.set_float32_matmul_precision("high")
+    select_device(Device())
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_gpu_that_is_not_there_is_unsupported(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Unsupported, match="torch finds none") as refusal:
+        select_device(Device(kind=DeviceKind.CUDA))
+    assert refusal.value.reason is Reason.DEVICE
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    uuids = ["aaaa-1", "bbbb-2"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(uuids))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=uuids[index]))
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_is_found_by_its_uuid():
+    assert select_device(Device(kind=DeviceKind.CUDA, uuids=("GPU-BBBB-2",))) == torch.device("cuda", 1)
+    assert select_device(Device(kind=DeviceKind.CUDA)) == torch.device("cuda", 0)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("uuids", [("GPU-cccc-3",), ("GPU-aaaa-1", "GPU-bbbb-2")])
+def test_an_invisible_gpu_or_several_are_refused(uuids):
+    with pytest.raises(Unsupported) as refusal:
+        select_device(Device(kind=DeviceKind.CUDA, uuids=uuids))
+    assert refusal.value.reason is Reason.DEVICE
