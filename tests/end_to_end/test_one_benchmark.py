@@ -1,0 +1,168 @@
+"""The whole way of one benchmark, through the command line: fetch, prune, evaluate, profile, time, score, report.
+
+The model and the data are made here, a few kilobytes each; the images, their environments and their workers are real.
+"""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from containers import engine_or_skip
+from small_checkpoints import byte_tokenizer, small_model
+
+PROJECT = Path(__file__).parents[2]
+SENTENCES = ("The mill stands by the river.", "A heron waits in the reeds.", "Nobody has seen the miller since May.")
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode(), mtime=0))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, its data and a manifest in one folder."""
+    root = tmp_path_factory.mktemp("world")
+    model = small_model("llama")
+    model.config.max_position_embeddings = 4096
+    model.save_pretrained(root / "model")
+    byte_tokenizer().save_pretrained(root / "model")
+    text = " ".join(SENTENCES * 40)
+    write_rows(root / "data/c4/train_first1000.jsonl.gz", [{"text": text, "timestamp": "", "url": ""}] * 20)
+    write_rows(root / "data/wikitext2/test.jsonl.gz", [{"text": text}] * 2)
+    question = {
+        "id": "1",
+        "question": "Where does the mill stand?",
+        "choices": {"text": ["by the river", "on the hill"], "label": ["A", "B"]},
+        "answerKey": "A",
+    }
+    write_rows(root / "data/arc_easy/test.jsonl.gz", [question] * 3)
+    manifest = {
+        "name": "end-to-end",
+        "models": [{"name": "tiny", "source": f"dir:{root / 'model'}"}],
+        "compress": [{"method": "sparsegpt", "setting": "50%"}],
+        "calibration": {"samples": 2, "sequence_length": 64},
+        "evaluate": {"tasks": ["wikitext2", "arc_easy"], "limit": 2},
+        "profile": {"prompt_tokens": 8, "generate_tokens": 4},
+        "benchmark": {
+            "backends": ["transformers"],
+            "prompt_tokens": 8,
+            "generate_tokens": 4,
+            "batch_sizes": [1],
+            "repeats": 2,
+        },
+        "device": "cpu",
+    }
+    (root / "manifest.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
+    return root
+
+
+def command(world: Path, store: Path, runtime: str) -> list[str]:
+    manifest = str(world / "manifest.yaml")
+    options = ["--runtime", runtime, "--store", str(store), "--json", "--progress", "plain"]
+    return [sys.executable, "-m", "orchestrator", "run", manifest, *options]
+
+
+def environment(world: Path) -> dict[str, str]:
+    return {**os.environ, "LLMCBENCH_DATA": str(world / "data")}
+
+
+def run(world: Path, store: Path, runtime: str) -> dict[str, Any]:
+    done = subprocess.run(
+        command(world, store, runtime), capture_output=True, text=True, env=environment(world), cwd=PROJECT, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def figures(report: dict[str, Any]) -> dict[tuple[object, ...], float]:
+    """Everything that does not depend on a clock or on the memory of a process."""
+    return {
+        (one["track"], one["name"], one["method"]): one["value"]
+        for one in report["observations"]
+        if one["track"] in (1, 2) or one["name"] in ("disk_bytes", "macs")
+    }
+
+
+@pytest.fixture(scope="module")
+def by_process(world: Path) -> dict[str, Any]:
+    return run(world, world / "process-store", "process")
+
+
+@pytest.fixture(scope="module")
+def by_docker(world: Path) -> dict[str, Any]:
+    engine_or_skip()
+    return run(world, world / "docker-store", "docker")
+
+
+def check_complete(report: dict[str, Any]) -> None:
+    assert {stage["status"] for stage in report["stages"]} == {"completed"}
+    scores = {(score["variant"]["method"], score["track"]): score for score in report["scores"]}
+    for track in (1, 2, 4, 5):
+        assert scores[None, track]["value"] == pytest.approx(100)
+        assert scores["sparsegpt", track]["value"] > 0
+    assert scores["sparsegpt", 6]["value"] is None
+    assert scores["sparsegpt", 6]["coverage"]["missing"]
+
+
+def test_processes_measure_everything(by_process: dict[str, Any]) -> None:
+    check_complete(by_process)
+
+
+@pytest.mark.docker
+def test_containers_measure_everything(by_docker: dict[str, Any]) -> None:
+    check_complete(by_docker)
+
+
+@pytest.mark.docker
+def test_both_runtimes_find_the_same(by_process: dict[str, Any], by_docker: dict[str, Any]) -> None:
+    assert by_process["models"] == by_docker["models"]
+    left, right = figures(by_process), figures(by_docker)
+    assert left.keys() == right.keys()
+    assert left == pytest.approx(right, rel=1e-5)
+
+
+def test_a_second_run_finds_everything_done_and_reports_it(world: Path, by_process: dict[str, Any]) -> None:
+    again = run(world, world / "process-store", "process")
+    assert all(stage["cached"] for stage in again["stages"])
+    assert again["observations"] == by_process["observations"]
+    store = str(world / "process-store")
+    shown = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "report", "last", "--store", store, "--format", "markdown,html"],
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+        check=True,
+    )
+    pages = [Path(line) for line in shown.stdout.splitlines()]
+    assert [page.suffix for page in pages] == [".md", ".html"]
+    assert all("sparsegpt" in page.read_text(encoding="utf-8") for page in pages)
+
+
+def test_an_interruption_from_the_keyboard_keeps_what_is_finished(world: Path, by_process: dict[str, Any]) -> None:
+    store = world / "interrupted-store"
+    store.mkdir()
+    (store / "environments").symlink_to(world / "process-store" / "environments")
+    victim = subprocess.Popen(
+        command(world, store, "process"), stderr=subprocess.PIPE, text=True, env=environment(world), cwd=PROJECT
+    )
+    assert victim.stderr is not None
+    for line in victim.stderr:
+        if line.startswith("compress/") and line.endswith("started\n"):
+            victim.send_signal(signal.SIGINT)
+            break
+    rest = victim.stderr.read()
+    assert victim.wait() == 130, rest
+    assert "run the same command again" in rest
+    report = run(world, store, "process")
+    cached = {stage["name"] for stage in report["stages"] if stage["cached"]}
+    assert "fetch/tiny" in cached
+    assert figures(report) == pytest.approx(figures(by_process), rel=1e-5)
