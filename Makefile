@@ -26,13 +26,13 @@ setup: .venv/.orchestrator ## install the orchestrator into .venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it: make PYTHON=python3.12")'
 	@echo 'installing the orchestrator into .venv' >&2
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --quiet --require-hashes -r requirements/orchestrator.txt >&2
+	@.venv/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/orchestrator.txt >&2
 	@.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable . >&2
 	@touch $@
 
 .venv/.development: .venv/.orchestrator requirements/dev.txt
 	@echo 'installing what the tests need into .venv' >&2
-	@.venv/bin/python -m pip install --quiet --require-hashes -r requirements/dev.txt >&2
+	@.venv/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/dev.txt >&2
 	@touch $@
 
 bench: setup ## compress a model, compare it with the dense one on all tracks

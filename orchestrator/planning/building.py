@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from harness.contract import (
     BackendDescription,
     BenchmarkParameters,
@@ -225,10 +227,12 @@ def resolve_setting(entry: CompressEntry, method: MethodDescription) -> Setting:
     """The setting of an entry, or its method's default. Raises BadManifest for one that the method cannot do."""
     try:
         setting = Setting.parse(entry.setting or method.default_setting)
-    except ValueError as invalid:
+    except ValidationError as invalid:
         raise BadManifest(
-            str(invalid).removeprefix("Value error, "), hint=f"{method.name} takes: {_takes(method)}"
-        ) from (invalid)
+            invalid.errors()[0]["msg"].removeprefix("Value error, "), hint=f"{method.name} takes: {_takes(method)}"
+        ) from invalid
+    except ValueError as invalid:
+        raise BadManifest(str(invalid), hint=f"{method.name} takes: {_takes(method)}") from invalid
     if not (setting.name in method.patterns or (method.any_ratio and setting.ratio is not None)):
         raise BadManifest(f"{method.name} has no setting {setting.name!r}", hint=f"it takes: {_takes(method)}")
     return setting

@@ -51,6 +51,7 @@ def test_a_manifest_overrides_the_methods_calibration_field_by_field(bench: Benc
         ({"compress": [{"method": "sparsegpt", "setting": "W4A16"}]}, "has no setting 'W4A16'"),
         ({"compress": [{"method": "sparsegpt", "setting": "half"}]}, "not understood"),
         ({"compress": [{"method": "sparsegpt", "setting": "100%"}]}, "between 0% and 100%"),
+        ({"compress": [{"method": "sparsegpt", "setting": "3:2"}]}, "fewer than m"),
         ({"benchmark": {"backends": ["transfomers"]}}, "did you mean 'transformers'"),
         ({"evaluate": {"tasks": ["arc_eazy"]}}, "did you mean 'arc_easy'"),
         ({"calibration": {"dataset": "c5"}}, "unknown data set 'c5'"),
@@ -64,6 +65,7 @@ def test_what_cannot_work_is_refused_in_one_sentence(bench: Bench, changes: dict
     with pytest.raises(BadManifest) as caught:
         plan_of(bench, **changes)
     assert words in caught.value.message
+    assert "\n" not in caught.value.message
     assert caught.value.hint
 
 
