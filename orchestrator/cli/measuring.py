@@ -15,6 +15,8 @@ from orchestrator.running.run import Run, Setup
 from orchestrator.store import RunRecord, Store
 
 SIZES = "quick.yaml"
+LOG_WIDTH = 120
+"""Columns of the summary where there is no terminal to ask."""
 
 
 def bench(
@@ -104,7 +106,10 @@ def _show(setup: Setup, record: RunRecord, *, as_json: bool) -> None:
 
         from orchestrator.report import summary_table
 
-        Console().print(summary_table(report))
+        console = Console()
+        if not console.is_terminal:
+            console.width = LOG_WIDTH
+        console.print(summary_table(report))
 
 
 __all__ = ["Store", "bench", "plan", "run"]

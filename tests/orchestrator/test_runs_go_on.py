@@ -1,16 +1,25 @@
 """A run measures what is missing, keeps what it has, and says why the rest is not there."""
 
+import errno
 import threading
 from pathlib import Path
 
 import pytest
 
-from harness.contract import ErrorCode, ErrorEvent, EvaluateRequest, Reason, WorkRequest, WorkResult
+from harness.contract import (
+    ErrorCode,
+    ErrorEvent,
+    EvaluateRequest,
+    Reason,
+    ResultEvent,
+    WorkRequest,
+    WorkResult,
+)
 from orchestrator.errors import Interrupted, StoreError
 from orchestrator.results import build_report
-from orchestrator.runtime.fake import FakeRuntime
+from orchestrator.runtime.fake import FakeRuntime, Misbehaviour
 from orchestrator.scoring import Track, Variant
-from orchestrator.store import FailureKind, StageStatus
+from orchestrator.store import FailureKind, Provenance, StageRecord, StageStatus, Store
 from tests.orchestrator.conftest import MANIFEST, Bench
 from tests.orchestrator.workers import honest_worker, is_pruned
 
@@ -154,3 +163,50 @@ def test_a_disk_without_room_refuses_before_anything_starts(bench: Bench, monkey
     with pytest.raises(StoreError, match="needs about"):
         bench.run(FakeRuntime(worker))
     assert worker.ran == []
+
+
+def test_a_disk_that_fills_up_fails_the_stage_and_loses_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = Store.commit
+
+    def full(store: Store, attempt: Path, final: ResultEvent, provenance: Provenance) -> StageRecord:
+        if provenance.stage == "profile/tiny/dense":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return commit(store, attempt, final, provenance)
+
+    monkeypatch.setattr(Store, "commit", full)
+    record = bench.run(FakeRuntime(honest_worker))
+    failure = record.stages["profile/tiny/dense"].failure
+    assert failure is not None
+    assert failure.kind is FailureKind.DISK_FULL
+    assert "clean" in failure.hint
+    monkeypatch.undo()
+    worker = Counting()
+    assert bench.run(FakeRuntime(worker)).complete
+    assert worker.ran == ["profile/tiny/dense"]
+
+
+@pytest.mark.parametrize(
+    ("misbehaviour", "kind"),
+    [
+        (Misbehaviour.GARBAGE, FailureKind.CONTRACT_VIOLATION),
+        (Misbehaviour.TWICE, FailureKind.CONTRACT_VIOLATION),
+        (Misbehaviour.SILENT, FailureKind.CRASHED),
+        (Misbehaviour.KILLED, FailureKind.OUT_OF_MEMORY),
+        (Misbehaviour.HANGS, FailureKind.TIMED_OUT),
+    ],
+)
+def test_a_worker_without_manners_costs_its_own_figure_alone(
+    bench: Bench, misbehaviour: Misbehaviour, kind: FailureKind
+) -> None:
+    def misbehave(request: WorkRequest) -> Misbehaviour | None:
+        return misbehaviour if request.id == "profile/tiny/dense" else None
+
+    manifest = {**MANIFEST, "limits": {"deadline_seconds": 0.3}}
+    record = bench.run(FakeRuntime(honest_worker, misbehave=misbehave), manifest)
+    failed = [name for name, state in record.stages.items() if state.status is not StageStatus.DONE]
+    assert failed == ["profile/tiny/dense"]
+    failure = record.stages["profile/tiny/dense"].failure
+    assert failure is not None
+    assert failure.kind is kind
+    assert failure.message
+    assert failure.hint

@@ -1,0 +1,86 @@
+"""`python -m harness`: whatever the operation does, stdout holds events alone and the last one is the outcome."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+WRAPPER = """
+import errno, os, sys
+import harness.operations
+from harness.contract import Memory, Reason
+from harness.errors import Unsupported
+
+def perform(request, reporter):
+    {body}
+
+harness.operations.perform = perform
+from harness.serve import main
+sys.exit(main())
+"""
+
+
+def serve(output: Path, body: str, request: str | None = None) -> tuple[int, list[dict[str, Any]], str]:
+    """Run the worker with an operation whose body is `body`; returns status, events and stderr."""
+    asked = {"id": "x", "operation": "profile", "inputs": {}, "output": str(output), "parameters": {}}
+    done = subprocess.run(
+        [sys.executable, "-c", WRAPPER.format(body=body)],
+        input=json.dumps(asked) if request is None else request,
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+        check=False,
+    )
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+def test_what_libraries_print_goes_to_stderr(tmp_path: Path) -> None:
+    noise = "print('from python'); os.write(1, b'from C\\n'); os.system('echo from a child'); raise MemoryError('big')"
+    status, events, stderr = serve(tmp_path, noise)
+    assert [event["event"] for event in events] == ["started", "error"]
+    assert all(words in stderr for words in ("from python", "from C", "from a child"))
+    assert (status, events[-1]["code"]) == (4, "out_of_memory")
+
+
+def test_the_outcome_is_also_a_file(tmp_path: Path) -> None:
+    _, events, _ = serve(tmp_path, "raise Unsupported(Reason.SHAPE, 'width 3', hint='another')")
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8")) == events[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ("raise OSError(errno.ENOSPC, 'No space left on device')", 5, "disk_full"),
+        ("raise ValueError('surprise')", 5, "internal"),
+        ("raise Unsupported(Reason.SHAPE, 'width 3', hint='another')", 3, "unsupported"),
+    ],
+)
+def test_each_failure_has_its_code_status_and_hint(tmp_path: Path, body: str, status: int, code: str) -> None:
+    found, events, _ = serve(tmp_path, body)
+    assert (found, events[-1]["code"]) == (status, code)
+    assert events[-1]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("request_text", "words"),
+    [
+        ("", "empty"),
+        ("{", "JSON"),
+        ('{"id": "x", "operation": "paint"}', "operation"),
+        ('{"contract": 2, "id": "x", "operation": "describe"}', "contract"),
+    ],
+)
+def test_a_bad_request_says_what_is_wrong_with_it(tmp_path: Path, request_text: str, words: str) -> None:
+    status, events, _ = serve(tmp_path, "raise AssertionError('never asked')", request_text)
+    assert (status, [event["event"] for event in events]) == (2, ["error"])
+    assert words in events[-1]["message"]
+
+
+def test_an_output_folder_that_is_not_there_is_an_error_on_stdout(tmp_path: Path) -> None:
+    status, events, _ = serve(tmp_path / "absent", "raise ValueError('surprise')")
+    assert (status, events[-1]["event"]) == (5, "error")
