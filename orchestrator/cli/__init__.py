@@ -6,7 +6,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from orchestrator.errors import CommandExit, OrchestratorError
+from orchestrator.errors import CommandExit, Interrupted, OrchestratorError
 
 
 def main() -> None:
@@ -20,6 +20,7 @@ def main() -> None:
         _explain(failure)
         sys.exit(failure.exit_status)
     except KeyboardInterrupt:
+        _explain(Interrupted("interrupted; what was finished is kept", hint="run the same command again to go on"))
         sys.exit(CommandExit.INTERRUPTED)
 
 

@@ -1,5 +1,6 @@
 """One stage, from its key to its stored record: look it up, else run it, judge it, keep it."""
 
+import errno
 import socket
 import threading
 import time
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.contract import DeviceKind, Event, Sha256
-from orchestrator.errors import BadImage, Interrupted, OrchestratorError, StoreError
+from orchestrator.errors import Interrupted, OrchestratorError
 from orchestrator.images import ImageCatalog
 from orchestrator.planning import HostFolder, Stage, key_material, stage_key
 from orchestrator.running.resources import hold_device
@@ -84,8 +85,6 @@ def execute(
                 return _run(stage, inputs, workshop, key, material, on_event)
     except Interrupted:
         raise
-    except (BadImage, StoreError) as failure:
-        return Finished(key, Failure(kind=FailureKind.INFRASTRUCTURE, message=failure.message, hint=failure.hint))
     except OrchestratorError as failure:
         return Finished(key, Failure(kind=FailureKind.INFRASTRUCTURE, message=failure.message, hint=failure.hint))
     except OSError as failure:
@@ -153,8 +152,6 @@ def _keep(failure: Failure, store: Store, folder: Path, key: Sha256) -> Failure:
 
 
 def _host_failure(failure: OSError) -> Failure:
-    import errno
-
     if failure.errno in (errno.ENOSPC, errno.EDQUOT):
         return Failure(
             kind=FailureKind.DISK_FULL,
