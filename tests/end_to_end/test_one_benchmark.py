@@ -83,6 +83,11 @@ def run(world: Path, store: Path, runtime: str) -> dict[str, Any]:
     return report
 
 
+def heed_the_keyboard() -> None:
+    """Undo what a shell does to its background jobs, which the tests may be one of."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def figures(report: dict[str, Any]) -> dict[tuple[object, ...], float]:
     """Everything that does not depend on a clock or on the memory of a process."""
     return {
@@ -152,7 +157,13 @@ def test_an_interruption_from_the_keyboard_keeps_what_is_finished(world: Path, b
     store.mkdir()
     (store / "environments").symlink_to(world / "process-store" / "environments")
     victim = subprocess.Popen(
-        command(world, store, "process"), stderr=subprocess.PIPE, text=True, env=environment(world), cwd=PROJECT
+        command(world, store, "process"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(world),
+        cwd=PROJECT,
+        preexec_fn=heed_the_keyboard,
     )
     assert victim.stderr is not None
     for line in victim.stderr:
