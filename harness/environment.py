@@ -6,19 +6,9 @@ import platform
 import sys
 from pathlib import Path
 
-from harness.contract import DescribeRequest, Device, DeviceKind, Environment, WorkRequest, harness_digest
+from harness.contract import DescribeRequest, Device, DeviceKind, Environment, WorkRequest, cpu_model, harness_digest
 
 _LIBRARIES = ("torch", "transformers", "lm-eval", "safetensors", "tokenizers", "numpy", "datasets", "vllm", "pydantic")
-
-
-def cpu_model() -> str:
-    """The processor's marketing name, or the machine type where the kernel does not give one."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def available_threads() -> int:

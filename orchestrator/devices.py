@@ -2,9 +2,8 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
-from harness.contract import Device, DeviceKind
+from harness.contract import Device, DeviceKind, cpu_model
 from orchestrator.errors import BadManifest
 
 
@@ -69,16 +68,6 @@ def choose_device(requested: str) -> ChosenDevice:
             return _gpu(gpu, "asked for by UUID")
     known = ", ".join(["auto", "cpu", "cuda", *(gpu.uuid for gpu in gpus)])
     raise BadManifest(f"unknown device {requested!r}", hint=f"use one of: {known}")
-
-
-def cpu_model() -> str:
-    """The processor's name as the kernel gives it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return os.uname().machine
 
 
 def _cpu(reason: str) -> ChosenDevice:

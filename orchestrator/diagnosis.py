@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.contract import Operation
-from orchestrator.devices import cpu_model, find_gpus
+from harness.contract import Operation, cpu_model
+from orchestrator.devices import find_gpus
 from orchestrator.errors import OrchestratorError
 from orchestrator.images import ImageCatalog
 from orchestrator.runtime.choose import choose_runtime

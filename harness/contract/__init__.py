@@ -42,6 +42,7 @@ from harness.contract.event import (
     Started,
     Telemetry,
 )
+from harness.contract.host import cpu_model
 from harness.contract.image import (
     BackendDescription,
     CalibrationDefaults,
@@ -172,6 +173,7 @@ __all__ = [
     "WorkRequest",
     "WorkResult",
     "canonical_json",
+    "cpu_model",
     "describe_tree",
     "digest_file",
     "digest_of",

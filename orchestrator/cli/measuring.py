@@ -12,7 +12,7 @@ from orchestrator.errors import CommandExit
 from orchestrator.manifest import Manifest, read_manifest
 from orchestrator.progress import Display, ProgressMode, choose_display
 from orchestrator.running.run import Run, Setup
-from orchestrator.store import RunRecord, Store
+from orchestrator.store import RunRecord
 
 SIZES = "quick.yaml"
 LOG_WIDTH = 120
@@ -110,6 +110,3 @@ def _show(setup: Setup, record: RunRecord, *, as_json: bool) -> None:
         if not console.is_terminal:
             console.width = LOG_WIDTH
         console.print(summary_table(report))
-
-
-__all__ = ["Store", "bench", "plan", "run"]

@@ -1,7 +1,6 @@
 """A small catalog of images, and runs of it on the fake runtime: neither Docker nor torch."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,6 +62,3 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "store")
-
-
-MakeBench = Callable[[], Bench]
