@@ -128,8 +128,12 @@ def test_containers_measure_everything(by_docker: dict[str, Any]) -> None:
 
 
 @pytest.mark.docker
-def test_both_runtimes_find_the_same(by_process: dict[str, Any], by_docker: dict[str, Any]) -> None:
+def test_both_runtimes_find_the_same(world: Path, by_process: dict[str, Any], by_docker: dict[str, Any]) -> None:
     assert by_process["models"] == by_docker["models"]
+    artifacts = [
+        {path.name for path in (world / f"{name}-store/artifacts").iterdir()} for name in ("process", "docker")
+    ]
+    assert artifacts[0] == artifacts[1], "the fetched, the pruned checkpoint and the data are the same bytes"
     left, right = figures(by_process), figures(by_docker)
     assert left.keys() == right.keys()
     assert left == pytest.approx(right, rel=1e-5)
