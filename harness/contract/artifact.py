@@ -10,6 +10,8 @@ from harness.contract.base import Dtype, Frozen, Scalar, Sha256, digest_of
 DESCRIPTOR_NAME = "llmcbench.json"
 ARTIFACT_NAME = "artifact"
 """The folder, in a worker's output, that holds the checkpoint or data set it made."""
+RESUME_NAME = "resume"
+"""The folder, in a worker's output, that an attempt finds again if an earlier one at the same stage left it."""
 
 
 class FileEntry(Frozen):
@@ -36,12 +38,18 @@ class Sparsity(Frozen):
 
 
 class Quantization(Frozen):
-    """`simulated`: quantized values in a floating-point layout, so size and speed say nothing about the method."""
+    """`simulated`: quantized values in a floating-point layout, so size and speed say nothing about the method.
+
+    `group_size` 0 is a whole row. Activations of fewer than 16 bits are quantized token by token as they occur, at the
+    inputs of the quantized linears; with `attention_bits`, also the queries, keys and values (simulated only).
+    """
 
     weight_bits: PositiveInt
     activation_bits: PositiveInt
     group_size: NonNegativeInt = 0
     symmetric: bool = True
+    activations_symmetric: bool = True
+    attention_bits: PositiveInt | None = None
     simulated: bool = False
 
 
@@ -72,6 +80,7 @@ class CheckpointDescriptor(_Artifact):
     method: str | None = None
     setting: str | None = None
     options: dict[str, Scalar] = {}
+    calibrated_on: str | None = None
     sparsity: Sparsity | None = None
     quantization: Quantization | None = None
 

@@ -33,7 +33,10 @@ def clean(store: Store, *, drop_run: str | None = None, dry_run: bool = False) -
         keys = {state.key for name in runs for state in store.load_run(name).stages.values() if state.key}
         doomed += [*store.attempts.iterdir(), *store.runs.glob("*/.*.tmp")]
         doomed += [
-            path for folder in (store.stages, store.failures) for path in folder.iterdir() if path.name not in keys
+            path
+            for folder in (store.stages, store.failures, store.resumable)
+            for path in folder.iterdir()
+            if path.name not in keys
         ]
         kept = {key for key in keys if (store.stages / key).is_dir()}
         digests = {record.artifact.digest for key in kept if (record := store.find(key)) and record.artifact}
@@ -49,9 +52,13 @@ def clean(store: Store, *, drop_run: str | None = None, dry_run: bool = False) -
 
 
 def sweep_attempts(store: Store) -> tuple[str, ...]:
-    """Remove attempts whose orchestrator is dead, at the start of a run; returns their names."""
+    """Remove attempts whose orchestrator is dead, at the start of a run; returns their names.
+
+    What they left to go on from is kept for the next attempt at the same stage.
+    """
     abandoned = [path for path in store.attempts.iterdir() if _is_abandoned(path)]
     for path in abandoned:
+        store.rescue(path, path.name.partition("@")[0])
         files.remove(path)
     return tuple(path.name for path in abandoned)
 

@@ -1,7 +1,8 @@
 """The store: results by stage key, artifacts by digest, runs by name. Everything in it appears by one rename.
 
 Layout: `stages/<key>/`, `artifacts/<digest>/`, `runs/<run>/`, `failures/<key>/` (the last failed attempt),
-`attempts/<key>@<random>@<owner>/` (work in flight) and `locks/`.
+`attempts/<key>@<random>@<owner>/` (work in flight), `resume/<key>/` (what unfinished work left to go on from) and
+`locks/`.
 """
 
 import secrets
@@ -17,6 +18,7 @@ from harness.contract import (
     ARTIFACT_NAME,
     DESCRIPTOR_NAME,
     RESULT_NAME,
+    RESUME_NAME,
     Descriptor,
     ResultEvent,
     Sha256,
@@ -53,9 +55,11 @@ class Store:
         self.runs = self.root / "runs"
         self.failures = self.root / "failures"
         self.attempts = self.root / "attempts"
+        self.resumable = self.root / "resume"
         self.locks = self.root / "locks"
+        folders = (self.stages, self.artifacts, self.runs, self.failures, self.attempts, self.resumable, self.locks)
         try:
-            for folder in (self.stages, self.artifacts, self.runs, self.failures, self.attempts, self.locks):
+            for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as failure:
             raise StoreError(f"cannot use {root} as the store: {failure}", hint="choose another with --store") from (
@@ -98,13 +102,27 @@ class Store:
 
     @contextmanager
     def attempt(self, key: Sha256) -> Iterator[Path]:
-        """A fresh folder for one try, with an empty output folder in it; removed at the end unless it was moved."""
+        """A folder for one try, removed at the end unless it was moved.
+
+        Its output folder holds nothing but what an earlier, unfinished try left to go on from, and whatever this one
+        leaves is kept for the next. The caller has claimed `key`.
+        """
         folder = self.attempts / f"{key}@{secrets.token_hex(4)}@{Owner.current().token}"
         (folder / OUTPUT_NAME).mkdir(parents=True)
+        if (self.resumable / key).is_dir():
+            (self.resumable / key).rename(folder / OUTPUT_NAME / RESUME_NAME)
         try:
             yield folder
         finally:
+            self.rescue(folder, key)
             shutil.rmtree(folder, ignore_errors=True)
+
+    def rescue(self, attempt: Path, key: Sha256) -> None:
+        """Keep what an attempt that came to no result left to go on from, if there is any."""
+        left = attempt / OUTPUT_NAME / RESUME_NAME
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(self.resumable / key, ignore_errors=True)
+            left.rename(self.resumable / key)
 
     def commit(self, attempt: Path, final: ResultEvent, provenance: Provenance) -> StageRecord:
         """Keep a successful attempt. The rename of its folder is the moment at which the result exists.
@@ -116,6 +134,7 @@ class Store:
         output = attempt / OUTPUT_NAME
         if record.artifact is not None:
             self._publish(output / ARTIFACT_NAME, record.artifact)
+        shutil.rmtree(output / RESUME_NAME, ignore_errors=True)
         (output / RESULT_NAME).replace(attempt / RESULT_NAME)
         write_atomically(attempt / PROVENANCE_NAME, provenance.model_dump_json())
         target = self.stages / provenance.key
@@ -129,6 +148,7 @@ class Store:
     def keep_failure(self, attempt: Path, key: Sha256) -> str:
         """Keep a failed attempt's request, events and stderr, without its output; returns where, within the store."""
         target = self.failures / key
+        self.rescue(attempt, key)
         shutil.rmtree(attempt / OUTPUT_NAME, ignore_errors=True)
         shutil.rmtree(target, ignore_errors=True)
         attempt.rename(target)

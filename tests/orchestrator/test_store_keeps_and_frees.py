@@ -12,6 +12,7 @@ from harness.contract import (
     ARTIFACT_NAME,
     DESCRIPTOR_NAME,
     RESULT_NAME,
+    RESUME_NAME,
     CheckpointDescriptor,
     CheckpointFormat,
     DeviceKind,
@@ -189,11 +190,49 @@ def test_only_attempts_of_dead_owners_are_swept(tmp_path: Path) -> None:
         assert mine.is_dir()
 
 
+def test_what_an_attempt_left_to_go_on_from_is_there_for_the_next_until_one_succeeds(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.attempt(KEY) as first:
+        (first / OUTPUT_NAME / RESUME_NAME).mkdir()
+        (first / OUTPUT_NAME / RESUME_NAME / "block").write_text("done", encoding="utf-8")
+        (first / OUTPUT_NAME / "other").write_text("not kept", encoding="utf-8")
+    with store.attempt(KEY) as second:
+        assert [path.name for path in (second / OUTPUT_NAME).iterdir()] == [RESUME_NAME]
+        store.keep_failure(second, KEY)
+    with store.attempt(KEY) as third:
+        assert (third / OUTPUT_NAME / RESUME_NAME / "block").read_text(encoding="utf-8") == "done"
+        descriptor = checkpoint_in(third / OUTPUT_NAME)
+        store.commit(third, result_in(third / OUTPUT_NAME, descriptor), provenance(KEY))
+    with store.attempt(KEY) as fourth:
+        assert list((fourth / OUTPUT_NAME).iterdir()) == []
+    assert not (store.stages / KEY / OUTPUT_NAME / RESUME_NAME).exists()
+
+
+def test_what_a_killed_orchestrator_left_to_go_on_from_is_kept_by_the_sweep(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    process = multiprocessing.get_context("fork").Process(target=_die_within_an_attempt, args=(tmp_path,))
+    process.start()
+    process.join()
+    sweep_attempts(store)
+    with store.attempt(OTHER_KEY) as next_one:
+        assert (next_one / OUTPUT_NAME / RESUME_NAME).is_dir()
+
+
+def test_cleaning_frees_what_is_left_to_go_on_from_when_no_run_refers_to_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for key in (KEY, OTHER_KEY):
+        with store.attempt(key) as attempt:
+            (attempt / OUTPUT_NAME / RESUME_NAME).mkdir()
+    save_run(store, "run", KEY)
+    assert {one.what for one in clean(store)} == {f"resume/{OTHER_KEY}"}
+
+
 def _die_within_an_attempt(root: Path) -> None:
     import os
     import signal
 
-    with Store(root).attempt(OTHER_KEY):
+    with Store(root).attempt(OTHER_KEY) as attempt:
+        (attempt / OUTPUT_NAME / RESUME_NAME).mkdir()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
