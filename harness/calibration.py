@@ -1,153 +1,147 @@
 """Calibration token sequences, drawn from a data set artifact by a named policy.
 
 `crop` is the rule of the SparseGPT, Wanda and GPTQ code for C4: pick a random document that is longer than the
-sequence, then a random crop of it. `window` is their rule for WikiText-2: join all rows, then take random windows.
-`packed` is ours, for a set whose documents are too few or too short to crop: shuffle them, join their tokens, and cut
-without overlap.
+sequence, then a random crop of it. `window` is their rule for WikiText-2: join all rows, then take random windows;
+`window-paragraphs` joins them with blank lines, as GPTQ and OmniQuant do. `joined` is AWQ's and `documents`
+SmoothQuant's rule for the Pile. `packed` is ours, for a set whose documents are too few or too short to crop.
 """
 
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from harness.checkpoint import open_dataset, read_rows
-from harness.contract import Calibration, DatasetDescriptor
+from harness.calibration_text import choose_split, leaks, read_texts
+from harness.checkpoint import open_dataset
+from harness.contract import Calibration, CalibrationPolicy, DatasetDescriptor
 from harness.errors import BadRequest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
-class Policy(StrEnum):
-    CROP = "crop"
-    WINDOW = "window"
-    PACKED = "packed"
+__all__ = ["CalibrationSet", "draw_calibration", "leaks"]
 
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """`tokens`: int64 [samples, sequence_length], on the host. `notes` say what was drawn from where, and how."""
+    """`sequences`: each int64 [tokens], on the host. `notes` say what was drawn from where, and how."""
 
-    tokens: torch.Tensor
-    policy: Policy
+    sequences: tuple[torch.Tensor, ...]
+    policy: CalibrationPolicy
     notes: tuple[str, ...]
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """int64 [samples, sequence_length].
+
+        Raises:
+            BadRequest: the sequences differ in length.
+        """
+        if len({len(sequence) for sequence in self.sequences}) > 1:
+            raise BadRequest(
+                f"the policy {self.policy.value!r} gave sequences of different lengths, where one length is needed",
+                hint="choose another calibration policy, such as packed",
+            )
+        return torch.stack(self.sequences)
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    tokens: list[list[int]]
-    policy: Policy
+    sequences: Sequence[Sequence[int]]
+    policy: CalibrationPolicy
     reason: str
 
 
-TEXT_FIELDS = {"c4": "text", "wikitext2": "text", "boolq": "passage"}
-_USUAL_TEXT_FIELDS = ("text", "passage", "content")
 _JOINED_SETS = frozenset({"wikitext2"})
-_JOINER = " "
-_SPLITS = ("train", "validation")
-_EVALUATED_SETS = frozenset(
-    {
-        "adv_glue",
-        "arc_challenge",
-        "arc_easy",
-        "hellaswag",
-        "mmlu",
-        "mnli",
-        "piqa",
-        "qnli",
-        "truthfulqa",
-        "wikitext2",
-        "winogrande",
-    }
-)
+_JOINERS = {CalibrationPolicy.WINDOW: " ", CalibrationPolicy.WINDOW_PARAGRAPHS: "\n\n"}
 
 
 def draw_calibration(folder: Path, tokenizer: "PreTrainedTokenizerBase", asked: Calibration) -> CalibrationSet:
     """Draw `asked.samples` sequences; the same artifact, tokenizer and seed always give the same ones.
 
+    `joined` and `documents` give fewer where the set holds too little. A policy that is asked for is never replaced.
+
     Raises:
         BadCheckpoint: the folder is not a published data set.
-        BadRequest: the set has no text, no training or validation split, or too little text for one sequence.
+        BadRequest: the set has no text, no training or validation split, or none long enough for the policy.
     """
     descriptor = open_dataset(folder)
-    split = _choose_split(descriptor)
-    texts = _read_texts(folder, descriptor.name, split)
-    rule = _draw_windows if descriptor.name in _JOINED_SETS else _draw_documents
-    drawn = rule(texts, tokenizer, asked)
+    split = choose_split(descriptor)
+    texts = read_texts(folder, descriptor.name, split)
+    drawn = _draw(_Documents(texts, tokenizer), asked, _policy(descriptor, asked))
     return CalibrationSet(
-        tokens=torch.tensor(drawn.tokens, dtype=torch.int64),
+        sequences=tuple(torch.tensor(sequence, dtype=torch.int64) for sequence in drawn.sequences),
         policy=drawn.policy,
         notes=tuple(_describe(descriptor, split, asked, drawn)),
     )
 
 
+def _policy(descriptor: DatasetDescriptor, asked: Calibration) -> CalibrationPolicy | None:
+    """None leaves the choice between `crop` and `packed` to the lengths of the documents."""
+    if asked.policy is None and descriptor.name in _JOINED_SETS:
+        return CalibrationPolicy.WINDOW
+    return asked.policy
+
+
+def _draw(documents: "_Documents", asked: Calibration, policy: CalibrationPolicy | None) -> _Drawn:
+    match policy:
+        case None:
+            return _crop_or_pack(documents, asked)
+        case CalibrationPolicy.CROP:
+            return _crop(documents, asked)
+        case CalibrationPolicy.PACKED:
+            return _pack(documents, asked, "asked for")
+        case CalibrationPolicy.JOINED:
+            return _join(documents, asked)
+        case CalibrationPolicy.DOCUMENTS:
+            return _truncate(documents, asked)
+        case CalibrationPolicy.WINDOW | CalibrationPolicy.WINDOW_PARAGRAPHS:
+            return _draw_windows(documents, asked, policy)
+
+
 def _describe(descriptor: DatasetDescriptor, split: str, asked: Calibration, drawn: _Drawn) -> Iterator[str]:
+    lengths = {len(sequence) for sequence in drawn.sequences}
+    length = str(asked.sequence_length) if lengths == {asked.sequence_length} else f"{min(lengths)} to {max(lengths)}"
     yield (
-        f"calibration: {asked.samples} sequences of {asked.sequence_length} tokens from {descriptor.name} {split} "
+        f"calibration: {len(drawn.sequences)} sequences of {length} tokens from {descriptor.name} {split} "
         f"({descriptor.origin}), seed {asked.seed}, policy {drawn.policy.value}: {drawn.reason}"
     )
+    yield from (f"calibration: {descriptor.name} {note}" for note in descriptor.notes if note.startswith(f"{split}: "))
     if descriptor.name != asked.dataset:
         yield f"calibration: {asked.dataset} was asked for, {descriptor.name} stands in for it"
-    if descriptor.name in _EVALUATED_SETS:
+    if leaks(descriptor.name):
         yield f"calibration: {descriptor.name} is also an evaluation set, which favours the scores on it"
 
 
-def _choose_split(descriptor: DatasetDescriptor) -> str:
-    for split in _SPLITS:
-        if descriptor.rows.get(split):
-            return split
-    raise BadRequest(
-        f"data set {descriptor.name!r} has no train or validation split to calibrate on",
-        hint="calibrate on c4, wikitext2 or boolq; a test split is never used",
-    )
-
-
-def _read_texts(folder: Path, name: str, split: str) -> list[str]:
-    rows = read_rows(folder, split)
-    field = TEXT_FIELDS.get(name) or _usual_text_field(name, rows[0])
-    try:
-        texts = [row[field] for row in rows]
-    except KeyError as missing:
-        raise BadRequest(
-            f"rows of data set {name!r} have no field {field!r}", hint="fetch the data set again"
-        ) from missing
-    if not all(isinstance(text, str) for text in texts):
-        raise BadRequest(f"field {field!r} of data set {name!r} is not text", hint="calibrate on a set of texts")
-    return texts
-
-
-def _usual_text_field(name: str, row: dict[str, Any]) -> str:
-    for field in _USUAL_TEXT_FIELDS:
-        if isinstance(row.get(field), str):
-            return field
-    raise BadRequest(
-        f"data set {name!r} has no text field that is known here; its fields are: {', '.join(sorted(row))}",
-        hint=f"use a set with a field named {', '.join(_USUAL_TEXT_FIELDS)}, or add it to TEXT_FIELDS",
-    )
-
-
-def _draw_documents(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", asked: Calibration) -> _Drawn:
-    documents = _Documents(texts, tokenizer)
+def _crop_or_pack(documents: "_Documents", asked: Calibration) -> _Drawn:
     long = documents.count_longer(asked.sequence_length, enough=asked.samples)
     if long < asked.samples:
-        return _pack(texts, tokenizer, asked, f"only {long} of {len(texts)} documents are longer than a sequence")
+        why = f"only {long} of {len(documents.texts)} documents are longer than a sequence"
+        return _pack(documents, asked, why)
+    return _crop(documents, asked)
+
+
+def _crop(documents: "_Documents", asked: Calibration) -> _Drawn:
+    if not documents.count_longer(asked.sequence_length, enough=1):
+        raise BadRequest(
+            f"no document of the calibration set is longer than {asked.sequence_length} tokens, so none can be cropped",
+            hint="use a shorter sequence length, or the policy packed",
+        )
     generator = random.Random(asked.seed)  # noqa: S311  the authors' generator, so that their draws come out
     crops = []
     for _ in range(asked.samples):
-        while len(tokens := documents.tokens(generator.randint(0, len(texts) - 1))) <= asked.sequence_length:
+        while len(tokens := documents.tokens(generator.randint(0, len(documents.texts) - 1))) <= asked.sequence_length:
             pass
         start = generator.randint(0, len(tokens) - asked.sequence_length - 1)
         crops.append(tokens[start : start + asked.sequence_length])
-    return _Drawn(crops, Policy.CROP, "one random crop each of random documents longer than a sequence")
+    return _Drawn(crops, CalibrationPolicy.CROP, "one random crop each of random documents longer than a sequence")
 
 
-def _pack(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", asked: Calibration, why: str) -> _Drawn:
-    distinct = list(dict.fromkeys(text for text in texts if text.strip()))
+def _pack(documents: "_Documents", asked: Calibration, why: str) -> _Drawn:
+    distinct = list(dict.fromkeys(text for text in documents.texts if text.strip()))
     generator = random.Random(asked.seed)  # noqa: S311  reproducible draws, not secrets
     generator.shuffle(distinct)
     needed = asked.samples * asked.sequence_length
@@ -155,55 +149,101 @@ def _pack(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", asked: Cal
     for text in distinct:
         if len(stream) >= needed:
             break
-        stream += _tokenize(tokenizer, text)
+        stream += documents.tokenize(text)
     if len(stream) < needed:
         windows = _random_windows(stream, generator, asked)
         how = f"{len(distinct)} distinct documents hold {len(stream)} tokens, so windows of them overlap"
-        return _Drawn(windows, Policy.PACKED, f"{why}; {how}")
-    starts = range(0, needed, asked.sequence_length)
-    windows = [stream[start : start + asked.sequence_length] for start in starts]
-    return _Drawn(windows, Policy.PACKED, f"{why}, so shuffled documents are joined and cut without overlap")
+        return _Drawn(windows, CalibrationPolicy.PACKED, f"{why}; {how}")
+    windows = _cut(stream[:needed], asked.sequence_length)
+    return _Drawn(windows, CalibrationPolicy.PACKED, f"{why}, so shuffled documents are joined and cut without overlap")
 
 
-def _draw_windows(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", asked: Calibration) -> _Drawn:
-    stream = _tokenize(tokenizer, _JOINER.join(texts))
+def _join(documents: "_Documents", asked: Calibration) -> _Drawn:
+    """The first `samples` documents, shuffled, that are no longer than a sequence: all their tokens, cut."""
+    taken = 0
+    stream: list[int] = []
+    for text in _shuffled(documents.texts, asked.seed):
+        tokens = documents.tokenize(text.strip()) if text.strip() else []
+        if 0 < len(tokens) <= asked.sequence_length:
+            stream += tokens
+            taken += 1
+        if taken == asked.samples:
+            break
+    if len(stream) < asked.sequence_length:
+        raise _too_few(len(stream), asked)
+    reason = f"{taken} shuffled documents no longer than a sequence hold {len(stream)} tokens, which are joined and cut"
+    return _Drawn(_cut(stream, asked.sequence_length), CalibrationPolicy.JOINED, reason)
+
+
+def _truncate(documents: "_Documents", asked: Calibration) -> _Drawn:
+    """The first `samples` shuffled documents, each cut off at a sequence's length."""
+    kept: list[list[int]] = []
+    for text in _shuffled(documents.texts, asked.seed):
+        if text.strip():
+            kept.append(documents.tokenize(text)[: asked.sequence_length])
+        if len(kept) == asked.samples:
+            break
+    if not kept:
+        raise _too_few(0, asked)
+    reason = f"{len(kept)} shuffled documents, each cut off at {asked.sequence_length} tokens"
+    return _Drawn(kept, CalibrationPolicy.DOCUMENTS, reason)
+
+
+def _draw_windows(documents: "_Documents", asked: Calibration, policy: CalibrationPolicy) -> _Drawn:
+    stream = documents.tokenize(_JOINERS[policy].join(documents.texts))
     generator = random.Random(asked.seed)  # noqa: S311  the authors' generator, so that their draws come out
-    return _Drawn(_random_windows(stream, generator, asked), Policy.WINDOW, "random windows of all rows joined")
+    return _Drawn(_random_windows(stream, generator, asked), policy, "random windows of all rows joined")
 
 
-def _random_windows(stream: Sequence[int], generator: random.Random, asked: Calibration) -> list[list[int]]:
+def _shuffled(texts: Sequence[str], seed: int) -> Iterator[str]:
+    """In the order in which the `datasets` library shuffles rows with this seed, which AWQ and SmoothQuant use."""
+    import numpy
+
+    return (texts[index] for index in numpy.random.default_rng(seed).permutation(len(texts)))
+
+
+def _cut(stream: Sequence[int], length: int) -> list[Sequence[int]]:
+    """Sequences of `length` without overlap; a remainder is dropped."""
+    return [stream[start : start + length] for start in range(0, len(stream) - length + 1, length)]
+
+
+def _random_windows(stream: Sequence[int], generator: random.Random, asked: Calibration) -> list[Sequence[int]]:
     length = asked.sequence_length
     if len(stream) <= length:
-        raise BadRequest(
-            f"the calibration set holds {len(stream)} tokens, too few for one sequence of {length}",
-            hint="use a shorter sequence length or a larger calibration set",
-        )
+        raise _too_few(len(stream), asked)
     starts = [generator.randint(0, len(stream) - length - 1) for _ in range(asked.samples)]
-    return [list(stream[start : start + length]) for start in starts]
+    return [stream[start : start + length] for start in starts]
+
+
+def _too_few(tokens: int, asked: Calibration) -> BadRequest:
+    return BadRequest(
+        f"the calibration set holds {tokens} tokens that the policy can use, too few for one sequence of "
+        f"{asked.sequence_length}",
+        hint="use a shorter sequence length, another policy or a larger calibration set",
+    )
 
 
 class _Documents:
     """Tokenizes each document at most once, and only those that are looked at."""
 
     def __init__(self, texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> None:
-        self._texts = texts
+        self.texts = texts
         self._tokenizer = tokenizer
         self._tokens: dict[int, list[int]] = {}
 
+    def tokenize(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, verbose=False)["input_ids"])
+
     def tokens(self, index: int) -> list[int]:
         if index not in self._tokens:
-            self._tokens[index] = _tokenize(self._tokenizer, self._texts[index])
+            self._tokens[index] = self.tokenize(self.texts[index])
         return self._tokens[index]
 
     def count_longer(self, length: int, *, enough: int) -> int:
         """How many documents have more than `length` tokens; the count stops at `enough`."""
         found = 0
-        for index in range(len(self._texts)):
+        for index in range(len(self.texts)):
             found += len(self.tokens(index)) > length
             if found == enough:
                 break
         return found
-
-
-def _tokenize(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    return list(tokenizer(text, verbose=False)["input_ids"])

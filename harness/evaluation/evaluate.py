@@ -35,6 +35,7 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> EvaluateResult:
         dtype=loaded.dtype,
         dtype_reason=loaded.dtype_reason,
         wall_seconds=time.monotonic() - begin,
+        notes=() if loaded.quantization_note is None else (loaded.quantization_note,),
     )
 
 

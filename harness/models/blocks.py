@@ -16,12 +16,17 @@ from harness.errors import Unsupported
 class Family:
     """Architectures with one layout. `groups` are linears that read the same tensor, in the order they are computed.
 
-    The groups, and the order within them, are those of the true-sequential mode of GPTQ and SparseGPT.
+    The groups, and the order within them, are those of the true-sequential mode of GPTQ and SparseGPT. `norms` names,
+    for the first and the third group, the norm whose output they read. Of `up`, the last `in_features` of the down
+    projection's rows feed it; `gate` and `up` are one where the checkpoint fuses them.
     """
 
     architectures: tuple[str, ...]
     blocks: str
     groups: tuple[tuple[str, ...], ...]
+    norms: tuple[str, str]
+    attention: str = "self_attn"
+    gated: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,32 @@ class LinearGroup:
 
 @dataclass(frozen=True)
 class Block:
+    """One decoder block. Its four groups are: queries, keys and values; attention output; gate and up; down."""
+
     index: int
     name: str
     module: nn.Module
     groups: tuple[LinearGroup, ...]
+    family: Family
+
+    @property
+    def input_norm(self) -> nn.Module:
+        """The norm before the attention."""
+        return self.module.get_submodule(self.family.norms[0])
+
+    @property
+    def mlp_norm(self) -> nn.Module:
+        """The norm before the feed-forward part."""
+        return self.module.get_submodule(self.family.norms[1])
+
+    @property
+    def attention(self) -> nn.Module:
+        return self.module.get_submodule(self.family.attention)
+
+    @property
+    def norms_come_first(self) -> bool:
+        """Whether each norm's output goes to its linears alone: not so in post-norm blocks (OPT-350m)."""
+        return bool(getattr(self.module, "do_layer_norm_before", True))
 
     @property
     def linears(self) -> tuple[NamedLinear, ...]:
@@ -62,16 +89,20 @@ FAMILIES = (
         architectures=("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"),
         blocks="model.layers",
         groups=(_QKV, ("self_attn.o_proj",), ("mlp.up_proj", "mlp.gate_proj"), ("mlp.down_proj",)),
+        norms=("input_layernorm", "post_attention_layernorm"),
     ),
     Family(
         architectures=("GlmForCausalLM", "Glm4ForCausalLM"),
         blocks="model.layers",
         groups=(_QKV, ("self_attn.o_proj",), ("mlp.gate_up_proj",), ("mlp.down_proj",)),
+        norms=("input_layernorm", "post_attention_layernorm"),
     ),
     Family(
         architectures=("OPTForCausalLM",),
         blocks="model.decoder.layers",
         groups=(_QKV, ("self_attn.out_proj",), ("fc1",), ("fc2",)),
+        norms=("self_attn_layer_norm", "final_layer_norm"),
+        gated=False,
     ),
 )
 
@@ -112,7 +143,7 @@ def _describe_block(family: Family, index: int, name: str, module: nn.Module) ->
     groups = tuple(
         LinearGroup(tuple(NamedLinear(f"{name}.{path}", present[path]) for path in group)) for group in family.groups
     )
-    return Block(index=index, name=name, module=module, groups=groups)
+    return Block(index=index, name=name, module=module, groups=groups, family=family)
 
 
 def linears_of(blocks: Sequence[Block]) -> tuple[NamedLinear, ...]:

@@ -1,7 +1,8 @@
 """Loading a published checkpoint with transformers: which device, which dtype and why.
 
-Covered: dense checkpoints of architectures that transformers knows without remote code, on one device. Not covered:
-quantized layouts, and a model spread over several GPUs.
+Covered: checkpoints of every format, of architectures that transformers knows without remote code, on one device.
+Quantized weights are dequantized, and quantized activations simulated. Not covered: kernels that compute with packed
+weights, and a model spread over several GPUs.
 """
 
 import os
@@ -16,18 +17,27 @@ from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, DeviceKind, Dtype, Reason
 from harness.environment import available_threads
 from harness.errors import BadCheckpoint, Unsupported
+from harness.models.blocks import decoder_blocks
+from harness.models.packed import PackedFormat, load_dequantized
+from harness.models.pruned_shapes import model_class
+from harness.quantization.activations import attach
+from harness.quantization.layouts import check_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TORCH_DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16, Dtype.FLOAT16: torch.float16}
 
+_ATTENTION = "sdpa"
 _PROBE = "w1 some words 2"
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode. `device` is where to compute; the weights lie there unless loaded with `in_host`."""
+    """A model in evaluation mode. `device` is where to compute; the weights lie there unless loaded with `in_host`.
+
+    `quantization_note` says what was done with a quantized checkpoint to compute with it here; None for any other.
+    """
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
@@ -36,27 +46,27 @@ class LoadedModel:
     dtype_reason: str
     device: torch.device
     load_seconds: float
+    quantization_note: str | None = None
 
 
 def load_model(folder: Path, device: Device, dtype: Dtype | None = None, *, in_host: bool = False) -> LoadedModel:
-    """Load a dense checkpoint. `dtype` None chooses one; `in_host` leaves the weights in host memory.
+    """Load a checkpoint. `dtype` None chooses one; `in_host` leaves the weights in host memory.
 
     Raises:
-        BadCheckpoint: the folder is not a published checkpoint, or lacks weights that the architecture needs.
-        Unsupported: the format, the architecture or the device cannot be used.
+        BadCheckpoint: the folder is not a published checkpoint, is not stored as its descriptor says, or lacks weights
+            that the architecture needs.
+        Unsupported: the architecture or the device cannot be used.
     """
     begin = time.perf_counter()
     descriptor = open_checkpoint(folder)
-    if descriptor.format is not CheckpointFormat.DENSE:
-        raise Unsupported(
-            Reason.FORMAT,
-            f"{descriptor.format.value} weights cannot be loaded here, only dense ones",
-            hint="use the dense checkpoint, or a backend that serves this format",
-        )
+    scheme = check_config(descriptor.format, descriptor.quantization, read_config(folder))
+    storage = TORCH_DTYPES[descriptor.dtype]
+    packed = PackedFormat(descriptor.format, scheme, storage) if scheme else None
     _refuse_unknown_architecture(folder)
     where = select_device(device)
     chosen, reason = choose_dtype(descriptor.dtype, device.kind, dtype)
-    model = _load_weights(folder, TORCH_DTYPES[chosen])
+    model = _load_weights(folder, packed, TORCH_DTYPES[chosen])
+    note = _simulate_activations(model, descriptor, chosen)
     tokenizer = _load_tokenizer(folder)
     if not in_host:
         torch.nn.Module.to(model, where)
@@ -68,6 +78,7 @@ def load_model(folder: Path, device: Device, dtype: Dtype | None = None, *, in_h
         dtype_reason=reason,
         device=where,
         load_seconds=time.perf_counter() - begin,
+        quantization_note=note,
     )
 
 
@@ -88,6 +99,7 @@ def select_device(device: Device) -> torch.device:
             "a GPU was asked for, but torch finds none",
             hint="use the image's cuda lock on a machine with an NVIDIA driver, or ask for the cpu",
         )
+    torch.cuda.init()  # type: ignore[no-untyped-call]
     return torch.device("cuda", _gpu_index(device.uuids))
 
 
@@ -136,23 +148,39 @@ def _refuse_unknown_architecture(folder: Path) -> None:
         )
 
 
-def _load_weights(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
-    from transformers import AutoModelForCausalLM
-
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        str(folder),
-        dtype=dtype,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        attn_implementation="sdpa",
-        output_loading_info=True,
-    )
-    model: PreTrainedModel = loaded[0]
-    _refuse_invented_weights(folder, loaded[1])
+def _load_weights(folder: Path, packed: PackedFormat | None, dtype: torch.dtype) -> "PreTrainedModel":
+    model: PreTrainedModel
+    if packed is not None:
+        model, report = load_dequantized(folder, packed, dtype, attn_implementation=_ATTENTION)
+    else:
+        loaded: Any = model_class(folder).from_pretrained(
+            str(folder),
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation=_ATTENTION,
+            output_loading_info=True,
+        )
+        model, report = loaded
+    _refuse_invented_weights(folder, report)
     torch.nn.Module.train(model, mode=False)
     model.requires_grad_(requires_grad=False)
     return model
+
+
+def _simulate_activations(model: "PreTrainedModel", descriptor: CheckpointDescriptor, dtype: Dtype) -> str | None:
+    """Quantize the activations where the checkpoint's are; returns what to note of a quantized checkpoint."""
+    done = []
+    if descriptor.format is not CheckpointFormat.DENSE:
+        done.append(f"{descriptor.format.value} weights dequantized to {dtype.value} on load")
+    quantization = descriptor.quantization
+    if quantization is not None and attach(decoder_blocks(model), quantization):
+        if quantization.activation_bits < 16:
+            done.append(f"activations quantized to {quantization.activation_bits} bits in simulation")
+        if quantization.attention_bits is not None:
+            done.append(f"queries, keys and values quantized to {quantization.attention_bits} bits in simulation")
+    return "; ".join(done) or None
 
 
 def _refuse_invented_weights(folder: Path, info: dict[str, Any]) -> None:

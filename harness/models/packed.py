@@ -1,0 +1,108 @@
+"""Reading a checkpoint with quantized linears: transformers' own loading, of weights that are decoded as it asks.
+
+Nothing but torch and safetensors is needed for any format. One weight after another is decoded, dequantized and put
+into the model, so that beside the model in its dtype only a few weights are held at a time. A weight is rounded to the
+checkpoint's own dtype first, in which it was calibrated and in which engines compute it, so that a model that runs in
+float32 has the same weights.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from harness.checkpoint import read_tensors
+from harness.contract import CheckpointFormat
+from harness.errors import BadCheckpoint
+from harness.quantization import layouts
+from harness.quantization.layouts.scheme import Scheme
+from harness.quantization.weight import QuantizedWeight
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_CHUNK_WEIGHTS = 2**20
+
+
+@dataclass(frozen=True)
+class PackedFormat:
+    """How the linears are stored, and the dtype that a dequantized weight is rounded to."""
+
+    checkpoint_format: CheckpointFormat
+    scheme: Scheme
+    storage_dtype: torch.dtype
+
+
+def load_dequantized(
+    folder: Path, packed: PackedFormat, dtype: torch.dtype, **keywords: Any
+) -> tuple["PreTrainedModel", dict[str, Any]]:
+    """The model in `dtype`, and transformers' report of what it found. `keywords` go to its `from_pretrained`.
+
+    Raises:
+        BadCheckpoint: a quantized linear lacks a tensor, or its tensors do not fit together.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    del config.quantization_config
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    with ExitStack() as files:
+        loaded = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=_weights(folder, packed, files),
+            dtype=dtype,
+            output_loading_info=True,
+            **keywords,
+        )
+    model, report = loaded
+    return model, report
+
+
+class _QuantizedSlice:
+    """A linear's weight that is decoded when it is indexed: how transformers reads a tensor of a safetensors file."""
+
+    def __init__(self, linear: str, parts: Mapping[str, Any], packed: PackedFormat) -> None:
+        self._linear = linear
+        self._parts = parts
+        self._packed = packed
+
+    def __getitem__(self, whole: object) -> Tensor:
+        tensors = {suffix: part[...] for suffix, part in self._parts.items()}
+        try:
+            weight = layouts.decode(self._packed.checkpoint_format, tensors, self._packed.scheme)
+        except BadCheckpoint as broken:
+            raise BadCheckpoint(f"{self._linear}: {broken.message}", hint=broken.hint) from broken
+        return _dequantize(weight, self._packed.storage_dtype)
+
+
+def _weights(folder: Path, packed: PackedFormat, files: ExitStack) -> dict[str, Any]:
+    """The state dictionary of the dequantized model, by the names of a dense checkpoint. Nothing is read yet."""
+    stored = read_tensors(folder)
+    shards = {
+        name: files.enter_context(safe_open(folder / name, framework="pt"))
+        for name in sorted({entry.file for entry in stored.values()})
+    }
+    weights: dict[str, Any] = {name: shards[entry.file].get_slice(name) for name, entry in stored.items()}
+    for linear, parts in layouts.quantized_linears(packed.checkpoint_format, tuple(stored)).items():
+        slices = {suffix: weights.pop(name) for suffix, name in parts.items()}
+        weights[f"{linear}.weight"] = _QuantizedSlice(linear, slices, packed)
+    return weights
+
+
+def _dequantize(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
+    """Some rows at a time, since the intermediate values take several times the memory of the result."""
+    rows, inputs = weight.codes.shape
+    dense = torch.empty(rows, inputs, dtype=dtype)
+    step = max(1, _CHUNK_WEIGHTS // inputs)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        some = replace(weight, codes=weight.codes[part], scale=weight.scale[part], zero=weight.zero[part])
+        dense[part] = some.dequantize(dtype)
+    return dense

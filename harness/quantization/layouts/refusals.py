@@ -1,0 +1,61 @@
+"""What several layouts cannot hold, in one form of words."""
+
+from harness.contract import Quantization, Reason
+from harness.errors import BadCheckpoint, Unsupported
+from harness.quantization.weight import QuantizedWeight
+
+
+def refuse_bits(layout: str, bits: int, held: tuple[int, ...]) -> None:
+    """Raise Unsupported unless `bits` is among `held`."""
+    if bits not in held:
+        listed = ", ".join(map(str, held))
+        raise Unsupported(
+            Reason.SETTING,
+            f"{layout} does not hold weights of {bits} bits",
+            hint=f"it holds {listed} bits; other bits can be stored dequantized (dense, simulated)",
+        )
+
+
+def refuse_size(layout: str, what: str, size: int, divisor: int) -> None:
+    """Raise Unsupported unless `divisor` divides `size`."""
+    if size % divisor:
+        raise Unsupported(
+            Reason.SHAPE,
+            f"{layout} needs {what} sizes that are multiples of {divisor}, and this linear's is {size}",
+            hint="use compressed-tensors/pack-quantized, which holds any size, or a model with other sizes",
+        )
+
+
+def refuse_uneven_groups(layout: str, weight: QuantizedWeight) -> None:
+    """Raise Unsupported unless all groups have equally many inputs."""
+    inputs, groups = weight.codes.shape[1], weight.scale.shape[1]
+    if inputs % groups:
+        raise Unsupported(
+            Reason.SHAPE,
+            f"{layout} needs groups of one size, and {groups} groups do not divide {inputs} inputs",
+            hint="use a group size that divides every input size, or whole rows",
+        )
+
+
+def refuse_act_order(layout: str) -> Unsupported:
+    """The error for weights whose inputs are not grouped in their order."""
+    return Unsupported(
+        Reason.SETTING,
+        f"{layout} has no place for groups that follow the order of the activations",
+        hint="use static groups, or the gptq format",
+    )
+
+
+def refuse_quantized_activations(layout: str, quantization: Quantization) -> None:
+    """Raise Unsupported where the activations are quantized: for layouts that describe weights only."""
+    if quantization.activation_bits < 16:
+        raise Unsupported(
+            Reason.SETTING,
+            f"{layout} describes weights only, not activations of {quantization.activation_bits} bits",
+            hint="use a compressed-tensors format, or store dequantized weights (dense, simulated)",
+        )
+
+
+def contradiction(layout: str, what: str) -> BadCheckpoint:
+    """The error for tensors of one linear that do not fit together."""
+    return BadCheckpoint(f"the {layout} tensors of a linear do not fit together: {what}", hint="compress it again")

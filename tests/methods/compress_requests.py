@@ -1,0 +1,97 @@
+"""Whole compress requests on tiny models, as every method's tests make them."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_checkpoints import publish_rows, tiny_text
+
+from harness.contract import Calibration, CompressParameters, CompressRequest, Device, Setting
+from harness.methods import run
+from harness.methods.sequential import Sequential
+from harness.models.blocks import Block
+from harness.models.loading import load_model
+from harness.reporter import Reporter
+
+SAMPLES, LENGTH = 6, 16
+
+
+class Requests:
+    """Requests to one method, on the checkpoint `<folder>/model`; each call has an output folder of its own."""
+
+    def __init__(self, method: str, folder: Path) -> None:
+        self._method = method
+        self._folder = folder
+        self._runs = 0
+        publish_rows(folder / "c4", "c4", [{"text": tiny_text(30, seed)} for seed in range(20)])
+
+    def __call__(self, setting, *, length=LENGTH, output=None, **options):
+        """Return the result, the artifact's folder and the events."""
+        if output is None:
+            output = self.new_output()
+        request = CompressRequest(
+            id="request",
+            device=Device(threads=1),
+            inputs={"checkpoint": str(self._folder / "model"), "calibration": str(self._folder / "c4")},
+            output=str(output),
+            parameters=CompressParameters(
+                method=self._method,
+                setting=Setting.parse(setting),
+                calibration=Calibration(dataset="c4", samples=SAMPLES, sequence_length=length, seed=0),
+                options=options,
+            ),
+        )
+        events = io.StringIO()
+        result = run(request, Reporter(events))
+        return result, output / "artifact", [json.loads(line) for line in events.getvalue().splitlines()]
+
+    def new_output(self) -> Path:
+        self._runs += 1
+        output = self._folder / f"out{self._runs}"
+        output.mkdir()
+        return output
+
+
+class Killed(Exception):
+    """Stands for whatever ends an attempt."""
+
+
+def kill_before(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
+    """End the work of every sequential method when it comes to a block."""
+    plain = Sequential.compress
+
+    def compress(self, block: Block):
+        if block.index == index:
+            raise Killed
+        return plain(self, block)
+
+    monkeypatch.setattr(Sequential, "compress", compress)
+
+
+def keep_models(monkeypatch: pytest.MonkeyPatch) -> list[torch.nn.Module]:
+    """The models that requests load from now on: after a request, the compressed model as it is in memory."""
+    from harness.methods import job
+
+    models: list[torch.nn.Module] = []
+    plain = job.load_model
+
+    def load(*arguments, **keywords):
+        loaded = plain(*arguments, **keywords)
+        models.append(loaded.model)
+        return loaded
+
+    monkeypatch.setattr(job, "load_model", load)
+    return models
+
+
+def logits_of(artifact: Path, tokens: torch.Tensor) -> torch.Tensor:
+    """What the stored checkpoint computes, loaded as the evaluation loads it."""
+    with torch.no_grad():
+        return load_model(artifact, Device(threads=1)).model(tokens).logits
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}

@@ -1,0 +1,272 @@
+"""Whole OmniQuant requests on tiny models of every family: what comes out, what is recorded, what is refused."""
+
+import pytest
+import torch
+from compress_requests import LENGTH, SAMPLES, Killed, Requests, keep_models, logits_of, tensors_of
+from tiny_checkpoints import FAMILIES, LAYERS, publish_model, tiny_model, tiny_tokens
+
+from harness.checkpoint import open_checkpoint
+from harness.contract import CheckpointFormat, Reason
+from harness.errors import BadCheckpoint, BadRequest, Unsupported
+from harness.methods.omni_blocks import OmniQuantWork
+from harness.models.blocks import decoder_blocks, linears_of
+from harness.quantization.activations import attach
+
+QUICK = {"epochs": 1}
+
+
+@pytest.fixture
+def compress(tmp_path):
+    return Requests("omniquant", tmp_path)
+
+
+def heavy_tailed(family):
+    """Weights with outliers, for which the whole range is a poor grid."""
+    model = tiny_model(family)
+    for linear in linears_of(decoder_blocks(model)):
+        linear.module.weight.copy_((linear.module.weight.sign() * linear.module.weight.abs() ** 2 * 7).bfloat16())
+    return model
+
+
+def in_memory_logits(model, quantization, tokens):
+    handles = attach(decoder_blocks(model), quantization)
+    logits = model(tokens).logits
+    for handle in handles:
+        handle.remove()
+    return logits
+
+
+FORMATS = {
+    "W4A16g16": CheckpointFormat.PACK_QUANTIZED,
+    "W8A8": CheckpointFormat.INT_QUANTIZED,
+    "W4A4": CheckpointFormat.DENSE,
+}
+CASES = [(family, setting) for setting in ("W4A16g16", "W4A4") for family in FAMILIES]
+
+
+@pytest.mark.parametrize(("family", "setting"), [*CASES, *((family, "W8A8") for family in ("llama", "glm", "opt"))])
+def test_the_stored_checkpoint_computes_what_the_compressed_model_in_memory_did(
+    tmp_path, compress, monkeypatch, family, setting
+):
+    models = keep_models(monkeypatch)
+    publish_model(tmp_path / "model", tiny_model(family))
+    result, artifact, _ = compress(setting, **QUICK)
+    described = result.artifact
+    assert described == open_checkpoint(artifact, verify=True)
+    assert described.format is FORMATS[setting]
+    assert described.quantization.simulated is (setting == "W4A4")
+    tokens = tiny_tokens(2, LENGTH)
+    expected = in_memory_logits(models[0], described.quantization, tokens)
+    assert torch.equal(logits_of(artifact, tokens), expected)
+    assert not torch.allclose(expected, tiny_model(family)(tokens).logits, atol=1e-4)
+
+
+def errors_of_blocks(result):
+    return [result.layers[index * len(result.layers) // LAYERS].error for index in range(LAYERS)]
+
+
+@pytest.mark.parametrize(("family", "setting"), [("llama", "W2A16"), ("opt", "W3A16g16"), ("llama", "W4A4")])
+def test_training_brings_every_block_nearer_to_the_uncompressed_one_than_plain_rounding(
+    tmp_path, compress, monkeypatch, family, setting
+):
+    publish_model(tmp_path / "model", heavy_tailed(family))
+    trained, _, _ = compress(setting, lwc_lr=0.1, epochs=6)
+    monkeypatch.setattr("harness.methods.omni_clipping._INITIAL_BOUND", 40.0)
+    monkeypatch.setattr("harness.methods.omni_blocks.train", lambda *_: None)
+    rounded, _, _ = compress(setting, let=False)
+    pairs = list(zip(errors_of_blocks(trained), errors_of_blocks(rounded), strict=True))
+    assert all(after < before for after, before in pairs)
+    assert not any("worse" in note for note in trained.artifact.notes)
+
+
+def test_a_block_that_training_made_worse_is_noted_with_both_errors(tmp_path, compress, monkeypatch):
+    def clip_to_half(block, quantized, targets, schedule):
+        (bounds,) = quantized.learned(schedule)
+        for bound in bounds["params"]:
+            bound.zero_()
+
+    monkeypatch.setattr("harness.methods.omni_blocks.train", clip_to_half)
+    publish_model(tmp_path / "model", tiny_model("llama"))
+    result, _, _ = compress("W8A16")
+    (note,) = [note for note in result.artifact.notes if "model.layers.0: training made the block worse" in note]
+    assert f"to {result.layers[0].error:.4g};" in note
+
+
+def test_all_that_was_left_open_is_recorded_as_decided(tmp_path, compress):
+    publish_model(tmp_path / "model", tiny_model("opt"))
+    result, _, _ = compress("W4A4", **QUICK)
+    assert result.artifact.options == {
+        "epochs": 1,
+        "lwc": True,
+        "let": True,
+        "lwc_lr": 0.01,
+        "let_lr": 0.005,
+        "alpha": 0.75,
+        "aug_loss": False,
+        "qk_scaling": "tied",
+        "symmetric": False,
+        "precision": "native",
+        "layout": "dense",
+        "batch_size": 1,
+    }
+    assert any("authors' for OPT" in note for note in result.artifact.notes)
+    assert result.artifact.quantization.attention_bits == 4
+    assert result.artifact.quantization.activations_symmetric is False
+
+
+def test_each_linear_is_reported_with_the_error_of_its_block(tmp_path, compress):
+    model = tiny_model("llama")
+    publish_model(tmp_path / "model", model)
+    result, _, events = compress("W4A16", **QUICK)
+    assert [layer.name for layer in result.layers] == [linear.name for linear in linears_of(decoder_blocks(model))]
+    assert len({layer.error for layer in result.layers}) == LAYERS
+    assert all(layer.error > 0 and layer.sparsity is None for layer in result.layers)
+    layers = [event for event in events if event["event"] == "progress"]
+    assert (layers[-1]["done"], layers[-1]["total"], layers[-1]["unit"]) == (LAYERS, LAYERS, "layer")
+
+
+@pytest.mark.parametrize(
+    ("setting", "options", "checkpoint_format", "attention_bits"),
+    [
+        ("W4A16g16", {"layout": "gptq"}, CheckpointFormat.GPTQ, None),
+        ("W4A16g16", {"layout": "dense"}, CheckpointFormat.DENSE, None),
+        ("W4A16", {"symmetric": True}, CheckpointFormat.PACK_QUANTIZED, None),
+        ("W8A8", {"symmetric": False, "layout": "dense"}, CheckpointFormat.DENSE, 8),
+        ("W6A6", {"qk_scaling": "off", "aug_loss": True}, CheckpointFormat.DENSE, 6),
+    ],
+)
+def test_the_options_choose_how_the_result_is_stored(
+    tmp_path, compress, setting, options, checkpoint_format, attention_bits
+):
+    publish_model(tmp_path / "model", tiny_model("mistral"))
+    result, artifact, _ = compress(setting, **QUICK, **options)
+    assert result.artifact.format is checkpoint_format
+    assert result.artifact.quantization.attention_bits == attention_bits
+    assert torch.isfinite(logits_of(artifact, tiny_tokens(1, LENGTH))).all()
+
+
+def test_dense_and_packed_weights_stand_for_the_same_values(tmp_path, compress):
+    publish_model(tmp_path / "model", tiny_model("llama"))
+    packed, dense = (compress("W4A16g16", **QUICK, layout=layout)[1] for layout in ("compressed-tensors", "dense"))
+    tokens = tiny_tokens(2, LENGTH)
+    assert torch.equal(logits_of(packed, tokens), logits_of(dense, tokens))
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_the_same_request_gives_the_same_checkpoint(tmp_path, compress, family):
+    publish_model(tmp_path / "model", tiny_model(family))
+    first, second = (compress("W4A4", **QUICK)[0].artifact for _ in range(2))
+    assert first.digest == second.digest
+
+
+@pytest.mark.parametrize(("family", "setting"), [("opt", "W4A4"), ("qwen2-mixed", "W4A16g16"), ("glm", "W8A8")])
+def test_a_killed_attempt_goes_on_to_the_checkpoint_of_an_uninterrupted_one(
+    tmp_path, compress, monkeypatch, family, setting
+):
+    publish_model(tmp_path / "model", tiny_model(family))
+    whole, whole_folder, _ = compress(setting, **QUICK)
+    plain, output = OmniQuantWork.compress, compress.new_output()
+
+    def killed(self, block):
+        if block.index == LAYERS - 1:
+            raise Killed
+        return plain(self, block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OmniQuantWork, "compress", killed)
+        with pytest.raises(Killed):
+            compress(setting, output=output, **QUICK)
+    resumed, folder, _ = compress(setting, output=output, **QUICK)
+    assert resumed.cost.resumed_blocks == LAYERS - 1
+    before, after = tensors_of(whole_folder), tensors_of(folder)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert resumed.artifact.digest == whole.artifact.digest
+
+
+def test_sequences_shorter_than_a_batch_and_larger_batches_work(tmp_path, compress):
+    publish_model(tmp_path / "model", tiny_model("llama"))
+    result, artifact, _ = compress("W4A16", **QUICK, batch_size=SAMPLES - 2, length=3)
+    assert result.artifact.options["batch_size"] == SAMPLES - 2
+    assert torch.isfinite(logits_of(artifact, tiny_tokens(1, 3))).all()
+
+
+def test_without_a_transformation_the_norms_stay_as_they_were(tmp_path, compress):
+    publish_model(tmp_path / "model", tiny_model("llama"))
+    _, artifact, _ = compress("W4A16g16", **QUICK)
+    before, after = tensors_of(tmp_path / "model"), tensors_of(artifact)
+    norms = [name for name in before if "norm" in name]
+    assert norms
+    assert all(torch.equal(before[name], after[name]) for name in norms)
+
+
+def test_a_model_that_normalises_last_is_clipped_but_not_transformed(tmp_path, compress):
+    publish_model(tmp_path / "model", tiny_model("opt-post-norm"))
+    result, _, _ = compress("W4A4", **QUICK)
+    assert result.artifact.options["let"] is False
+    assert any("norms come last" in note for note in result.artifact.notes)
+    with pytest.raises(Unsupported, match="normalises after") as refusal:
+        compress("W4A4", **QUICK, let=True)
+    assert refusal.value.reason is Reason.ARCHITECTURE
+
+
+def test_a_group_size_that_divides_no_input_is_refused_with_those_that_do(tmp_path, compress):
+    publish_model(tmp_path / "model", tiny_model("llama"))
+    with pytest.raises(Unsupported, match=r"group size of 128 .*k_proj \(32\)") as refusal:
+        compress("W4A16g128")
+    assert refusal.value.reason is Reason.SHAPE
+    assert "16, 8, 4" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    ("setting", "options", "error", "message"),
+    [
+        ("50%", {}, Unsupported, "no setting '50%'"),
+        ("W4A8", {}, Unsupported, "no setting 'W4A8'"),
+        ("W8A8g128", {}, Unsupported, "no setting 'W8A8g128'"),
+        ("W4A16", {"epoch": 3}, BadRequest, "did you mean 'epochs'"),
+        ("W4A16", {"epochs": 0}, BadRequest, "'epochs'"),
+        ("W4A16", {"lwc_lr": 2.0}, BadRequest, "'lwc_lr'"),
+        ("W4A16", {"qk_scaling": "free"}, BadRequest, "'qk_scaling' of omniquant cannot be 'free'"),
+        ("W4A4", {"layout": "compressed-tensors"}, Unsupported, "no place for W4A4 asymmetric"),
+        ("W8A8", {"symmetric": False}, Unsupported, "no place for W8A8 asymmetric"),
+        ("W6A16", {"layout": "gptq"}, Unsupported, "does not hold weights of 6 bits"),
+    ],
+)
+def test_a_setting_or_option_that_cannot_be_used_is_refused_before_anything_is_read(
+    compress, setting, options, error, message
+):
+    with pytest.raises(error, match=message):
+        compress(setting, **options)
+
+
+def test_nothing_to_learn_is_refused(tmp_path, compress):
+    publish_model(tmp_path / "model", tiny_model("llama"))
+    with pytest.raises(BadRequest, match="nothing to learn"):
+        compress("W4A16", lwc=False)
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path, compress):
+    model = tiny_model("llama")
+    model.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    publish_model(tmp_path / "model", model)
+    with pytest.raises(BadCheckpoint, match=r"model\.layers\.1\.mlp\.up_proj holds NaN"):
+        compress("W4A16", **QUICK)
+
+
+def test_norms_that_are_not_finite_are_named(tmp_path, compress):
+    model = tiny_model("llama")
+    model.model.layers[1].input_layernorm.weight[3] = float("inf")
+    publish_model(tmp_path / "model", model)
+    with pytest.raises(BadCheckpoint, match=r"output of model\.layers\.1 holds NaN"):
+        compress("W4A16", **QUICK)
+
+
+def test_a_dead_input_and_an_all_zero_row_stay_finite(tmp_path, compress):
+    model = tiny_model("opt")
+    model.model.decoder.layers[0].fc1.weight[:, 5] = 0
+    model.model.decoder.layers[0].fc1.weight[7] = 0
+    model.model.decoder.layers[0].final_layer_norm.weight[5] = 0
+    publish_model(tmp_path / "model", model)
+    _, artifact, _ = compress("W4A4", **QUICK)
+    assert torch.isfinite(logits_of(artifact, tiny_tokens(1, LENGTH))).all()
+    assert torch.equal(tensors_of(artifact)["model.decoder.layers.0.fc1.weight"][7].float(), torch.zeros(32))

@@ -1,0 +1,107 @@
+"""Tiny models, calibration text and whole requests for the adapters of other libraries."""
+
+import io
+import json
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from tiny_checkpoints import FAMILIES, publish_model, publish_rows, tiny_model, tiny_text, tiny_tokens
+
+from harness.checkpoint import open_checkpoint
+from harness.contract import Calibration, CompressParameters, CompressRequest, Device, ImageDescription, Setting
+from harness.methods import job, run
+from harness.methods.peers import gptqmodel, llmcompressor
+from harness.models.loading import load_model
+from harness.reporter import Reporter
+
+SAMPLES, LENGTH = 8, 16
+
+LLAMA, CONFIGURATION, SHAPE = FAMILIES["llama"]
+WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 4, "head_dim": 16}
+FAMILIES["llama-wide"] = (LLAMA, CONFIGURATION, SHAPE | WIDE)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def parameters():
+    """The parameters of a request, from its method, setting and options."""
+
+    def make(method, setting, **options):
+        return CompressParameters(
+            method=method,
+            setting=Setting.parse(setting),
+            calibration=Calibration(dataset="c4", samples=SAMPLES, sequence_length=LENGTH, seed=0),
+            options=options,
+        )
+
+    return make
+
+
+@pytest.fixture
+def image_methods():
+    """The methods that an image of this project says it offers."""
+
+    def read(name):
+        path = Path(__file__).parents[2] / "images" / name / "image.toml"
+        return ImageDescription.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).methods
+
+    return read
+
+
+@pytest.fixture
+def compress(tmp_path, parameters, monkeypatch):
+    """Publish a tiny model of a family and compress it; returns the result, the artifact's folder and the events."""
+    for module in (llmcompressor, gptqmodel):
+        for method in module.METHODS:
+            monkeypatch.setitem(job._METHODS, method, module.__name__)
+    publish_rows(tmp_path / "c4", "c4", [{"text": tiny_text(30, seed)} for seed in range(20)])
+    runs = iter(range(100))
+
+    def work(method, setting, family="llama", **options):
+        source, output = tmp_path / family, tmp_path / f"out{next(runs)}"
+        if not source.exists():
+            publish_model(source, tiny_model(family))
+        output.mkdir()
+        request = CompressRequest(
+            id="request",
+            device=Device(threads=1),
+            inputs={"checkpoint": str(source), "calibration": str(tmp_path / "c4")},
+            output=str(output),
+            parameters=parameters(method, setting, **options),
+        )
+        events = io.StringIO()
+        result = run(request, Reporter(events))
+        open_checkpoint(output / "artifact", verify=True)
+        return result, output / "artifact", [json.loads(line) for line in events.getvalue().splitlines()]
+
+    return work
+
+
+@pytest.fixture
+def drift(tmp_path):
+    """How far an artifact's logits are from its parent's, relative to them, in this project's own evaluator."""
+
+    def measure(artifact, family="llama"):
+        tokens = tiny_tokens(4, LENGTH, seed=9)
+        with torch.no_grad():
+            dense = load_model(tmp_path / family, Device(threads=1)).model(tokens).logits
+            compressed = load_model(artifact, Device(threads=1)).model(tokens).logits
+        return float((compressed - dense).norm() / dense.norm())
+
+    return measure
