@@ -70,6 +70,7 @@ class PeakMemory:
         if self._device.type == "cuda":
             import torch
 
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # there is no mark to reset before
             torch.cuda.reset_peak_memory_stats(self._device)
         elif not _reset_high_water_mark():
             self._sampler = _RssSampler()

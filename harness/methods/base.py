@@ -22,7 +22,7 @@ from harness.contract import (
     Sparsity,
 )
 from harness.errors import BadRequest, Unsupported
-from harness.methods.finished import FinishedBlocks
+from harness.methods.skeleton.finished import FinishedBlocks
 from harness.models.blocks import Block, linears_of
 from harness.reporter import Reporter
 

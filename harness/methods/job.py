@@ -27,7 +27,7 @@ from harness.contract import (
 from harness.errors import BadRequest, Unsupported
 from harness.inputs import input_folder
 from harness.methods.base import CompressionContext, Compressor, Method, Outcome, suggest
-from harness.methods.finished import FinishedBlocks
+from harness.methods.skeleton.finished import FinishedBlocks
 from harness.models.blocks import Block, decoder_blocks
 from harness.models.loading import TORCH_DTYPES, LoadedModel, load_model
 from harness.reporter import Reporter

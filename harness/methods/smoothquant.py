@@ -15,12 +15,12 @@ from torch import Tensor
 from harness.contract import CheckpointFormat, CompressParameters, Frozen, LayerReport, Quantization, Reason
 from harness.errors import BadCheckpoint, Unsupported
 from harness.methods.base import CompressionContext, Outcome, parse_options
-from harness.methods.finished import BlockResult
-from harness.methods.rounding import RoundingGrid, quantize
-from harness.methods.saving import finish
-from harness.methods.scaling import PairKind, ScalePair, missing_pairs, smoothable_pairs
-from harness.methods.sequential import compress_blocks, observe, put_quantized, round_parameters
-from harness.methods.stream import open_stream
+from harness.methods.numerics.rounding import RoundingGrid, quantize
+from harness.methods.numerics.scaling import PairKind, ScalePair, missing_pairs, smoothable_pairs
+from harness.methods.skeleton.finished import BlockResult
+from harness.methods.skeleton.saving import finish
+from harness.methods.skeleton.sequential import compress_blocks, observe, put_quantized, round_parameters
+from harness.methods.skeleton.stream import open_stream
 from harness.models.blocks import Block, LinearGroup
 from harness.models.loading import TORCH_DTYPES
 from harness.telemetry import Stopwatch

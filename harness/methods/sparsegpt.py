@@ -14,12 +14,12 @@ from torch import Tensor
 from harness.contract import CompressParameters, Frozen, LayerReport, Reason
 from harness.errors import BadRequest, Unsupported
 from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
-from harness.methods.captured import Captured
-from harness.methods.columns import Settle, compensate, one_thread, settle_columns, stack_transposed
-from harness.methods.hessian import Hessian, InverseFactor, damping_notes, factor_inverse
-from harness.methods.masks import smallest_of_columns, up_to_rank
-from harness.methods.saving import finish
-from harness.methods.sequential import GroupResult, Sequential, compress_blocks
+from harness.methods.numerics.captured import Captured
+from harness.methods.numerics.columns import Settle, compensate, one_thread, settle_columns, stack_transposed
+from harness.methods.numerics.hessian import Hessian, InverseFactor, damping_notes, factor_inverse
+from harness.methods.numerics.masks import smallest_of_columns, up_to_rank
+from harness.methods.skeleton.saving import finish
+from harness.methods.skeleton.sequential import GroupResult, Sequential, compress_blocks
 from harness.models.blocks import Block, LinearGroup
 from harness.models.loading import TORCH_DTYPES
 from harness.telemetry import Stopwatch

@@ -13,9 +13,9 @@ from torch import Tensor
 from harness.contract import CompressParameters, Frozen, LayerReport, Reason
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
 from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
-from harness.methods.masks import smallest_of_columns, smallest_of_rows
-from harness.methods.saving import finish
-from harness.methods.sequential import GroupResult, Sequential, compress_blocks
+from harness.methods.numerics.masks import smallest_of_columns, smallest_of_rows
+from harness.methods.skeleton.saving import finish
+from harness.methods.skeleton.sequential import GroupResult, Sequential, compress_blocks
 from harness.models.blocks import Block, LinearGroup
 from harness.telemetry import Stopwatch
 

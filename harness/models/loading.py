@@ -99,7 +99,6 @@ def select_device(device: Device) -> torch.device:
             "a GPU was asked for, but torch finds none",
             hint="use the image's cuda lock on a machine with an NVIDIA driver, or ask for the cpu",
         )
-    torch.cuda.init()  # type: ignore[no-untyped-call]
     return torch.device("cuda", _gpu_index(device.uuids))
 
 

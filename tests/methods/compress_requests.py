@@ -11,7 +11,7 @@ from tiny_checkpoints import publish_rows, tiny_text
 
 from harness.contract import Calibration, CompressParameters, CompressRequest, Device, Setting
 from harness.methods import run
-from harness.methods.sequential import Sequential
+from harness.methods.skeleton.sequential import Sequential
 from harness.models.blocks import Block
 from harness.models.loading import load_model
 from harness.reporter import Reporter

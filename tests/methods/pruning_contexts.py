@@ -6,7 +6,7 @@ import torch
 
 from harness.contract import Dtype
 from harness.methods.base import CompressionContext
-from harness.methods.finished import FinishedBlocks
+from harness.methods.skeleton.finished import FinishedBlocks
 from harness.models.blocks import decoder_blocks
 from harness.reporter import Reporter
 

@@ -12,8 +12,8 @@ from harness.checkpoint import open_checkpoint
 from harness.contract import Calibration, CompressParameters, CompressRequest, CompressResult, Device, Dtype, Setting
 from harness.methods import run
 from harness.methods.base import CompressionContext, Outcome
-from harness.methods.finished import FinishedBlocks
 from harness.methods.job import parse_request
+from harness.methods.skeleton.finished import FinishedBlocks
 from harness.models.blocks import decoder_blocks
 from harness.models.loading import TORCH_DTYPES, LoadedModel, load_model
 from harness.reporter import Reporter

@@ -10,7 +10,8 @@ from tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
 from harness.contract import CheckpointFormat, Dtype, ImageDescription, Reason, Setting
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
-from harness.methods import awq, job
+from harness.methods import job
+from harness.methods.awq import method as awq
 from harness.methods.job import parse_request
 from harness.models.blocks import KNOWN_ARCHITECTURES, decoder_blocks, linears_of
 from harness.models.loading import TORCH_DTYPES

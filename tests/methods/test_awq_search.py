@@ -5,13 +5,13 @@ import torch
 from tiny_checkpoints import tiny_model, tiny_tokens
 from torch import nn
 
-from harness.methods.awq import _Observed
-from harness.methods.clipping import clip, search_clipping
-from harness.methods.inspection import LinearInspection, ModuleInspection, ModuleRecording, tensor_cores
-from harness.methods.rounding import RoundingGrid, fake_quantize, quantize
-from harness.methods.scale_search import candidate_scales, mean_relative_magnitude, search_scale
-from harness.methods.sequential import observe
-from harness.methods.stream import open_stream
+from harness.methods.awq.clipping import clip, search_clipping
+from harness.methods.awq.inspection import LinearInspection, ModuleInspection, ModuleRecording, tensor_cores
+from harness.methods.awq.method import _Observed
+from harness.methods.awq.scale_search import candidate_scales, mean_relative_magnitude, search_scale
+from harness.methods.numerics.rounding import RoundingGrid, fake_quantize, quantize
+from harness.methods.skeleton.sequential import observe
+from harness.methods.skeleton.stream import open_stream
 from harness.models.blocks import decoder_blocks
 
 CPU = torch.device("cpu")
@@ -232,7 +232,7 @@ def test_the_ranges_are_those_of_a_plain_search(tokens, group):
 
 
 def test_ranges_are_found_row_by_row_however_many_are_tried_together(monkeypatch):
-    from harness.methods import clipping
+    from harness.methods.awq import clipping
 
     weight, samples = heavy_tailed(13, 32), heavy_tailed(50, 32, seed=1)
     together = search_clipping(weight, samples, make_grid(), shrinks=SHRINKS)

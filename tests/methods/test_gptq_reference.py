@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from harness.methods.gptq_columns import Quantizer
-from harness.methods.gptq_grid import GridRule
-from harness.methods.hessian import Hessian, factor_inverse
+from harness.methods.gptq.columns import Quantizer
+from harness.methods.gptq.grid import GridRule
+from harness.methods.numerics.hessian import Hessian, factor_inverse
 from harness.models.blocks import LinearGroup, NamedLinear
 
 DAMPING = 0.01

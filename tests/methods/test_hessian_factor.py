@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.methods.hessian import Hessian, factor_inverse
+from harness.methods.numerics.hessian import Hessian, factor_inverse
 from harness.models.blocks import LinearGroup, NamedLinear
 
 CPU = torch.device("cpu")

@@ -11,11 +11,11 @@ from torch.nn.functional import cross_entropy
 
 from harness.contract import Calibration, CompressParameters, CompressRequest, Device, Dtype, Setting
 from harness.errors import BadRequest
-from harness.methods import recovery as training
 from harness.methods import run
-from harness.methods.lora import Adapters
-from harness.methods.recovery import RecoveryOptions, recover
-from harness.methods.recovery_rows import IGNORED, collate, read_examples
+from harness.methods.llm_pruner import recovery as training
+from harness.methods.llm_pruner.lora import Adapters
+from harness.methods.llm_pruner.recovery import RecoveryOptions, recover
+from harness.methods.llm_pruner.recovery_rows import IGNORED, collate, read_examples
 from harness.models.blocks import decoder_blocks, linears_of
 from harness.reporter import Reporter
 

@@ -8,11 +8,11 @@ from pruning_contexts import make_context
 from tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
-from harness.methods.coupled import block_units
-from harness.methods.gradients import block_gradients
-from harness.methods.importance import magnitude_score, taylor_score, unit_scores
-from harness.methods.unit_choice import ScoredUnits, choose_alike, choose_over_all
-from harness.methods.widths import BlockWidths, measure
+from harness.methods.llm_pruner.coupled import block_units
+from harness.methods.llm_pruner.gradients import block_gradients
+from harness.methods.llm_pruner.importance import magnitude_score, taylor_score, unit_scores
+from harness.methods.llm_pruner.unit_choice import ScoredUnits, choose_alike, choose_over_all
+from harness.methods.llm_pruner.widths import BlockWidths, measure
 from harness.models.blocks import decoder_blocks, linears_of
 
 HEAD = 8

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.errors import Unsupported
-from harness.methods.widths import (
+from harness.methods.llm_pruner.widths import (
     BlockWidths,
     ModelSize,
     measure,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.contract import Setting
-from harness.methods.omni_published import Family, published
+from harness.methods.omniquant.published import Family, published
 
 LLAMA_1 = ("LlamaForCausalLM", SimpleNamespace(max_position_embeddings=2048, hidden_size=4096))
 LLAMA_1_30B = ("LlamaForCausalLM", SimpleNamespace(max_position_embeddings=2048, hidden_size=6656))

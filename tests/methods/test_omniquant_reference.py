@@ -7,12 +7,12 @@ from torch import nn
 from torch.nn import functional
 
 from harness.errors import WorkerError
-from harness.methods.omni_rounding import Kernels
-from harness.methods.omni_training import QuantizedBlock, Schedule, Targets, mean_error, train
-from harness.methods.omni_transform import ChannelRange, EquivalentTransformation, plan_transformation
-from harness.methods.rounding import RoundingGrid
-from harness.methods.sequential import observe
-from harness.methods.stream import open_stream
+from harness.methods.numerics.rounding import RoundingGrid
+from harness.methods.omniquant.rounding import Kernels
+from harness.methods.omniquant.training import QuantizedBlock, Schedule, Targets, mean_error, train
+from harness.methods.omniquant.transform import ChannelRange, EquivalentTransformation, plan_transformation
+from harness.methods.skeleton.sequential import observe
+from harness.methods.skeleton.stream import open_stream
 from harness.models.blocks import decoder_blocks
 
 HEADS, WIDTH, BITS = 4, 8, 3

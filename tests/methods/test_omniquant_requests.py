@@ -8,7 +8,7 @@ from tiny_checkpoints import FAMILIES, LAYERS, publish_model, tiny_model, tiny_t
 from harness.checkpoint import open_checkpoint
 from harness.contract import CheckpointFormat, Reason
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
-from harness.methods.omni_blocks import OmniQuantWork
+from harness.methods.omniquant.blocks import OmniQuantWork
 from harness.models.blocks import decoder_blocks, linears_of
 from harness.quantization.activations import attach
 
@@ -71,8 +71,8 @@ def test_training_brings_every_block_nearer_to_the_uncompressed_one_than_plain_r
 ):
     publish_model(tmp_path / "model", heavy_tailed(family))
     trained, _, _ = compress(setting, lwc_lr=0.1, epochs=6)
-    monkeypatch.setattr("harness.methods.omni_clipping._INITIAL_BOUND", 40.0)
-    monkeypatch.setattr("harness.methods.omni_blocks.train", lambda *_: None)
+    monkeypatch.setattr("harness.methods.omniquant.clipping._INITIAL_BOUND", 40.0)
+    monkeypatch.setattr("harness.methods.omniquant.blocks.train", lambda *_: None)
     rounded, _, _ = compress(setting, let=False)
     pairs = list(zip(errors_of_blocks(trained), errors_of_blocks(rounded), strict=True))
     assert all(after < before for after, before in pairs)
@@ -85,7 +85,7 @@ def test_a_block_that_training_made_worse_is_noted_with_both_errors(tmp_path, co
         for bound in bounds["params"]:
             bound.zero_()
 
-    monkeypatch.setattr("harness.methods.omni_blocks.train", clip_to_half)
+    monkeypatch.setattr("harness.methods.omniquant.blocks.train", clip_to_half)
     publish_model(tmp_path / "model", tiny_model("llama"))
     result, _, _ = compress("W8A16")
     (note,) = [note for note in result.artifact.notes if "model.layers.0: training made the block worse" in note]

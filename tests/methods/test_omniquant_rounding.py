@@ -5,10 +5,10 @@ import torch
 from tiny_checkpoints import tiny_model
 
 from harness.contract import Quantization
-from harness.methods.omni_activations import RoundedTokens, quantized_activations
-from harness.methods.omni_clipping import ClippedWeight, Factors
-from harness.methods.omni_rounding import Kernels, choose_kernels
-from harness.methods.rounding import RoundingGrid, quantize
+from harness.methods.numerics.rounding import RoundingGrid, quantize
+from harness.methods.omniquant.activations import RoundedTokens, quantized_activations
+from harness.methods.omniquant.clipping import ClippedWeight, Factors
+from harness.methods.omniquant.rounding import Kernels, choose_kernels
 from harness.models.blocks import decoder_blocks
 from harness.quantization.activations import fake_quantize_tokens
 

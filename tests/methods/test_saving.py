@@ -7,7 +7,7 @@ from tiny_checkpoints import publish_model, tiny_model
 
 from harness.checkpoint import read_tensors
 from harness.errors import BadCheckpoint
-from harness.methods.saving import write_checkpoint
+from harness.methods.skeleton.saving import write_checkpoint
 
 INDEX = "model.safetensors.index.json"
 NAME = "model.layers.1.mlp.up_proj.weight"

@@ -8,8 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.contract import Reason
 from harness.errors import Unsupported
-from harness.methods.scaling import PairKind, fold_into_linear, fold_into_norm, missing_pairs, smoothable_pairs
-from harness.methods.stream import open_stream
+from harness.methods.numerics.scaling import PairKind, fold_into_linear, fold_into_norm, missing_pairs, smoothable_pairs
+from harness.methods.skeleton.stream import open_stream
 from harness.models.blocks import decoder_blocks
 
 TOKENS = tiny_tokens(3, 9)

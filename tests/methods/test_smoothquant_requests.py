@@ -12,8 +12,8 @@ from harness.contract import CheckpointFormat, Dtype, ImageDescription, Quantiza
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
 from harness.methods import job, smoothquant
 from harness.methods.job import parse_request
-from harness.methods.rounding import RoundingGrid, quantize
-from harness.methods.scaling import PairKind, smoothable_pairs
+from harness.methods.numerics.rounding import RoundingGrid, quantize
+from harness.methods.numerics.scaling import PairKind, smoothable_pairs
 from harness.models.blocks import KNOWN_ARCHITECTURES, decoder_blocks, linears_of
 from harness.quantization.activations import attach
 

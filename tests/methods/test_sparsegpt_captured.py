@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from harness.methods.captured import Captured
-from harness.methods.gptq_columns import _round_block
+from harness.methods.gptq.columns import _round_block
+from harness.methods.numerics.captured import Captured
 from harness.methods.sparsegpt import _eliminate_masked, _eliminate_pattern
 
 COLUMNS, ROWS = 64, 96

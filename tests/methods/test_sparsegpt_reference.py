@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from harness.errors import BadCheckpoint
-from harness.methods.hessian import Hessian, factor_inverse
+from harness.methods.numerics.hessian import Hessian, factor_inverse
 from harness.methods.sparsegpt import Pruner
 from harness.models.blocks import LinearGroup, NamedLinear
 

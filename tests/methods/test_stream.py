@@ -3,9 +3,9 @@ import torch
 from tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
 from harness.errors import BadCheckpoint, WorkerError
-from harness.methods.hessian import Hessian
-from harness.methods.sequential import observe
-from harness.methods.stream import open_stream
+from harness.methods.numerics.hessian import Hessian
+from harness.methods.skeleton.sequential import observe
+from harness.methods.skeleton.stream import open_stream
 from harness.models.blocks import decoder_blocks
 
 CPU = torch.device("cpu")

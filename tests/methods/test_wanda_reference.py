@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from harness.methods import wanda
-from harness.methods.masks import smallest_by_sorting, smallest_of_columns, smallest_of_rows, up_to_rank
+from harness.methods.numerics.masks import smallest_by_sorting, smallest_of_columns, smallest_of_rows, up_to_rank
 from harness.methods.wanda import InputNorm, choose_by_share, prune
 from harness.models.blocks import LinearGroup, NamedLinear
 

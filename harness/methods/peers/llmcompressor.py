@@ -19,7 +19,7 @@ from harness.errors import BadRequest, Unsupported
 from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
 from harness.methods.peers import oneshot
 from harness.methods.peers.common import bits_of, require
-from harness.methods.saving import write_checkpoint
+from harness.methods.skeleton.saving import write_checkpoint
 from harness.models.blocks import Block, NamedLinear, linears_of
 from harness.models.loading import TORCH_DTYPES
 

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harness.methods.coupled import ROWS, CoupledUnits
-from harness.methods.gradients import WeightGradient
+from harness.methods.llm_pruner.coupled import ROWS, CoupledUnits
+from harness.methods.llm_pruner.gradients import WeightGradient
 
 Taylor = Literal["param_first", "param_second", "param_mix", "vectorize"]
 Grouping = Literal["sum", "mean", "max", "prod", "first"]

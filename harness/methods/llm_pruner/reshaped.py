@@ -11,8 +11,8 @@ from harness.checkpoint import read_config
 from harness.errors import WorkerError
 from harness.fetch.tokenizer import mend_settings
 from harness.methods.base import CompressionContext
-from harness.methods.coupled import head_size
-from harness.methods.saving import Replacement, write_checkpoint
+from harness.methods.llm_pruner.coupled import head_size
+from harness.methods.skeleton.saving import Replacement, write_checkpoint
 from harness.models.pruned_shapes import LAYERS_KEY, LayerWidths, layers_config, uniform_config
 
 _PROBES = ("w1 some words 2", "  Zwei  Wörter\nand, 1984: x=3.14!", "naïve 漢字 🙂 don't")

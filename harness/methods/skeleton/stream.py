@@ -127,7 +127,7 @@ def resident(block: Block, device: torch.device) -> Iterator[None]:
     """Hold the block's weights on `device` meanwhile.
 
     On another device than their own it is a copy, and dropped at the end: what was changed in it must have been taken
-    over by then (`harness.methods.finished`). The block's own weights stay as they are.
+    over by then (`harness.methods.skeleton.finished`). The block's own weights stay as they are.
     """
     away = {one: one.data for one in block.module.parameters() if one.device != device}
     for parameter, data in away.items():

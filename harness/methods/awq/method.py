@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from harness.contract import CheckpointFormat, CompressParameters, Frozen, LayerReport, Quantization, Reason
 from harness.errors import BadCheckpoint, Unsupported
+from harness.methods.awq.clipping import clip, search_clipping
+from harness.methods.awq.inspection import Inspection, LinearInspection, ModuleInspection, ModuleRecording
+from harness.methods.awq.scale_search import FoundScale, candidate_scales, mean_relative_magnitude, search_scale
 from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
-from harness.methods.clipping import clip, search_clipping
-from harness.methods.finished import BlockResult
-from harness.methods.hessian import Hessian
-from harness.methods.inspection import Inspection, LinearInspection, ModuleInspection, ModuleRecording
-from harness.methods.rounding import RoundingGrid, quantize
-from harness.methods.saving import finish
-from harness.methods.scale_search import FoundScale, candidate_scales, mean_relative_magnitude, search_scale
-from harness.methods.scaling import BlockPairs, PairKind, missing_pairs, smoothable_pairs
-from harness.methods.sequential import compress_blocks, observe, put_quantized, round_parameters
-from harness.methods.stream import open_stream
+from harness.methods.numerics.hessian import Hessian
+from harness.methods.numerics.rounding import RoundingGrid, quantize
+from harness.methods.numerics.scaling import BlockPairs, PairKind, missing_pairs, smoothable_pairs
+from harness.methods.skeleton.finished import BlockResult
+from harness.methods.skeleton.saving import finish
+from harness.methods.skeleton.sequential import compress_blocks, observe, put_quantized, round_parameters
+from harness.methods.skeleton.stream import open_stream
 from harness.models.blocks import Block, LinearGroup, NamedLinear, linears_of
 from harness.models.loading import TORCH_DTYPES
 from harness.quantization.layouts.refusals import refuse_bits

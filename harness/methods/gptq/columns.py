@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.methods.captured import Captured
-from harness.methods.columns import compensate, one_thread, settle_columns, stack_transposed
-from harness.methods.gptq_grid import GridRule, Grids
-from harness.methods.hessian import InverseFactor
+from harness.methods.gptq.grid import GridRule, Grids
+from harness.methods.numerics.captured import Captured
+from harness.methods.numerics.columns import compensate, one_thread, settle_columns, stack_transposed
+from harness.methods.numerics.hessian import InverseFactor
 from harness.quantization.weight import QuantizedWeight
 
 _SUBBLOCK = 32

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.methods.omni_clipping import Factors
-from harness.methods.scaling import PairKind, smoothable_pairs
+from harness.methods.numerics.scaling import PairKind, smoothable_pairs
+from harness.methods.omniquant.clipping import Factors
 from harness.models.blocks import Block, LinearGroup, NamedLinear
 
 _SMALLEST_FACTOR = 1e-2

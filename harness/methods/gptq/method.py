@@ -13,11 +13,11 @@ from pydantic import Field, PositiveInt
 from harness.contract import CheckpointFormat, CompressParameters, Frozen, LayerReport, Quantization, Reason, Setting
 from harness.errors import Unsupported
 from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
-from harness.methods.gptq_columns import Quantizer
-from harness.methods.gptq_grid import GridRule
-from harness.methods.hessian import Hessian, damping_notes, factor_inverse
-from harness.methods.saving import finish
-from harness.methods.sequential import GroupResult, Sequential, compress_blocks, put_quantized
+from harness.methods.gptq.columns import Quantizer
+from harness.methods.gptq.grid import GridRule
+from harness.methods.numerics.hessian import Hessian, damping_notes, factor_inverse
+from harness.methods.skeleton.saving import finish
+from harness.methods.skeleton.sequential import GroupResult, Sequential, compress_blocks, put_quantized
 from harness.models.blocks import Block, LinearGroup, linears_of
 from harness.models.loading import TORCH_DTYPES
 from harness.telemetry import Stopwatch

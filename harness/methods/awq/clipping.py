@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harness.methods.rounding import RoundingGrid, fake_quantize
+from harness.methods.numerics.rounding import RoundingGrid, fake_quantize
 
 _CHUNK_WEIGHTS = {"cpu": 2**18, "cuda": 2**25}
 """Weights that are tried together: bounds what is held beside them."""

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from harness.contract import LayerReport, Quantization
 from harness.methods.base import CompressionContext
-from harness.methods.finished import BlockResult
-from harness.methods.omni_activations import quantized_activations
-from harness.methods.omni_rounding import choose_kernels
-from harness.methods.omni_training import QuantizedBlock, Schedule, Targets, mean_error, squared_error, train
-from harness.methods.omni_transform import ChannelRange, EquivalentTransformation, plan_transformation
-from harness.methods.rounding import RoundingGrid
-from harness.methods.sequential import observe, put_quantized, round_parameters
-from harness.methods.stream import ActivationStream, open_stream
+from harness.methods.numerics.rounding import RoundingGrid
+from harness.methods.omniquant.activations import quantized_activations
+from harness.methods.omniquant.rounding import choose_kernels
+from harness.methods.omniquant.training import QuantizedBlock, Schedule, Targets, mean_error, squared_error, train
+from harness.methods.omniquant.transform import ChannelRange, EquivalentTransformation, plan_transformation
+from harness.methods.skeleton.finished import BlockResult
+from harness.methods.skeleton.sequential import observe, put_quantized, round_parameters
+from harness.methods.skeleton.stream import ActivationStream, open_stream
 from harness.models.blocks import Block
 from harness.telemetry import Stopwatch
 

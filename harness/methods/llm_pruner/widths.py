@@ -13,7 +13,7 @@ from torch import nn
 
 from harness.contract import Reason
 from harness.errors import Unsupported
-from harness.methods.coupled import block_units
+from harness.methods.llm_pruner.coupled import block_units
 from harness.models.blocks import Block
 
 _WIDEST_MULTIPLE = 128

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harness.methods.inspection import Inspection
-from harness.methods.rounding import RoundingGrid, fake_quantize
+from harness.methods.awq.inspection import Inspection
+from harness.methods.numerics.rounding import RoundingGrid, fake_quantize
 
 _SMALLEST_SCALE = 1e-4
 _AUTOAWQ_EPSILON = 1e-4

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from harness.contract import Reason
 from harness.errors import Unsupported
-from harness.methods.coupled import CoupledUnits
-from harness.methods.widths import BlockWidths
+from harness.methods.llm_pruner.coupled import CoupledUnits
+from harness.methods.llm_pruner.widths import BlockWidths
 
 
 @dataclass(frozen=True)

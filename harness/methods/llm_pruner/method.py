@@ -16,9 +16,9 @@ from harness.checkpoint import read_config
 from harness.contract import CompressParameters, LayerReport, Reason
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
 from harness.methods.base import CompressionContext, Outcome, parse_options
-from harness.methods.coupled import CoupledUnits, block_units, cut, queries_per_unit
-from harness.methods.gradients import block_gradients, borrowed
-from harness.methods.importance import (
+from harness.methods.llm_pruner.coupled import CoupledUnits, block_units, cut, queries_per_unit
+from harness.methods.llm_pruner.gradients import block_gradients, borrowed
+from harness.methods.llm_pruner.importance import (
     Grouping,
     MatrixScore,
     Taylor,
@@ -26,10 +26,10 @@ from harness.methods.importance import (
     taylor_score,
     unit_scores,
 )
-from harness.methods.recovery import RecoveryOptions, recover
-from harness.methods.reshaped import write_pruned
-from harness.methods.unit_choice import Kept, ScoredBlock, ScoredUnits, choose_alike, choose_over_all
-from harness.methods.widths import (
+from harness.methods.llm_pruner.recovery import RecoveryOptions, recover
+from harness.methods.llm_pruner.reshaped import write_pruned
+from harness.methods.llm_pruner.unit_choice import Kept, ScoredBlock, ScoredUnits, choose_alike, choose_over_all
+from harness.methods.llm_pruner.widths import (
     BlockWidths,
     ModelSize,
     measure,

@@ -14,14 +14,14 @@ from pydantic import Field, PositiveInt
 from harness.contract import CheckpointFormat, CompressParameters, Frozen, Quantization, Reason, Setting
 from harness.errors import BadRequest, Unsupported
 from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
-from harness.methods.omni_blocks import OmniQuantWork, Recipe
-from harness.methods.omni_published import published
-from harness.methods.omni_training import Schedule
-from harness.methods.omni_transform import plan_transformation
-from harness.methods.rounding import RoundingGrid
-from harness.methods.saving import finish
-from harness.methods.scaling import smoothable_pairs
-from harness.methods.sequential import compress_blocks
+from harness.methods.numerics.rounding import RoundingGrid
+from harness.methods.numerics.scaling import smoothable_pairs
+from harness.methods.omniquant.blocks import OmniQuantWork, Recipe
+from harness.methods.omniquant.published import published
+from harness.methods.omniquant.training import Schedule
+from harness.methods.omniquant.transform import plan_transformation
+from harness.methods.skeleton.saving import finish
+from harness.methods.skeleton.sequential import compress_blocks
 from harness.models.blocks import Block, linears_of
 from harness.models.loading import TORCH_DTYPES
 from harness.quantization.bits import WORD_BITS

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import WorkerError
-from harness.methods.omni_clipping import ClippedWeight, Factors
-from harness.methods.omni_rounding import Kernels
-from harness.methods.omni_transform import EquivalentTransformation
-from harness.methods.rounding import RoundingGrid
-from harness.methods.stream import ActivationStream
+from harness.methods.numerics.rounding import RoundingGrid
+from harness.methods.omniquant.clipping import ClippedWeight, Factors
+from harness.methods.omniquant.rounding import Kernels
+from harness.methods.omniquant.transform import EquivalentTransformation
+from harness.methods.skeleton.stream import ActivationStream
 from harness.models.blocks import Block
 from harness.quantization.weight import QuantizedWeight
 

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from harness.errors import BadCheckpoint, BadRequest
 from harness.methods.base import CompressionContext
-from harness.methods.stream import ActivationStream, forward_replaced, open_stream
+from harness.methods.skeleton.stream import ActivationStream, forward_replaced, open_stream
 from harness.models.blocks import Block
 
 

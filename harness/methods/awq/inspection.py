@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from harness.methods.stream import ActivationStream
+from harness.methods.skeleton.stream import ActivationStream
 
 
 class Inspection(Protocol):

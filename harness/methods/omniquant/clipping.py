@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.methods.omni_rounding import Extremes, Kernels, Rounded, transformed
-from harness.methods.rounding import RoundingGrid
+from harness.methods.numerics.rounding import RoundingGrid
+from harness.methods.omniquant.rounding import Extremes, Kernels, Rounded, transformed
 from harness.quantization.weight import QuantizedWeight
 
 _INITIAL_BOUND = 4.0

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from harness.contract import LayerReport
 from harness.errors import BadCheckpoint
 from harness.methods.base import CompressionContext
-from harness.methods.finished import BlockResult
-from harness.methods.stream import ActivationStream, open_stream, resident
+from harness.methods.skeleton.finished import BlockResult
+from harness.methods.skeleton.stream import ActivationStream, open_stream, resident
 from harness.models.blocks import Block, LinearGroup
 from harness.models.loading import TORCH_DTYPES
 from harness.quantization.weight import QuantizedWeight

@@ -20,7 +20,7 @@ from harness.checkpoint import CONFIG_NAME, INDEX_NAME, TensorEntry, open_checkp
 from harness.contract import CheckpointFormat, Quantization, Sparsity
 from harness.errors import BadCheckpoint
 from harness.methods.base import CompressionContext, Outcome
-from harness.methods.sequential import BlockSummary
+from harness.methods.skeleton.sequential import BlockSummary
 from harness.models.blocks import Block
 from harness.models.loading import TORCH_DTYPES
 from harness.quantization import layouts

@@ -2,8 +2,8 @@
 
 Weights are kept transposed here, [in_features, rows], so that the columns of the papers are contiguous. A column takes
 in the errors of its predecessors when it is reached, instead of being updated at each of their steps: the same sums in
-another order. With U = diagonal · unit (`harness.methods.hessian.InverseFactor`), the error of a column, w - q, is
-taken off column j in proportion to unit[·, j]; divided by the diagonal it is the papers' scaled error.
+another order. With U = diagonal · unit (`InverseFactor` in `hessian.py`), the error of a column, w - q, is taken off
+column j in proportion to unit[·, j]; divided by the diagonal it is the papers' scaled error.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,0 +1,5 @@
+"""LLM-Pruner: structured pruning by importance, and recovery with low-rank adapters."""
+
+from harness.methods.llm_pruner.method import parse
+
+__all__ = ["parse"]

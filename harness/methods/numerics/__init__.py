@@ -1,0 +1,1 @@
+"""Arithmetic that several methods share: Hessians, columns, masks, rounding, exact folds of scales."""
