@@ -64,10 +64,19 @@ FAMILIES = {
     "opt-post-norm": (OPTForCausalLM, OPTConfig, _OPT | {"word_embed_proj_dim": 16, "do_layer_norm_before": False}),
 }
 
+WIDE = {
+    "llama-wide": (
+        LlamaForCausalLM,
+        LlamaConfig,
+        _SHAPE | {"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 4, "head_dim": 16},
+    ),
+}
+"""Widths that other libraries can work with, and a key-value head for each query head."""
+
 
 def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
     """A random model in float32, with activations that are not tiny and weights that bfloat16 holds exactly."""
-    make, config, shape = FAMILIES[family]
+    make, config, shape = (FAMILIES | WIDE)[family]
     torch.manual_seed(seed)
     model = make(config(**shape, attn_implementation="sdpa"))
     with torch.no_grad():

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from tiny_checkpoints import FAMILIES, publish_model, publish_rows, tiny_model, tiny_text, tiny_tokens
+from tiny_checkpoints import publish_model, publish_rows, tiny_model, tiny_text, tiny_tokens
 
 from harness.checkpoint import open_checkpoint
 from harness.contract import Calibration, CompressParameters, CompressRequest, Device, ImageDescription, Setting
@@ -24,10 +24,6 @@ from harness.models.loading import load_model
 from harness.reporter import Reporter
 
 SAMPLES, LENGTH = 8, 16
-
-LLAMA, CONFIGURATION, SHAPE = FAMILIES["llama"]
-WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 4, "head_dim": 16}
-FAMILIES["llama-wide"] = (LLAMA, CONFIGURATION, SHAPE | WIDE)
 
 
 @pytest.fixture(autouse=True)
