@@ -47,7 +47,7 @@ def all_cases(group_size: int, batch_size: int) -> tuple[Case, ...]:
             "gptq, equal",
             weights,
             "gptq",
-            columns | {"symmetric": True},
+            columns | {"symmetric": True, "static_groups": True},
             llm,
             peer_columns | {"symmetric": True, "actorder": "none"},
         ),

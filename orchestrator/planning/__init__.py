@@ -1,12 +1,7 @@
 """Manifest to stages, and the key of a stage."""
 
-from orchestrator.planning.building import (
-    BACKEND_ALIASES,
-    build_plan,
-    resolve_backend,
-    resolve_method,
-    resolve_setting,
-)
+from orchestrator.planning.building import build_plan
+from orchestrator.planning.resolving import BACKEND_ALIASES, resolve_backend, resolve_method, resolve_setting
 from orchestrator.planning.stage import (
     HostFolder,
     NotPlanned,

@@ -1,15 +1,12 @@
 """Manifest to stages: which images do what, in which order, and what is known beforehand to be impossible."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from harness.contract import (
     BackendDescription,
     BenchmarkParameters,
-    Calibration,
     CheckpointFormat,
     CompressParameters,
     DatasetDescription,
@@ -21,19 +18,22 @@ from harness.contract import (
     Operation,
     ProfileParameters,
     Reason,
-    Scalar,
-    Setting,
     TextFile,
 )
 from orchestrator.errors import BadManifest
 from orchestrator.images import Image, ImageCatalog
-from orchestrator.manifest import BenchmarkEntry, CalibrationEntry, CompressEntry, Manifest, ModelEntry
+from orchestrator.manifest import BenchmarkEntry, CompressEntry, Manifest, ModelEntry
+from orchestrator.planning.resolving import (
+    planned_format,
+    resolve_backend,
+    resolve_calibration,
+    resolve_method,
+    resolve_setting,
+)
 from orchestrator.planning.stage import HostFolder, Input, NotPlanned, Plan, Stage, StageOutput, Subject
 from orchestrator.runtime.base import Limits
 from orchestrator.sources import dataset_source, is_text_file, parse_model, text_file, without_folder
 from orchestrator.suggest import unknown
-
-BACKEND_ALIASES = {"tensorrt": "tensorrt-llm", "trtllm": "tensorrt-llm", "mlc": "mlc-llm", "hf": "transformers"}
 
 
 @dataclass
@@ -111,7 +111,7 @@ class _Builder:
     ) -> tuple[str, Subject, CheckpointFormat]:
         image, method = resolve_method(entry.method, self.catalog)
         setting = resolve_setting(entry, method)
-        asked, substitute = _calibration(method, self.manifest.calibration, entry.calibration)
+        asked, substitute = resolve_calibration(method, self.manifest.calibration, entry.calibration)
         calibration = asked.model_copy(update={"dataset": without_folder(asked.dataset)})
         subject = _subject(model).model_copy(update={"method": entry.name or method.name, "setting": setting.name})
         stage = Stage(
@@ -135,7 +135,7 @@ class _Builder:
             subject=subject,
             timed=True,
         )
-        return self.add(stage), subject, _format(method, setting, entry.options)
+        return self.add(stage), subject, planned_format(method, setting, entry.options)
 
     def _recovery(self, method: MethodDescription, dataset: str | None) -> dict[str, Input]:
         if dataset is None:
@@ -233,77 +233,6 @@ def build_plan(manifest: Manifest, catalog: ImageCatalog, device: Device, data: 
         for checkpoint, subject, checkpoint_format in variants:
             builder.measure(checkpoint, subject, checkpoint_format)
     return Plan(tuple(builder.stages.values()), tuple(builder.not_planned))
-
-
-def resolve_method(name: str, catalog: ImageCatalog) -> tuple[Image, MethodDescription]:
-    """The image that offers a method. Raises BadManifest for an unknown one."""
-    if name not in catalog.methods:
-        raise BadManifest(unknown("method", name, catalog.methods), hint="`orchestrator images list` has all methods")
-    return catalog.methods[name]
-
-
-def resolve_backend(name: str, catalog: ImageCatalog) -> tuple[Image, BackendDescription]:
-    """The image that offers a backend, by its name or short form. Raises BadManifest for an unknown one."""
-    full = BACKEND_ALIASES.get(name.lower(), name.lower())
-    if full not in catalog.backends:
-        raise BadManifest(unknown("backend", full, catalog.backends), hint="`orchestrator images list` has all")
-    return catalog.backends[full]
-
-
-def resolve_setting(entry: CompressEntry, method: MethodDescription) -> Setting:
-    """The setting of an entry, or its method's default. Raises BadManifest for one that the method cannot do."""
-    try:
-        setting = Setting.parse(entry.setting or method.default_setting)
-    except ValidationError as invalid:
-        raise BadManifest(
-            invalid.errors()[0]["msg"].removeprefix("Value error, "), hint=f"{method.name} takes: {_takes(method)}"
-        ) from invalid
-    except ValueError as invalid:
-        raise BadManifest(str(invalid), hint=f"{method.name} takes: {_takes(method)}") from invalid
-    if not _accepts(method, setting):
-        raise BadManifest(f"{method.name} has no setting {setting.name!r}", hint=f"it takes: {_takes(method)}")
-    return setting
-
-
-def _accepts(method: MethodDescription, setting: Setting) -> bool:
-    if setting.ratio is not None and method.any_ratio:
-        return True
-    if setting.official_flag is not None:
-        return method.official_flag
-    return setting.name in method.patterns or (method.any_group and _bits(setting) in method.patterns)
-
-
-def _bits(setting: Setting) -> str:
-    """The name of a quantization without its group size."""
-    return f"W{setting.weight_bits}A{setting.activation_bits}"
-
-
-def _format(method: MethodDescription, setting: Setting, options: Mapping[str, Scalar]) -> CheckpointFormat:
-    """The format of the checkpoint that a method will make; an option that it does not know is its own to refuse."""
-    planned = method.produces_for.get(_bits(setting), method.produces)
-    return method.layouts.get(str(options.get("layout")), planned)
-
-
-def _takes(method: MethodDescription) -> str:
-    any_ratio = ["any ratio such as 50%"] if method.any_ratio else []
-    flag = ["the authors' own flag such as official-flag:25%"] if method.official_flag else []
-    any_group = ["bits with any group size such as W4A16g128"] if method.any_group else []
-    return ", ".join([*any_ratio, *flag, *method.patterns, *any_group])
-
-
-def _calibration(
-    method: MethodDescription, common: CalibrationEntry, own: CalibrationEntry
-) -> tuple[Calibration, str | None]:
-    """The method's defaults, overridden by the manifest's common entry, overridden by the method's own entry.
-
-    The method's policy was made for its own data set, so it does not carry over to another.
-    """
-    asked = {**common.model_dump(exclude_none=True), **own.model_dump(exclude_none=True)}
-    merged = {**method.calibration.model_dump(), **asked}
-    if merged["dataset"] != method.calibration.dataset:
-        merged["policy"] = asked.get("policy")
-    substitute = merged.pop("substitute", None)
-    return Calibration(**merged), substitute
 
 
 def _refusal(

@@ -5,7 +5,7 @@ import pytest
 from harness.contract import CalibrationDefaults, CheckpointFormat, MethodDescription, Setting
 from orchestrator.errors import BadManifest
 from orchestrator.manifest import CompressEntry
-from orchestrator.planning.building import _format, resolve_setting
+from orchestrator.planning.resolving import planned_format, resolve_setting
 
 
 def describe(**changes):
@@ -51,4 +51,4 @@ def test_the_format_follows_from_the_layout_asked_for_else_from_the_setting(sett
         produces_for={"W8A8": CheckpointFormat.INT_QUANTIZED},
         layouts={"dense": CheckpointFormat.DENSE},
     )
-    assert _format(method, Setting.parse(setting), options) is expected
+    assert planned_format(method, Setting.parse(setting), options) is expected
