@@ -11,21 +11,19 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from harness.contract import CompressParameters, Frozen, LayerReport, Reason
-from harness.errors import BadRequest, Unsupported
-from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
+from harness.contract import CompressParameters, Frozen, LayerReport
+from harness.errors import BadRequest
+from harness.methods.base import CompressionContext, Outcome, parse_options
 from harness.methods.numerics.captured import Captured
 from harness.methods.numerics.columns import Settle, compensate, one_thread, settle_columns, stack_transposed
 from harness.methods.numerics.hessian import Hessian, InverseFactor, damping_notes, factor_inverse
 from harness.methods.numerics.masks import smallest_of_columns, up_to_rank
 from harness.methods.skeleton.saving import finish
 from harness.methods.skeleton.sequential import GroupResult, Sequential, compress_blocks
+from harness.methods.sparsity import Target, refuse_broken_patterns, sparsity_of, target_of
 from harness.models.blocks import Block, LinearGroup
 from harness.models.loading import TORCH_DTYPES
 from harness.telemetry import Stopwatch
-
-Target = float | tuple[int, int]
-"""A ratio of zeros in every block of columns, or (n, m): n zeros in every m consecutive columns of a row."""
 
 _SUBBLOCK = 32
 """Columns of an unstructured block that are brought up to date by one matrix product."""
@@ -48,13 +46,7 @@ def parse(parameters: CompressParameters) -> "SparseGpt":
         BadRequest: an option is unknown or out of range, or the blocks would cut through a pattern.
     """
     setting = parameters.setting
-    target = setting.zeros_of or setting.ratio
-    if target is None:
-        raise Unsupported(
-            Reason.SETTING,
-            f"sparsegpt prunes, so it has no setting {setting.name!r}",
-            hint="use a ratio such as '50%', or a pattern such as '2:4'",
-        )
+    target = target_of(setting, "sparsegpt")
     options = parse_options(SparseGptOptions, parameters.options, "sparsegpt")
     if setting.zeros_of is not None and options.blocksize % setting.zeros_of[1]:
         raise BadRequest(
@@ -72,20 +64,14 @@ class SparseGpt:
         self.options = options
 
     def check(self, blocks: Sequence[Block]) -> None:
-        if not isinstance(self._target, float):
-            refuse_indivisible(blocks, self._target[1], self._pattern)
+        refuse_broken_patterns(blocks, self._target)
 
     def compress(self, context: CompressionContext) -> Outcome:
         work = _Work(self._target, self.options, context)
         skeleton = Sequential(
             context, work, batch_size=self.options.batch_size, true_sequential=self.options.true_sequential
         )
-        target = self._target if isinstance(self._target, float) else self._target[0] / self._target[1]
-        return finish(context, compress_blocks(context, skeleton), sparsity=(self._pattern, target))
-
-    @property
-    def _pattern(self) -> str:
-        return "unstructured" if isinstance(self._target, float) else f"{self._target[0]}:{self._target[1]}"
+        return finish(context, compress_blocks(context, skeleton), sparsity=sparsity_of(self._target))
 
 
 class _Work:

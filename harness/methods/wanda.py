@@ -10,17 +10,15 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from harness.contract import CompressParameters, Frozen, LayerReport, Reason
-from harness.errors import BadCheckpoint, BadRequest, Unsupported
-from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
+from harness.contract import CompressParameters, Frozen, LayerReport
+from harness.errors import BadCheckpoint, BadRequest
+from harness.methods.base import CompressionContext, Outcome, parse_options
 from harness.methods.numerics.masks import smallest_of_columns, smallest_of_rows
 from harness.methods.skeleton.saving import finish
 from harness.methods.skeleton.sequential import GroupResult, Sequential, compress_blocks
+from harness.methods.sparsity import Target, refuse_broken_patterns, sparsity_of, target_of
 from harness.models.blocks import Block, LinearGroup
 from harness.telemetry import Stopwatch
-
-Target = float | tuple[int, int]
-"""A ratio of zeros in every row, or (n, m): n zeros in every m consecutive columns of a row."""
 
 _CHUNK_WEIGHTS = 2**25
 """Weights that are scored at once, which bounds the temporaries of a large matrix."""
@@ -45,13 +43,7 @@ def parse(parameters: CompressParameters) -> "Wanda":
         BadRequest: an option is unknown or out of range, or the variant is asked for with a pattern.
     """
     setting = parameters.setting
-    target = setting.zeros_of or setting.ratio
-    if target is None:
-        raise Unsupported(
-            Reason.SETTING,
-            f"wanda prunes, so it has no setting {setting.name!r}",
-            hint="use a ratio such as '50%', or a pattern such as '2:4'",
-        )
+    target = target_of(setting, "wanda")
     options = parse_options(WandaOptions, parameters.options, "wanda")
     if options.variant and setting.zeros_of is not None:
         raise BadRequest(
@@ -69,18 +61,12 @@ class Wanda:
         self.options = options
 
     def check(self, blocks: Sequence[Block]) -> None:
-        if not isinstance(self._target, float):
-            refuse_indivisible(blocks, self._target[1], self._pattern)
+        refuse_broken_patterns(blocks, self._target)
 
     def compress(self, context: CompressionContext) -> Outcome:
         work = _Work(self._target, self.options, context)
         skeleton = Sequential(context, work, batch_size=self.options.batch_size)
-        target = self._target if isinstance(self._target, float) else self._target[0] / self._target[1]
-        return finish(context, compress_blocks(context, skeleton), sparsity=(self._pattern, target))
-
-    @property
-    def _pattern(self) -> str:
-        return "unstructured" if isinstance(self._target, float) else f"{self._target[0]}:{self._target[1]}"
+        return finish(context, compress_blocks(context, skeleton), sparsity=sparsity_of(self._target))
 
 
 class InputNorm:
