@@ -49,7 +49,7 @@ def make_checkpoint(folder: Path, shape: str, *, layers: int | None, seed: int, 
     config = LlamaConfig(**settings, dtype="float16", bos_token_id=0, eos_token_id=1)
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(staging)
-    _tokenizer(config.vocab_size).save_pretrained(staging)
+    tokenizer(config.vocab_size).save_pretrained(staging)
     generator = torch.Generator(device).manual_seed(seed)
     index: dict[str, str] = {}
     for number, names in enumerate(_shards(config)):
@@ -117,9 +117,9 @@ def _random(name: str, size: tuple[int, ...], generator: torch.Generator) -> tor
     return (values * _STD).cpu()
 
 
-def _tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+def tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     words = ["<s>", "</s>", *(f"w{index}" for index in range(2, vocabulary))]
-    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, "<s>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words_only = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, "<s>"))
+    words_only.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"bos_token": "<s>", "eos_token": "</s>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    return PreTrainedTokenizerFast(tokenizer_object=words_only, **special)

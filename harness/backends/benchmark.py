@@ -138,6 +138,15 @@ def _given_prompts(request: BenchmarkRequest, checkpoint: Path, *, vocabulary: o
     return prompts
 
 
+def _held_dense(request: BenchmarkRequest, checkpoint: Path) -> bool:
+    from harness.backends.opened_model import dequantized_because
+
+    descriptor, parameters = open_checkpoint(checkpoint), request.parameters
+    if descriptor.format is CheckpointFormat.DENSE:
+        return True
+    return dequantized_because(checkpoint, request.device, parameters.dtype, parameters.options) is not None
+
+
 def _predict(
     request: BenchmarkRequest,
     checkpoint: Path,
@@ -151,7 +160,7 @@ def _predict(
         shape = read_shape(config)
     except Unsupported:
         return None
-    dequantized = parameters.backend in _DEQUANTIZING
+    dequantized = parameters.backend in _DEQUANTIZING and _held_dense(request, checkpoint)
     dtype = parameters.dtype or descriptor.dtype
     if dequantized:
         dtype, _ = choose_dtype(descriptor.dtype, request.device.kind, parameters.dtype)

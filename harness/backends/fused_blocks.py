@@ -17,6 +17,14 @@ _ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj")
 _MLP_LINEARS = ("gate_proj", "up_proj")
 
 
+class JoinedLinear(nn.Linear):
+    """One linear with the rows of several; `joined_from` names those, in order, as they stood beside each other."""
+
+    def __init__(self, in_features: int, out_features: int, joined_from: tuple[str, ...]) -> None:
+        super().__init__(in_features, out_features, bias=False, device="meta")
+        self.joined_from = joined_from
+
+
 class FusedAttention(nn.Module):
     """Stands for a block's attention, with one product for queries, keys and values.
 
@@ -32,7 +40,7 @@ class FusedAttention(nn.Module):
         self._scaling = float(attention.scaling)
         self._layer = int(attention.layer_idx)
         self._rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
-        self.qkv_proj = _joined(linears)
+        self.qkv_proj = _joined(linears, _ATTENTION_LINEARS)
         self.o_proj = attention.o_proj
         self.q_norm = getattr(attention, "q_norm", nn.Identity())
         self.k_norm = getattr(attention, "k_norm", nn.Identity())
@@ -74,7 +82,7 @@ class FusedMlp(nn.Module):
 
     def __init__(self, mlp: Any) -> None:
         super().__init__()
-        self.gate_up_proj = _joined([getattr(mlp, name) for name in _MLP_LINEARS])
+        self.gate_up_proj = _joined([getattr(mlp, name) for name in _MLP_LINEARS], _MLP_LINEARS)
         self.down_proj = mlp.down_proj
         self.act_fn = mlp.act_fn
 
@@ -114,9 +122,9 @@ def _plain(module: nn.Module, names: tuple[str, ...]) -> bool:
 
 
 @torch.no_grad()
-def _joined(linears: list[nn.Linear]) -> nn.Linear:
+def _joined(linears: list[nn.Linear], names: tuple[str, ...]) -> nn.Linear:
     weight = torch.cat([linear.weight for linear in linears])
-    joined = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    joined = JoinedLinear(weight.shape[1], weight.shape[0], names)
     joined.weight = nn.Parameter(weight, requires_grad=False)
     if linears[0].bias is not None:
         joined.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]), requires_grad=False)

@@ -10,6 +10,7 @@ from harness.backends.sparse import bitmask, two_four
 from harness.backends.sparse.choice import ChoiceTable, measure
 from harness.backends.sparse.dispatch import Scratch, SparseLinear
 from harness.backends.sparse.launch import SparseWeight
+from harness.backends.sparse.operator import OpaqueSparseLinear
 
 _FEWEST_ZEROS = 0.3
 """The share below which the packed form is hardly smaller than the dense one."""
@@ -26,7 +27,7 @@ def use_sparse(blocks: Sequence[nn.Module], *, pattern: str, tokens: Sequence[in
     tables: dict[tuple[int, int], ChoiceTable] = {}
     replaced = total = 0
     for number, block in enumerate(blocks):
-        for name, linear in [entry for entry in block.named_modules() if type(entry[1]) is nn.Linear]:
+        for name, linear in [entry for entry in block.named_modules() if isinstance(entry[1], nn.Linear)]:
             total += 1
             packed = _pack(linear.weight, pattern, f"block {number} {name}")
             if packed is None:
@@ -35,7 +36,7 @@ def use_sparse(blocks: Sequence[nn.Module], *, pattern: str, tokens: Sequence[in
             if shape not in tables:
                 tables[shape] = measure(packed, tokens=sorted(set(tokens)))
             if _gain(tables[shape], tokens) > 1:
-                block.set_submodule(name, SparseLinear(packed, linear.bias, scratch, tables[shape]))
+                block.set_submodule(name, OpaqueSparseLinear(SparseLinear(packed, linear.bias, scratch, tables[shape])))
                 replaced += 1
     shapes = [
         f"{rows} x {inputs} {_gain(table, tokens):.2f}x as fast as dense" for (rows, inputs), table in tables.items()

@@ -23,7 +23,8 @@ _WARM_UP_STEPS = 3
 class Stepping(StrEnum):
     """How a step is started: one operation after the other; replayed from a CUDA graph; compiled, then replayed.
 
-    TUNED also compiles, and lets the compiler measure its matrix products against each other.
+    TUNED also compiles, and lets the compiler measure cuts of the kernels that it writes. It writes products itself for
+    a single sequence only, so for more TUNED is COMPILED.
     """
 
     STATIC = "static"
@@ -104,9 +105,8 @@ class _Batch:
     def make(self, stepping: Stepping) -> None:
         """Make `step` what `stepping` says. Leaves the batch where some steps were done: fill it before it is used."""
         if stepping in (Stepping.COMPILED, Stepping.TUNED):
-            self._compute = torch.compile(
-                self._forward, dynamic=False, options={"coordinate_descent_tuning": stepping is Stepping.TUNED}
-            )
+            tuned = stepping is Stepping.TUNED and self._last.shape[0] == 1
+            self._compute = torch.compile(self._forward, dynamic=False, options={"coordinate_descent_tuning": tuned})
         if stepping is not Stepping.STATIC:
             self.step = self._capture()
 

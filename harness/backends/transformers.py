@@ -1,13 +1,17 @@
 """Hugging Face transformers: the reference that every other backend is compared with.
 
-Computes with dense weights only: packed ones are dequantized on load, and zeros, and values that a quantization left,
-are ordinary weights. Quantized activations are simulated, which takes time that an engine with such kernels would not.
-On a GPU a decoding step is replayed from a CUDA graph, over joined linears and a cache of fixed size.
+On a CPU it computes with dense weights only: packed ones are dequantized on load, and quantized activations simulated,
+which takes time that an engine with such kernels would not. On a GPU quantized linears compute from their codes where
+there are kernels, zeros can be packed, and a decoding step is compiled and replayed from a CUDA graph, over joined
+linears and a cache of fixed size. What is not made use of is said in the notes.
 """
 
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +21,22 @@ from transformers import PreTrainedModel  # imported here, so that the time it t
 from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
 from harness.backends.decoding import decode, random_prompts
 from harness.backends.fused_blocks import fuse
+from harness.backends.opened_model import OpenedModel, open_model
 from harness.backends.static_cache import padded
 from harness.backends.static_decoding import StaticDecoder, Stepping
-from harness.contract import CheckpointFormat, Device, Dtype, Memory, MemoryParts, Reason, Scalar
+from harness.contract import Device, Dtype, Memory, MemoryParts, Reason, Scalar
 from harness.errors import Unsupported
 from harness.models.blocks import decoder_blocks
-from harness.models.loading import LoadedModel, load_model, select_device
+from harness.models.loading import LoadedModel, select_device
 from harness.profiling.memory import measured_parts, tensor_bytes
 from harness.telemetry import PeakMemory, resident_bytes
 
 GROWING = "growing"
-OPTIONS = {"decoding": ("auto", GROWING, *(one.value for one in Stepping)), "sparse": ("off", "auto")}
+OPTIONS = {
+    "decoding": ("auto", GROWING, *(one.value for one in Stepping)),
+    "sparse": ("off", "auto"),
+    "codes": ("auto", "off"),
+}
 _ROTARY_OF_LENGTH = ("dynamic", "longrope")
 _PACKED_DTYPES = (Dtype.FLOAT16, Dtype.BFLOAT16)
 
@@ -37,7 +46,7 @@ class TransformersEngine:
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        opened: OpenedModel,
         options: Mapping[str, Scalar],
         *,
         context_tokens: int,
@@ -46,17 +55,16 @@ class TransformersEngine:
     ) -> None:
         self.memory: Memory | None = None
         self.memory_parts: MemoryParts | None = None
-        self.loaded = loaded
+        self.loaded = loaded = opened.loaded
         stepping, note = _stepping(str(options.get("decoding", "auto")), loaded, padded(context_tokens))
         self._decoder: StaticDecoder | None = None
         self._most_grown_bytes = 0
-        joined = 0
-        unused = _unused_compression(loaded)
+        blocks = decoder_blocks(loaded.model) if stepping is not None else ()
+        joined = fuse(blocks)
+        unused = opened.place((1, sequences, sequences * context_tokens))
         if stepping is not None:
-            blocks = decoder_blocks(loaded.model)
-            joined = fuse(blocks)
             if options.get("sparse") == "auto":
-                unused = _use_sparse(loaded, [block.module for block in blocks], stepping, sequences) or unused
+                unused = _use_sparse(loaded, [block.module for block in blocks], sequences) or unused
             self._decoder = StaticDecoder(loaded, stepping, kv_tokens=kv_tokens)
         notes = (*unused, *([note] if note else []), *_decoding_notes(stepping, joined))
         self._info = EngineInfo(loaded.dtype, loaded.dtype_reason, loaded.load_seconds, notes=notes)
@@ -102,24 +110,25 @@ def serve(
     """See `harness.backends.base.Serve`.
 
     Option `decoding`: `growing` is the library's own cache, for which nothing is reserved; `static`, `graph`,
-    `compiled` and `tuned` are those of `Stepping`; `auto`, which is the default, takes `graph` on a GPU and `growing`
-    on a CPU. Option `sparse`: `auto` packs the weights of a pruned model on a GPU where that was measured to be faster;
-    `off`, which is the default, serves zeros as weights.
+    `compiled` and `tuned` are those of `Stepping`; `auto`, which is the default, takes `growing` on a CPU and on a GPU
+    `tuned`, or `graph` where nothing can be compiled. Option `sparse`: `auto` packs the weights of a pruned model on a
+    GPU where that was measured to be faster; `off`, which is the default, serves zeros as weights. Option `codes`:
+    `auto`, which is the default, computes quantized linears from their codes on a GPU; `off` dequantizes them.
     """
     refuse_options("transformers", options, OPTIONS)
     where = select_device(device)
     with PeakMemory(where) as peak:
         resident_before = resident_bytes()
-        loaded = load_model(checkpoint, device, dtype)
+        opened = open_model(checkpoint, device, dtype, options)
         engine = TransformersEngine(
-            loaded, options, context_tokens=context_tokens, sequences=sequences, kv_tokens=kv_tokens
+            opened, options, context_tokens=context_tokens, sequences=sequences, kv_tokens=kv_tokens
         )
         yield engine
     engine.memory = peak.memory
     engine.memory_parts = measured_parts(
         peak.memory,
         where,
-        weight_bytes=tensor_bytes(loaded.model),
+        weight_bytes=_weight_bytes(opened.loaded.model),
         kv_cache_bytes=engine.kv_cache_bytes,
         resident_before_bytes=resident_before,
     )
@@ -135,7 +144,12 @@ def _stepping(decoding: str, loaded: LoadedModel, positions: int) -> tuple[Stepp
         if decoding == "auto":
             return None, f"decoded with a growing cache: {obstacle}"
         raise Unsupported(Reason.SHAPE, obstacle, hint=f"ask for fewer tokens, or for decoding={GROWING}")
-    stepping = Stepping.GRAPH if decoding == "auto" else Stepping(decoding)
+    if decoding == "auto":
+        missing = _missing_for_compiling()
+        if missing is not None:
+            return Stepping.GRAPH, f"not compiled: {missing}"
+        return Stepping.TUNED, None
+    stepping = Stepping(decoding)
     if stepping is not Stepping.STATIC and not on_gpu:
         raise Unsupported(
             Reason.DEVICE,
@@ -145,20 +159,25 @@ def _stepping(decoding: str, loaded: LoadedModel, positions: int) -> tuple[Stepp
     return stepping, None
 
 
-def _use_sparse(
-    loaded: LoadedModel, blocks: list[torch.nn.Module], stepping: Stepping, sequences: int
-) -> tuple[str, ...]:
+def _weight_bytes(model: torch.nn.Module) -> int:
+    """Packed sparse weights are no parameters of the layers that hold them."""
+    return tensor_bytes(model) + sum(getattr(part, "packed_bytes", 0) for part in model.modules())
+
+
+def _missing_for_compiling() -> str | None:
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
+        return "there is no C compiler, which Triton needs"
+    return None
+
+
+def _use_sparse(loaded: LoadedModel, blocks: list[torch.nn.Module], sequences: int) -> tuple[str, ...]:
     """Notes of what was packed; empty where the model holds no zeros that could be, or kernels that could use them."""
     sparsity = loaded.descriptor.sparsity
     plain = loaded.descriptor.quantization is None and loaded.dtype in _PACKED_DTYPES
     if sparsity is None or not plain or loaded.device.type != "cuda":
         return ()
-    if stepping not in (Stepping.STATIC, Stepping.GRAPH):
-        raise Unsupported(
-            Reason.SETTING,
-            f"packed sparse weights are not computed with by compiled steps, and decoding is {stepping.value}",
-            hint=f"ask for decoding={Stepping.GRAPH.value} with sparse=auto",
-        )
     from harness.backends.sparse_serving import use_sparse
 
     return use_sparse(blocks, pattern=sparsity.pattern, tokens=(1, sequences))
@@ -187,18 +206,3 @@ def _decoding_notes(stepping: Stepping | None, joined: int) -> tuple[str, ...]:
         Stepping.TUNED: "each step compiled with measured matrix products and replayed from a CUDA graph",
     }[stepping]
     return (f"decoded over a static cache, {done}; linears of {joined} blocks joined",)
-
-
-def _unused_compression(loaded: LoadedModel) -> tuple[str, ...]:
-    descriptor, note = loaded.descriptor, loaded.quantization_note
-    notes = []
-    if descriptor.sparsity is not None:
-        notes.append(
-            f"served as dense weights: {descriptor.sparsity.measured:.1%} zeros ({descriptor.sparsity.pattern})"
-            " bring no speed here"
-        )
-    if descriptor.quantization is not None:
-        kind = "simulated" if descriptor.format is CheckpointFormat.DENSE else descriptor.format.value
-        done = f" ({note})" if note else ""
-        notes.append(f"served as dense weights: the {kind} quantization brings no speed here{done}")
-    return tuple(notes)

@@ -49,8 +49,13 @@ class LoadedModel:
     quantization_note: str | None = None
 
 
-def load_model(folder: Path, device: Device, dtype: Dtype | None = None, *, in_host: bool = False) -> LoadedModel:
+def load_model(
+    folder: Path, device: Device, dtype: Dtype | None = None, *, in_host: bool = False, linears_empty: bool = False
+) -> LoadedModel:
     """Load a checkpoint. `dtype` None chooses one; `in_host` leaves the weights in host memory.
+
+    `linears_empty` leaves what quantized linears hold unfilled, and activations as they are, for a caller that replaces
+    every one of them by a layer over its codes.
 
     Raises:
         BadCheckpoint: the folder is not a published checkpoint, is not stored as its descriptor says, or lacks weights
@@ -59,14 +64,12 @@ def load_model(folder: Path, device: Device, dtype: Dtype | None = None, *, in_h
     """
     begin = time.perf_counter()
     descriptor = open_checkpoint(folder)
-    scheme = check_config(descriptor.format, descriptor.quantization, read_config(folder))
-    storage = TORCH_DTYPES[descriptor.dtype]
-    packed = PackedFormat(descriptor.format, scheme, storage) if scheme else None
+    packed = packed_format(folder, descriptor, linears_empty=linears_empty)
     _refuse_unknown_architecture(folder)
     where = select_device(device)
     chosen, reason = choose_dtype(descriptor.dtype, device.kind, dtype)
     model = _load_weights(folder, packed, TORCH_DTYPES[chosen])
-    note = _simulate_activations(model, descriptor, chosen)
+    note = None if linears_empty else _simulate_activations(model, descriptor, chosen)
     tokenizer = load_tokenizer(folder)
     if not in_host:
         torch.nn.Module.to(model, where)
@@ -80,6 +83,20 @@ def load_model(folder: Path, device: Device, dtype: Dtype | None = None, *, in_h
         load_seconds=time.perf_counter() - begin,
         quantization_note=note,
     )
+
+
+def packed_format(
+    folder: Path, descriptor: CheckpointDescriptor, *, linears_empty: bool = False
+) -> PackedFormat | None:
+    """How the linears of a quantized checkpoint are stored; None for a dense one.
+
+    Raises:
+        BadCheckpoint: config.json and the descriptor contradict each other.
+    """
+    scheme = check_config(descriptor.format, descriptor.quantization, read_config(folder))
+    if scheme is None:
+        return None
+    return PackedFormat(descriptor.format, scheme, TORCH_DTYPES[descriptor.dtype], linears_empty)
 
 
 def load_config(folder: Path) -> "PretrainedConfig":

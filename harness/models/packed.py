@@ -6,8 +6,8 @@ checkpoint's own dtype first, in which it was calibrated and in which engines co
 float32 has the same weights.
 """
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,11 +31,15 @@ _CHUNK_WEIGHTS = 2**20
 
 @dataclass(frozen=True)
 class PackedFormat:
-    """How the linears are stored, and the dtype that a dequantized weight is rounded to."""
+    """How the linears are stored, and the dtype that a dequantized weight is rounded to.
+
+    `left_empty`: memory for the weights is made and not filled, for a model whose linears will be replaced.
+    """
 
     checkpoint_format: CheckpointFormat
     scheme: Scheme
     storage_dtype: torch.dtype
+    left_empty: bool = False
 
 
 def load_dequantized(
@@ -65,6 +69,34 @@ def load_dequantized(
     return model, report
 
 
+class QuantizedLinears:
+    """The codes and scales of a checkpoint's quantized linears, read one at a time."""
+
+    def __init__(self, parts: Mapping[str, Mapping[str, Any]], packed: PackedFormat) -> None:
+        self._parts = parts
+        self._packed = packed
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path, packed: PackedFormat) -> Iterator["QuantizedLinears"]:
+        """Raises BadCheckpoint where a linear lacks a tensor."""
+        with ExitStack() as files:
+            stored, slices = read_tensors(folder), _slices(folder, files)
+            linears = layouts.quantized_linears(packed.checkpoint_format, tuple(stored))
+            yield cls(
+                {linear: {suffix: slices[name] for suffix, name in parts.items()} for linear, parts in linears.items()},
+                packed,
+            )
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self._parts)
+
+    def read(self, linear: str) -> QuantizedWeight:
+        """Raises BadCheckpoint where its tensors do not fit together."""
+        return _decode(linear, self._parts[linear], self._packed)
+
+
 class _QuantizedSlice:
     """A linear's weight that is decoded when it is indexed: how transformers reads a tensor of a safetensors file."""
 
@@ -74,26 +106,37 @@ class _QuantizedSlice:
         self._packed = packed
 
     def __getitem__(self, whole: object) -> Tensor:
-        tensors = {suffix: part[...] for suffix, part in self._parts.items()}
-        try:
-            weight = layouts.decode(self._packed.checkpoint_format, tensors, self._packed.scheme)
-        except BadCheckpoint as broken:
-            raise BadCheckpoint(f"{self._linear}: {broken.message}", hint=broken.hint) from broken
+        weight = _decode(self._linear, self._parts, self._packed)
+        if self._packed.left_empty:
+            return torch.empty(weight.codes.shape, dtype=self._packed.storage_dtype)
         return _dequantize(weight, self._packed.storage_dtype)
+
+
+def _decode(linear: str, parts: Mapping[str, Any], packed: PackedFormat) -> QuantizedWeight:
+    tensors = {suffix: part[...] for suffix, part in parts.items()}
+    try:
+        return layouts.decode(packed.checkpoint_format, tensors, packed.scheme)
+    except BadCheckpoint as broken:
+        raise BadCheckpoint(f"{linear}: {broken.message}", hint=broken.hint) from broken
 
 
 def _weights(folder: Path, packed: PackedFormat, files: ExitStack) -> dict[str, Any]:
     """The state dictionary of the dequantized model, by the names of a dense checkpoint. Nothing is read yet."""
+    weights = _slices(folder, files)
+    for linear, parts in layouts.quantized_linears(packed.checkpoint_format, tuple(weights)).items():
+        slices = {suffix: weights.pop(name) for suffix, name in parts.items()}
+        weights[f"{linear}.weight"] = _QuantizedSlice(linear, slices, packed)
+    return weights
+
+
+def _slices(folder: Path, files: ExitStack) -> dict[str, Any]:
+    """Every tensor of a checkpoint by its name, none of them read yet."""
     stored = read_tensors(folder)
     shards = {
         name: files.enter_context(safe_open(folder / name, framework="pt"))
         for name in sorted({entry.file for entry in stored.values()})
     }
-    weights: dict[str, Any] = {name: shards[entry.file].get_slice(name) for name, entry in stored.items()}
-    for linear, parts in layouts.quantized_linears(packed.checkpoint_format, tuple(stored)).items():
-        slices = {suffix: weights.pop(name) for suffix, name in parts.items()}
-        weights[f"{linear}.weight"] = _QuantizedSlice(linear, slices, packed)
-    return weights
+    return {name: shards[entry.file].get_slice(name) for name, entry in stored.items()}
 
 
 def _dequantize(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,174 @@
+"""Speed and memory of each kind of compressed checkpoint in each backend, at a known model's shape.
+
+python benchmarks/h200/serving.py --shape llama-2-7b --work /scratch --out benchmarks/h200/serving-llama-2-7b.json
+
+Each figure is one contract request to `python -m harness`, as the orchestrator would send it, to a checkpoint of
+`variants.py`. The file is written after every request, and what it holds already is not measured again, so that a run
+that was cut short goes on where it stopped. `serving_page.py` makes the overall metric and the page from such files.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.h200.roofline import measure_peaks
+from benchmarks.h200.shapes import SHAPES
+from benchmarks.h200.variants import VARIANTS, make_variant
+from harness.contract import harness_digest
+
+ROOT = Path(__file__).parents[2]
+BACKENDS = ("vllm", "transformers")
+_OPTIONS = {"transformers": {"decoding": "auto", "sparse": "auto"}}
+
+
+def main() -> None:
+    arguments = _arguments()
+    document = _opened(arguments)
+    begin = time.perf_counter()
+    for variant in arguments.variants:
+        done = document["variants"].setdefault(variant, {})
+        wanted = [name for name in arguments.backends if "result" not in done.get(name, {})]
+        if not wanted or time.perf_counter() - begin > arguments.start_until_seconds:
+            continue
+        checkpoint = _made(variant, arguments)
+        for backend in wanted:
+            document["commands"] = sorted({*document["commands"], shlex.join(["python", *sys.argv])})
+            done[backend] = _measure(variant, backend, checkpoint, arguments)
+            arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            print(variant, backend, _short(done[backend]), f"{time.perf_counter() - begin:.0f} s", flush=True)
+        shutil.rmtree(checkpoint)
+
+
+def _opened(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.out.is_file():
+        found: dict[str, Any] = json.loads(arguments.out.read_text(encoding="utf-8"))
+        return found
+    device = torch.device(arguments.device)
+    on_gpu = device.type == "cuda"
+    document = {
+        "commands": [],
+        "shape": arguments.shape,
+        "layers": arguments.layers or SHAPES[arguments.shape]["num_hidden_layers"],
+        "weights": "random, float16",
+        "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor(),
+        "peaks": measure_peaks(device).__dict__ if on_gpu else None,
+        "copy_bytes_per_second": _copy_bytes_per_second(device),
+        "variants": {},
+    }
+    if on_gpu:
+        torch.cuda.empty_cache()
+    return document
+
+
+def _made(variant: str, arguments: argparse.Namespace) -> Path:
+    folder: Path = arguments.work / f"{arguments.shape}-{variant}"
+    for old in (folder, folder.with_name(f"{folder.name}.staging")):
+        shutil.rmtree(old, ignore_errors=True)
+    begin = time.perf_counter()
+    device = torch.device(arguments.device)
+    descriptor = make_variant(folder, arguments.shape, variant, layers=arguments.layers, device=device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    seconds = time.perf_counter() - begin
+    print(f"made {variant}, {descriptor.size_bytes / 1e9:.2f} GB, in {seconds:.0f} s", file=sys.stderr, flush=True)
+    return folder
+
+
+def _measure(variant: str, backend: str, checkpoint: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    output = arguments.work / "output"
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir()
+    request = {
+        "contract": 1,
+        "id": f"{variant}-{backend}",
+        "operation": "benchmark",
+        "device": {"kind": arguments.device},
+        "inputs": {"checkpoint": str(checkpoint)},
+        "output": str(output),
+        "parameters": {
+            "backend": backend,
+            "prompt_tokens": arguments.prompt_tokens,
+            "generate_tokens": arguments.generate_tokens,
+            "batch_sizes": arguments.batch_sizes,
+            "repeats": arguments.repeats,
+            "options": _OPTIONS.get(backend, {}),
+        },
+    }
+    begin = time.perf_counter()
+    with (arguments.work / f"{variant}-{backend}.log").open("w", encoding="utf-8") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "harness"],
+            input=json.dumps(request),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | {"LLMCBENCH_IMAGE": str(ROOT / "images" / backend / "image.toml")},
+            check=False,
+        )
+        log.flush()
+        tail = Path(log.name).read_text(encoding="utf-8", errors="replace")[-3000:]
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    final = events[-1] if events else {"event": None}
+    row = {
+        "harness": harness_digest(),
+        "parameters": request["parameters"],
+        "wall_seconds": round(time.perf_counter() - begin, 1),
+    }
+    if final["event"] != "result":
+        return {**row, "failed": final, "stderr": tail}
+    return {**row, "result": final["result"], "environment": final.get("environment")}
+
+
+def _short(row: dict[str, Any]) -> str:
+    if "failed" in row:
+        return f"FAILED {row['failed'].get('message')} {row['stderr'][-800:]}"
+    speeds = {speed["batch_size"]: round(speed["decode_tokens_per_second"], 1) for speed in row["result"]["speeds"]}
+    return f"{speeds} {row['wall_seconds']} s, {'; '.join(row['result']['notes'])}"
+
+
+def _copy_bytes_per_second(device: torch.device) -> float:
+    """Read and written, of copies within the device's memory."""
+    source = torch.empty(2**30, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(8):
+        begin = time.perf_counter()
+        target.copy_(source)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    return 2 * source.nbytes / min(seconds)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
+    parser.add_argument("--layers", type=int, help="cut the model; the figures are then of that model")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu to try the script out")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 32])
+    parser.add_argument("--prompt-tokens", type=int, default=128)
+    parser.add_argument("--generate-tokens", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=6)
+    parser.add_argument("--start-until-seconds", type=float, default=float("inf"), help="begin no variant after this")
+    parser.add_argument("--work", type=Path, required=True, help="a folder for one checkpoint at a time; 20 GB")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

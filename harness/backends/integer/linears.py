@@ -1,0 +1,125 @@
+"""Linears over integer codes: of the weights alone, or of weights and activations."""
+
+from itertools import count
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+
+from harness.backends.integer.weights import PackedCodes
+from harness.quantization.weight import QuantizedWeight
+
+_FEWEST_TOKENS = 32
+"""cuBLAS multiplies 8-bit integers of more than 16 tokens only."""
+_LARGEST_CODE = 127
+
+
+class Scratch:
+    """One dense buffer that layers expand into, one after another on one stream; made whole before any graph."""
+
+    def __init__(self) -> None:
+        self.elements = 0
+        self._buffer: Tensor | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        return 0 if self._buffer is None else self._buffer.nbytes
+
+    def on(self, x: Tensor) -> Tensor:
+        """The buffer in x's dtype and on its device; made at the first call."""
+        if self._buffer is None:
+            self._buffer = torch.empty(self.elements, dtype=x.dtype, device=x.device)
+        return self._buffer
+
+
+class CodesLinear(nn.Module):
+    """y = x Wᵀ + b with packed codes for W: by a kernel, or made dense for the call, as `choices` says.
+
+    To torch.compile the product is one operator. Inference only.
+    """
+
+    def __init__(self, weight: PackedCodes, bias: Tensor | None, scratch: Scratch) -> None:
+        super().__init__()
+        self.in_features, self.out_features = weight.in_features, weight.rows
+        self.choices: Any = None
+        self.scratch = scratch
+        self._bits = weight.bits
+        self.register_buffer("words", weight.words)
+        self.register_buffer("scale", weight.scale)
+        self.register_buffer("zero", weight.zero)
+        self.register_buffer("bias", bias)
+        self._number = next(_numbers)
+        _layers[self._number] = self
+        scratch.elements = max(scratch.elements, weight.rows * weight.in_features)
+
+    @property
+    def weight(self) -> PackedCodes:
+        return PackedCodes(self.words, self.scale, self.zero, self._bits)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features], in x's dtype."""
+        y: Tensor = _multiply(x, self._number, self.out_features)
+        return y if self.bias is None else y + self.bias  # type: ignore[operator]
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """The product without the bias."""
+        from harness.backends.integer.choice import guess
+        from harness.backends.integer.launch import expand, multiply
+
+        weight = self.weight
+        if self.choices is None:
+            self.choices = guess(weight)
+        flat = x.reshape(-1, self.in_features)
+        launch = self.choices.launch(flat.shape[0])
+        if launch is None:
+            y = nn.functional.linear(flat, expand(weight, self.scratch.on(x)))
+        else:
+            y = multiply(weight, flat, launch)
+        return y.view(*x.shape[:-1], self.out_features)
+
+
+_layers: WeakValueDictionary[int, CodesLinear] = WeakValueDictionary()
+_numbers = count()
+
+
+@torch.library.custom_op("llmcbench::multiply_codes", mutates_args=())
+def _multiply(x: Tensor, layer: int, rows: int) -> Tensor:
+    """By the layer of that number; `rows` is all that tracing needs to know of it."""
+    return _layers[layer].multiply(x)
+
+
+@_multiply.register_fake
+def _traced(x: Tensor, layer: int, rows: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], rows)
+
+
+class Int8Linear(nn.Module):
+    """y = x Wᵀ + b in 8-bit integers: a scale for each row of W, and one for each token of x, found as it occurs.
+
+    The codes of x are those of `harness.quantization.activations.fake_quantize_tokens`, symmetric; sums are exact.
+    """
+
+    def __init__(self, weight: QuantizedWeight, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.codes.shape
+        codes = (weight.codes.to(torch.int16) - weight.zero.to(torch.int16)).to(torch.int8)
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", weight.scale.to(torch.float32).view(1, -1))
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features], in x's dtype."""
+        flat = x.reshape(-1, self.in_features)
+        tokens = flat.shape[0]
+        values = flat.to(torch.float32)
+        scale = values.abs().amax(-1, keepdim=True) / _LARGEST_CODE
+        scale = torch.where(scale == 0, 1, scale)
+        codes = (values / scale).round().clamp(-_LARGEST_CODE - 1, _LARGEST_CODE).to(torch.int8)
+        if tokens < _FEWEST_TOKENS:
+            codes = nn.functional.pad(codes, (0, 0, 0, _FEWEST_TOKENS - tokens))
+        multiply: Any = torch._int_mm
+        sums: Tensor = multiply(codes, self.codes.t())[:tokens]  # type: ignore[operator]
+        y = (sums.to(torch.float32) * scale * self.scale).to(x.dtype)  # type: ignore[operator]
+        y = y if self.bias is None else y + self.bias  # type: ignore[operator]
+        return y.view(*x.shape[:-1], self.out_features)

@@ -1,0 +1,107 @@
+"""The linears of a quantized checkpoint computed from its integer codes, where there are kernels for them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from harness.backends.fused_blocks import JoinedLinear
+from harness.backends.integer.linears import CodesLinear, Int8Linear, Scratch
+from harness.backends.integer.weights import BITS, LEAST_GROUP, pack, stack
+from harness.checkpoint import read_tensors
+from harness.contract import CheckpointDescriptor, CheckpointFormat
+from harness.errors import WorkerError
+from harness.models.packed import PackedFormat, QuantizedLinears
+
+if TYPE_CHECKING:
+    from harness.backends.integer.choice import Choices
+
+_WHOLE_BITS = 16
+_EIGHTHS = 8
+_KERNEL_DTYPES = (torch.float16, torch.bfloat16)
+
+
+def obstacle(
+    checkpoint: Path, descriptor: CheckpointDescriptor, packed: PackedFormat, dtype: torch.dtype
+) -> str | None:
+    """Why the checkpoint's linears cannot be computed from their codes; None where all can."""
+    scheme = packed.scheme
+    if descriptor.quantization is None or descriptor.quantization.attention_bits is not None:
+        return "queries, keys and values are quantized in simulation"
+    if descriptor.format is CheckpointFormat.INT_QUANTIZED:
+        sizes = {size for entry in read_tensors(checkpoint).values() if entry.dtype == "I8" for size in entry.shape}
+        odd = [size for size in sizes if size % _EIGHTHS]
+        return f"the product of 8-bit integers takes sizes of whole eighths, not {min(odd)}" if odd else None
+    if scheme.activation_bits < _WHOLE_BITS:
+        return f"no kernel here multiplies activations of {scheme.activation_bits} bits"
+    if scheme.bits not in BITS:
+        return f"the kernels read {' and '.join(map(str, BITS))} bits, not {scheme.bits}"
+    if scheme.act_order:
+        return "the kernels know no groups in the order of the activations"
+    if scheme.group_size % LEAST_GROUP:
+        return f"groups of {scheme.group_size} inputs are no multiple of {LEAST_GROUP}"
+    if dtype not in _KERNEL_DTYPES:
+        return f"the kernels compute in 16-bit floats, not in {dtype}"
+    return None
+
+
+def use_codes(model: nn.Module, checkpoint: Path, packed: PackedFormat, dtype: torch.dtype) -> str:
+    """Replace every quantized linear of `model`, which lies in host memory, by a layer over its codes, in place.
+
+    `obstacle` must have found none. Linears that were joined are replaced whole. Returns a note.
+
+    Raises:
+        WorkerError: the checkpoint has codes that no linear of the model stands for.
+    """
+    scratch = Scratch()
+    integers = packed.checkpoint_format is CheckpointFormat.INT_QUANTIZED
+    count, used = 0, set()
+    with QuantizedLinears.open(checkpoint, packed) as stored:
+        for path, linear, names in list(_standing_for(model, stored.names)):
+            weight = stack([stored.read(name) for name in names])
+            bias = None if linear.bias is None else linear.bias.detach()
+            layer = Int8Linear(weight, bias) if integers else CodesLinear(pack(weight, dtype), bias, scratch)
+            model.set_submodule(path, layer)
+            count += 1
+            used |= set(names)
+        if left := sorted(stored.names - used):
+            raise WorkerError(
+                f"{len(left)} quantized linears have no place in the model, the first {left[0]}",
+                hint="ask for codes=off, and report this architecture",
+            )
+    how = "products of 8-bit integers" if integers else "kernels of this project for quantized weights"
+    return f"{count} linears computed from their codes by {how}"
+
+
+def measure_choices(model: nn.Module, dtype: torch.dtype, tokens: Sequence[int]) -> tuple[str, ...]:
+    """Give every layer over packed codes the fastest launches on its CUDA device; returns notes of the speed-ups."""
+    from harness.backends.integer.choice import measure
+
+    tables: dict[tuple[int, int], Choices] = {}
+    for layer in model.modules():
+        if isinstance(layer, CodesLinear):
+            shape = (layer.out_features, layer.in_features)
+            if shape not in tables:
+                tables[shape] = measure(layer.weight, dtype, tokens=tokens)
+            layer.choices = tables[shape]
+    return tuple(
+        f"{rows} x {inputs}: " + ", ".join(f"{_gain(table, count)} at {count} tokens" for count in sorted(set(tokens)))
+        for (rows, inputs), table in tables.items()
+    )
+
+
+def _gain(table: "Choices", tokens: int) -> str:
+    gain = table.speed_up(tokens)
+    return "not measured" if gain is None else f"{gain:.2f}x as fast as dense"
+
+
+def _standing_for(model: nn.Module, stored: frozenset[str]) -> Iterator[tuple[str, nn.Linear, list[str]]]:
+    """Each linear with codes: where it stands in the model, itself, and its parts' names in the checkpoint."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            parent = path.rpartition(".")[0]
+            names = [f"{parent}.{part}" for part in module.joined_from] if isinstance(module, JoinedLinear) else [path]
+            if stored.issuperset(names):
+                yield path, module, names

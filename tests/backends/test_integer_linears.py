@@ -1,0 +1,76 @@
+"""Linears computed from integer codes give what their dequantized weights give."""
+
+import pytest
+import torch
+from sparse_weights import DEVICE, need_triton, relative_error, tokens_of
+
+need_triton()
+
+from harness.backends.integer.choice import guess  # noqa: E402 - after the choice of the interpreter
+from harness.backends.integer.launch import candidates, expand, multiply  # noqa: E402
+from harness.backends.integer.linears import CodesLinear, Scratch  # noqa: E402
+from harness.backends.integer.weights import pack, stack  # noqa: E402
+from harness.errors import BadRequest  # noqa: E402
+from harness.quantization.weight import QuantizedWeight  # noqa: E402
+
+
+def quantized(rows: int, inputs: int, *, bits: int = 4, group: int = 32, symmetric: bool = True) -> QuantizedWeight:
+    generator = torch.Generator().manual_seed(rows + inputs + bits)
+    groups = inputs // group
+    middle = torch.full((rows, groups), 2 ** (bits - 1), dtype=torch.uint8)
+    drawn = torch.randint(2**bits, (rows, groups), generator=generator, dtype=torch.uint8)
+    return QuantizedWeight(
+        codes=torch.randint(2**bits, (rows, inputs), generator=generator, dtype=torch.uint8).to(DEVICE),
+        scale=(torch.rand(rows, groups, generator=generator) * 0.01 + 0.001).to(DEVICE, torch.float16),
+        zero=(middle if symmetric else drawn).to(DEVICE),
+        bits=bits,
+        symmetric=symmetric,
+    )
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (4, 96), (8, 64), (8, 192)])
+@pytest.mark.parametrize("tokens", [1, 3, 17])
+def test_every_launch_computes_the_product_with_the_dequantized_weight(
+    bits: int, group: int, symmetric: bool, tokens: int
+) -> None:
+    weight = quantized(20, 192, bits=bits, group=group, symmetric=symmetric)
+    packed, x = pack(weight, torch.float16), tokens_of(tokens, 192)
+    for launch in candidates(packed, tokens):
+        y = multiply(packed, x, launch)
+        assert relative_error(y, weight.dequantize(torch.float32), x) < 1e-3, launch
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_expansion_is_the_dequantized_weight_to_the_last_bit(bits: int) -> None:
+    weight = quantized(20, 192, bits=bits, symmetric=False)
+    scratch = torch.empty(20 * 192, dtype=torch.float16, device=DEVICE)
+    assert torch.equal(expand(pack(weight, torch.float16), scratch), weight.dequantize(torch.float16))
+
+
+def test_more_tokens_than_the_kernel_takes_are_refused() -> None:
+    packed = pack(quantized(8, 64), torch.float16)
+    with pytest.raises(BadRequest, match="64 inputs"):
+        multiply(packed, tokens_of(65, 64), candidates(packed, 2)[0])
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 70])
+def test_a_layer_adds_its_bias_however_many_tokens_there_are(tokens: int) -> None:
+    weight, bias = quantized(12, 64), tokens_of(1, 12, seed=3)[0]
+    layer = CodesLinear(pack(weight, torch.float16), bias, Scratch())
+    x = tokens_of(tokens, 64)
+    expected = x.double() @ weight.dequantize(torch.float32).double().T + bias.double()
+    torch.testing.assert_close(layer(x.view(1, tokens, 64))[0].double(), expected, rtol=5e-3, atol=5e-3)
+
+
+def test_stacked_weights_have_the_rows_of_their_parts_in_order() -> None:
+    parts = [quantized(rows, 64) for rows in (4, 8, 6)]
+    whole = stack(parts).dequantize(torch.float16)
+    assert torch.equal(whole, torch.cat([part.dequantize(torch.float16) for part in parts]))
+
+
+def test_a_guess_covers_what_the_kernels_take_and_nothing_beyond() -> None:
+    choices = guess(pack(quantized(8, 64), torch.float16))
+    assert all(choices.launch(tokens) is not None for tokens in (1, 2, 64))
+    assert choices.launch(65) is None
+    assert choices.speed_up(1) is None
