@@ -1,6 +1,6 @@
 """The gap layout for unstructured zeros: values with the distance of each from the one before, 32 rows side by side."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class GapWeight:
     starts: int16, read as unsigned, [segments, 32]: the input that the segment's first gap is added to.
     ends: int32 [tiles + 1]: a 0, and after how many segments each tile ends.
     order: int32 [tiles, 32]: which row each row of a tile is; `rows` where it is none.
+    longest: how many segments the longest tile has.
     """
 
     stream: Tensor
@@ -42,6 +43,7 @@ class GapWeight:
     order: Tensor
     rows: int
     in_features: int
+    longest: int
     dtype: torch.dtype
 
     @property
@@ -53,8 +55,13 @@ class GapWeight:
         return self.stream.device
 
     def clone(self) -> "GapWeight":
-        tensors = (self.stream.clone(), self.starts.clone(), self.ends.clone(), self.order.clone())
-        return GapWeight(*tensors, rows=self.rows, in_features=self.in_features, dtype=self.dtype)
+        return replace(
+            self,
+            stream=self.stream.clone(),
+            starts=self.starts.clone(),
+            ends=self.ends.clone(),
+            order=self.order.clone(),
+        )
 
 
 def pack(weight: Tensor, *, name: str) -> GapWeight:
@@ -95,6 +102,7 @@ def pack(weight: Tensor, *, name: str) -> GapWeight:
         order.clamp(max=rows).view(-1, TILE_ROWS).to(torch.int32),
         rows=rows,
         in_features=in_features,
+        longest=int(segments.max()),
         dtype=weight.dtype,
     )
 
