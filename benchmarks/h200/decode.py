@@ -3,9 +3,10 @@
 python benchmarks/h200/decode.py --shape llama-2-7b --out decode.json
 
 Weights are random, so tokens mean nothing but whether two ways agree: `equal_tokens` is the share of tokens before each
-sequence's first difference from the growing cache, whose kernels add in another order. The limit counts each step's
-bytes that must be read once (all weights but the input embedding, keys and values so far) at the rate of a plain copy
-on this card. The file is written again after every way, so that a run that is cut short leaves what it has.
+sequence's first difference from the first way asked for, whose kernels add in another order. The limit counts each
+step's bytes that must be read once (all weights but the input embedding, keys and values so far) at the rate of a plain
+copy on this card. With `--zeros` half of the blocks' weights are zeros, and the way `packed` computes from packed ones.
+The file is written again after every way, so that a run that is cut short leaves what it has.
 """
 
 import argparse
@@ -29,6 +30,8 @@ from benchmarks.h200.shapes import SHAPES
 from harness.backends.decoding import Decoded, decode, random_prompts
 from harness.backends.fused_blocks import fuse
 from harness.backends.repeats import median_interval, noise_floor
+from harness.backends.sparse.dispatch import SparseLinear
+from harness.backends.sparse_serving import use_sparse
 from harness.backends.static_cache import padded
 from harness.backends.static_decoding import StaticDecoder, Stepping
 from harness.contract import Dtype, harness_digest
@@ -44,8 +47,10 @@ WAYS: dict[str, tuple[bool, Stepping | None]] = {
     "graph-joined": (True, Stepping.GRAPH),
     "compiled": (True, Stepping.COMPILED),
     "tuned": (True, Stepping.TUNED),
+    "packed": (True, Stepping.GRAPH),
 }
-"""In this order, since joined linears stay joined: whether they are, and how a step is made."""
+"""In this order, since joined and packed linears stay so: whether they are joined, and how a step is made."""
+ZEROS = ("2:4", "unstructured")
 COPY_BYTES = 2**30
 WARM_UP = 2
 
@@ -55,6 +60,8 @@ def main() -> None:
     begin = time.perf_counter()
     device = torch.device(arguments.device)
     loaded = _random_model(arguments.shape, arguments.layers, DTYPES[arguments.dtype], device)
+    if arguments.zeros is not None:
+        _drop_half(loaded, arguments.zeros)
     shape = read_shape(loaded.model.config.to_dict())
     rate = _copy_bytes_per_second(device)
     document: dict[str, Any] = {
@@ -64,6 +71,7 @@ def main() -> None:
         "transformers": transformers.__version__,
         "harness": harness_digest(),
         "layers": shape.layers,
+        "zeros": arguments.zeros,
         "copy_bytes_per_second": rate,
         "batches": {},
     }
@@ -78,6 +86,9 @@ def main() -> None:
         if join and not joined:
             fuse(decoder_blocks(loaded.model))
             joined = True
+        if way == "packed":
+            document["packed"] = _pack(loaded, arguments)
+            print(document["packed"], file=sys.stderr, flush=True)
         for size in arguments.batch_sizes:
             if time.perf_counter() - begin > arguments.start_until_seconds:
                 print(f"{way} batch {size} left out: {arguments.start_until_seconds} s have passed", file=sys.stderr)
@@ -94,6 +105,28 @@ def main() -> None:
             document["wall_seconds"] = round(time.perf_counter() - begin, 1)
             arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
             print(way, size, row, file=sys.stderr, flush=True)
+
+
+@torch.no_grad()
+def _drop_half(loaded: LoadedModel, zeros: str) -> None:
+    """Zeros in random places: half of each linear's weights, or of each four inputs'."""
+    for block in decoder_blocks(loaded.model):
+        for linear in block.linears:
+            weight = linear.module.weight
+            drawn = torch.rand(weight.shape, device=weight.device)
+            if zeros == "2:4":
+                weight.view(len(weight), -1, 4).scatter_(-1, drawn.view(len(weight), -1, 4).argsort(-1)[..., :2], 0)
+            else:
+                weight.masked_fill_(drawn < 0.5, 0)
+
+
+def _pack(loaded: LoadedModel, arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Notes of what was packed."""
+    if arguments.zeros is None:
+        raise SystemExit("packed linears need zeros: give --zeros as well")
+    blocks = [block.module for block in decoder_blocks(loaded.model)]
+    sizes = arguments.batch_sizes
+    return use_sparse(blocks, pattern=arguments.zeros, tokens=sizes, prompt_tokens=max(sizes) * arguments.prompt_tokens)
 
 
 def _measure(
@@ -126,7 +159,9 @@ def _measure(
 def _bytes_each_step(loaded: LoadedModel, shape: Shape, batch_size: int, arguments: argparse.Namespace) -> float:
     """Read once for one token of each sequence, at the mean length of the cache."""
     value_bytes = DTYPES[arguments.dtype].itemsize
-    weights = (shape.decoder_weights + shape.head_weights) * value_bytes
+    packed = [part for part in loaded.model.modules() if isinstance(part, SparseLinear)]
+    saved = sum(part.in_features * part.out_features * value_bytes - part.packed_bytes for part in packed)
+    weights = (shape.decoder_weights + shape.head_weights) * value_bytes - saved
     mean_length = arguments.prompt_tokens + arguments.generate_tokens // 2
     return weights + shape.kv_cache_bytes(tokens=mean_length, batch_size=batch_size, value_bytes=value_bytes)
 
@@ -174,7 +209,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, help="cut the model; the figures are then of that model")
     parser.add_argument("--dtype", choices=DTYPES, default="float16")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[way for way in WAYS if way != "packed"])
+    parser.add_argument("--zeros", choices=ZEROS, help="which half of the blocks' weights are zeros; none if left out")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1])
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--generate-tokens", type=int, default=128)

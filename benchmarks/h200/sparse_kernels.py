@@ -22,43 +22,36 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import triton
 
-from harness.backends.sparse import bitmask, two_four
+from harness.backends.sparse import gaps, two_four
 from harness.backends.sparse.choice import ChoiceTable, measure
 from harness.backends.sparse.choice import Path as Way
 from harness.backends.sparse.launch import Launch, SparseWeight, multiply
-from harness.backends.sparse.timing import microseconds_each
 from harness.contract import harness_digest
 
 SHAPES = ("4096x4096", "12288x4096", "22016x4096", "4096x11008", "11008x4096")
 BLOCK = ("12288x4096", "4096x4096", "22016x4096", "4096x11008")
-NOMINAL_BYTES_PER_SECOND = 4.8e12
-LAYOUTS = ("two-four", "bitmask")
+LAYOUTS = ("two-four", "gaps")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-COPY_BYTES = 2**30
 
 
 def main() -> None:
     arguments = _arguments()
-    device = torch.device("cuda")
     begin = time.perf_counter()
-    peak = _copy_bytes_per_second(device)
     document: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
-        "device": torch.cuda.get_device_name(device),
+        "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "triton": triton.__version__,
         "python": platform.python_version(),
         "harness": harness_digest(),
         "dtype": arguments.dtype,
-        "nominal_bytes_per_second": NOMINAL_BYTES_PER_SECOND,
-        "copy_bytes_per_second": peak,
         "layouts": {},
     }
     for layout in arguments.layouts:
         results: dict[str, Any] = {}
         document["layouts"][layout] = {"shapes": results, "block_speed_up": {}}
         for shape in arguments.shapes:
-            results[shape] = _measure(layout, shape, arguments, peak)
+            results[shape] = _measure(layout, shape, arguments)
             document["layouts"][layout]["block_speed_up"] = _block_speed_up(results, arguments.tokens)
             document["wall_seconds"] = round(time.perf_counter() - begin, 1)
             arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -67,36 +60,30 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def _measure(layout: str, shape: str, arguments: argparse.Namespace, peak: float) -> dict[str, Any]:
+def _measure(layout: str, shape: str, arguments: argparse.Namespace) -> dict[str, Any]:
     rows, inputs = (int(size) for size in shape.split("x"))
     dense = _random(layout, rows, inputs, DTYPES[arguments.dtype])
-    packed = two_four.pack(dense, name=shape) if layout == "two-four" else bitmask.pack(dense, name=shape)
+    packed = two_four.pack(dense, name=shape) if layout == "two-four" else gaps.pack(dense, name=shape)
     table = measure(packed, tokens=arguments.tokens, cusparselt=arguments.cusparselt)
     return {
         "dense_bytes": dense.nbytes,
         "packed_bytes": packed.held_bytes,
         "zeros": round(1 - int(dense.count_nonzero()) / dense.numel(), 4),
         "notes": table.notes,
-        "tokens": {count: _row(table, count, packed, dense, peak) for count in arguments.tokens},
+        "tokens": {count: _row(table, count, packed, dense) for count in arguments.tokens},
     }
 
 
-def _row(table: ChoiceTable, count: int, packed: SparseWeight, dense: torch.Tensor, peak: float) -> dict[str, Any]:
+def _row(table: ChoiceTable, count: int, packed: SparseWeight, dense: torch.Tensor) -> dict[str, Any]:
     timings = {timing.path: timing for timing in table.timings if timing.tokens == count}
-    kernel = timings[Way.KERNEL]
     row: dict[str, Any] = {f"{path.value}_microseconds": round(timings[path].microseconds, 2) for path in timings}
-    for name, held, elapsed in (
-        ("kernel", packed.held_bytes, kernel.microseconds),
-        ("dense", dense.nbytes, timings[Way.DENSE].microseconds),
-    ):
-        rate = held / (elapsed * 1e-6)
-        row[f"{name}_share_of_nominal"] = round(rate / NOMINAL_BYTES_PER_SECOND, 3)
-        row[f"{name}_share_of_copy"] = round(rate / peak, 3)
-    row["speed_up"] = round(timings[Way.DENSE].microseconds / kernel.microseconds, 3)
-    if kernel.launch is None:
-        raise RuntimeError(f"the kernel was timed for {count} tokens without a launch")
-    row["launch"] = asdict(kernel.launch)
-    row["relative_error"] = _relative_error(packed, dense, count, kernel.launch)
+    for path, held in ((Way.KERNEL, packed.held_bytes), (Way.DENSE, dense.nbytes)):
+        if path in timings:
+            row[f"{path.value}_bytes_per_second"] = round(held / (timings[path].microseconds * 1e-6))
+    speed_up = table.speed_up(count)
+    row |= {"path": table.choose(count).path, "speed_up": None if speed_up is None else round(speed_up, 3)}
+    if Way.KERNEL in timings and (launch := timings[Way.KERNEL].launch) is not None:
+        row |= {"launch": asdict(launch), "relative_error": _relative_error(packed, dense, count, launch)}
     return row
 
 
@@ -114,7 +101,9 @@ def _block_speed_up(results: dict[str, Any], tokens: list[int]) -> dict[int, flo
     rows = {count: [results[shape]["tokens"][count] for shape in BLOCK] for count in tokens}
     return {
         count: round(
-            sum(row["dense_microseconds"] for row in each) / sum(row["kernel_microseconds"] for row in each), 3
+            sum(row["dense_microseconds"] for row in each)
+            / sum(row[f"{row['path'].value}_microseconds"] for row in each),
+            3,
         )
         for count, each in rows.items()
     }
@@ -130,18 +119,11 @@ def _random(layout: str, rows: int, inputs: int, dtype: torch.dtype) -> torch.Te
     return (weight * (drawn >= 0.5)).to(dtype)
 
 
-def _copy_bytes_per_second(device: torch.device) -> float:
-    """Read and written, of a copy within the device's memory."""
-    source = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return 2 * COPY_BYTES / (microseconds_each([lambda: target.copy_(source)]) * 1e-6)
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="rows x inputs, such as 4096x4096")
-    parser.add_argument("--tokens", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--tokens", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64, 128, 512, 2048])
     parser.add_argument("--dtype", choices=DTYPES, default="float16")
     parser.add_argument("--cusparselt", action="store_true", help="time cuSPARSELt as well")
     parser.add_argument("--out", type=Path, required=True)

@@ -6,7 +6,7 @@ from sparse_weights import DEVICE, need_triton, relative_error, tokens_of, two_f
 
 need_triton()
 
-from harness.backends.sparse import bitmask, choice  # noqa: E402 - after the choice of the interpreter
+from harness.backends.sparse import gaps, choice  # noqa: E402 - after the choice of the interpreter
 from harness.backends.sparse import two_four as layout  # noqa: E402
 from harness.backends.sparse.choice import Choice, ChoiceTable, Path, Timing, guess, measure  # noqa: E402
 from harness.backends.sparse.dispatch import Scratch, SparseLinear  # noqa: E402
@@ -29,7 +29,7 @@ def test_a_layer_computes_the_dense_product_for_any_number_of_tokens(count):
 @pytest.mark.parametrize("count", (1, 3, 20))
 def test_the_bias_is_added_on_every_path(count):
     weight, bias = unstructured(10, 64), tokens_of(1, 10, seed=3)[0]
-    layer = SparseLinear(bitmask.pack(weight, name="layer"), bias, scratch())
+    layer = SparseLinear(gaps.pack(weight, name="layer"), bias, scratch())
     x = tokens_of(count, 64)
     torch.testing.assert_close(layer(x), x @ weight.T + bias, rtol=5e-3, atol=5e-2)
 
@@ -51,7 +51,7 @@ def test_layers_share_one_scratch_as_large_as_the_largest_of_them():
 
 
 def test_a_table_covers_every_number_of_tokens():
-    launch = Launch(16, 64)
+    launch = Launch(16)
     table = ChoiceTable((Choice(1, Path.KERNEL, launch), Choice(8, Path.KERNEL), Choice(64, Path.EXPAND)))
     assert table.choose(1).launch is launch
     assert table.choose(2).tokens == table.choose(8).tokens == 8
@@ -59,8 +59,8 @@ def test_a_table_covers_every_number_of_tokens():
 
 
 def test_a_speed_up_is_the_dense_time_over_that_of_the_chosen_path():
-    timings = (Timing(1, Path.DENSE, 9.0), Timing(1, Path.KERNEL, 6.0, Launch(16, 64)), Timing(1, Path.EXPAND, 20.0))
-    table = ChoiceTable((Choice(1, Path.KERNEL, Launch(16, 64)), Choice(8, Path.EXPAND)), timings)
+    timings = (Timing(1, Path.DENSE, 9.0), Timing(1, Path.KERNEL, 6.0, Launch(16)), Timing(1, Path.EXPAND, 20.0))
+    table = ChoiceTable((Choice(1, Path.KERNEL, Launch(16)), Choice(8, Path.EXPAND)), timings)
     assert table.speed_up(1) == 1.5
     assert table.speed_up(8) is None
 
@@ -84,7 +84,7 @@ def test_the_fastest_path_is_chosen_for_each_number_of_tokens(monkeypatch):
 def test_a_path_that_cannot_be_had_is_left_out_with_its_reason(monkeypatch):
     monkeypatch.setattr(choice, "copies_beyond_cache", lambda held_bytes, device: 2)
     monkeypatch.setattr(choice, "microseconds_each", _clock)
-    table = measure(bitmask.pack(unstructured(8, 64), name="layer"), tokens=(1,), cusparselt=True)
+    table = measure(gaps.pack(unstructured(8, 64), name="layer"), tokens=(1,), cusparselt=True)
     assert table.notes == ("cuSPARSELt left out: it multiplies 2:4 weights alone",)
     assert not table.needs_cusparselt
 
@@ -107,14 +107,14 @@ def test_a_guess_says_that_nothing_was_measured():
 
 
 def test_cusparselt_is_refused_for_weights_without_its_pattern():
-    packed = bitmask.pack(unstructured(8, 64), name="layer")
+    packed = gaps.pack(unstructured(8, 64), name="layer")
     with pytest.raises(Unsupported, match="2:4 weights alone"):
         SparseLinear(packed, None, scratch(), ChoiceTable((Choice(64, Path.CUSPARSELT),)))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="times are measured on a GPU alone")
-@pytest.mark.parametrize("pack", (layout.pack, bitmask.pack))
+@pytest.mark.parametrize("pack", (layout.pack, gaps.pack))
 def test_a_measured_table_has_every_path_and_a_captured_layer_repeats_its_result(pack):
     weight = two_four(1024, 1024)
     packed = pack(weight, name="layer")

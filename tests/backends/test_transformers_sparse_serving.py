@@ -15,6 +15,7 @@ from harness.backends.fused_blocks import fuse  # noqa: E402
 from harness.backends.sparse.choice import ChoiceTable, Path, Timing, guess  # noqa: E402
 from harness.backends.sparse.dispatch import SparseLinear  # noqa: E402
 from harness.backends.sparse.launch import SparseWeight  # noqa: E402
+from harness.backends.sparse.two_four import TwoFourWeight  # noqa: E402
 from harness.models.blocks import decoder_blocks  # noqa: E402
 
 
@@ -36,10 +37,12 @@ def times(monkeypatch: pytest.MonkeyPatch, kernel: float, dense: float) -> list[
     """Let every measurement find these microseconds; returns the shapes that were measured."""
     measured: list[tuple[int, ...]] = []
 
-    def measure(weight: SparseWeight, *, tokens: list[int]) -> ChoiceTable:
+    def measure(weight: SparseWeight, *, tokens: list[int], cusparselt: bool) -> ChoiceTable:
+        assert cusparselt is isinstance(weight, TwoFourWeight)
+        assert tokens == sorted({*tokens, 64})
         measured.append((weight.rows, weight.in_features))
-        found = [(path, count) for count in tokens for path in (Path.KERNEL, Path.DENSE)]
-        timings = tuple(Timing(count, path, kernel if path is Path.KERNEL else dense) for path, count in found)
+        found = [(path, count) for count in tokens for path in (Path.KERNEL, Path.EXPAND, Path.DENSE)]
+        timings = tuple(Timing(count, path, dense if path is Path.DENSE else kernel) for path, count in found)
         return ChoiceTable(guess(weight).choices, timings)
 
     monkeypatch.setattr(sparse_serving, "measure", measure)
@@ -55,11 +58,11 @@ def test_faster_layers_are_replaced_and_compute_the_same(monkeypatch: pytest.Mon
     measured = times(monkeypatch, kernel=1.0, dense=1.5)
     model = pruned(pattern)
     expected = copy.deepcopy(model)
-    notes = sparse_serving.use_sparse(modules(model), pattern=pattern, tokens=(1, 8))
+    notes = sparse_serving.use_sparse(modules(model), pattern=pattern, tokens=(1,), prompt_tokens=64)
     replaced = [name for name, part in model.named_modules() if isinstance(part, SparseLinear)]
     assert len(replaced) == (8 if pattern == "2:4" else 6)
     assert notes[0] == f"{len(replaced)} of 8 linears computed from packed sparse weights ({pattern})"
-    assert "1.50x as fast as dense" in notes[1]
+    assert "as fast as dense, by tokens at once: 1.50x at 1 (kernel)" in notes[1]
     assert len(measured) == len(set(measured)) == len(notes) - 1
     tokens = torch.arange(6, device=DEVICE)[None]
     with torch.no_grad():
@@ -69,6 +72,6 @@ def test_faster_layers_are_replaced_and_compute_the_same(monkeypatch: pytest.Mon
 def test_layers_that_would_be_slower_stay_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     times(monkeypatch, kernel=2.0, dense=1.0)
     model = pruned("2:4")
-    notes = sparse_serving.use_sparse(modules(model), pattern="2:4", tokens=(1,))
+    notes = sparse_serving.use_sparse(modules(model), pattern="2:4", tokens=(1,), prompt_tokens=64)
     assert not any(isinstance(part, SparseLinear) for part in model.modules())
     assert notes[0].startswith("0 of 8 linears")

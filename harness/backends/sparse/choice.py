@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from harness.backends.sparse.launch import (
-    MAX_TOKENS,
     Launch,
     SparseWeight,
     candidates,
     dense_elements,
     expand,
+    most_tokens,
     multiply,
 )
 from harness.backends.sparse.timing import copies_beyond_cache, microseconds_each
@@ -86,11 +86,10 @@ class ChoiceTable:
 
 
 def guess(weight: SparseWeight) -> ChoiceTable:
-    """Without a measurement: the kernel for up to 16 tokens, expansion beyond."""
+    """Without a measurement: the kernel for up to 16 tokens, or as many as it takes, expansion beyond."""
+    limit = min(_GUESSED_UP_TO, most_tokens(weight))
     kernel = tuple(
-        Choice(tokens, Path.KERNEL, candidates(weight, tokens)[0])
-        for tokens in MEASURED_TOKENS
-        if tokens <= _GUESSED_UP_TO
+        Choice(tokens, Path.KERNEL, candidates(weight, tokens)[0]) for tokens in MEASURED_TOKENS if tokens <= limit
     )
     return ChoiceTable((*kernel, Choice(max(MEASURED_TOKENS), Path.EXPAND)), notes=("not measured",))
 
@@ -104,7 +103,7 @@ def measure(
     `cusparselt` allows that path for a 2:4 weight; its packed copy comes on top of the kernels' own. The measurement
     itself holds a few hundred megabytes that are free again afterwards.
     """
-    device = weight.masks.device
+    device = weight.device
     generator = torch.Generator(device).manual_seed(seed)
     inputs = [
         torch.randn(count, weight.in_features, generator=generator, device=device).to(weight.dtype)
@@ -138,16 +137,16 @@ def _for_any_number(choices: list[Choice]) -> tuple[Choice, ...]:
 
 
 def _time_kernels(weight: SparseWeight, inputs: list[Tensor]) -> list[Timing]:
-    copies = [weight.clone() for _ in range(copies_beyond_cache(weight.held_bytes, weight.masks.device))]
+    copies = [weight.clone() for _ in range(copies_beyond_cache(weight.held_bytes, weight.device))]
     timings = []
     for x in inputs:
         best = Timing(x.shape[0], Path.KERNEL, math.inf)
-        for launch in candidates(weight, x.shape[0]) if x.shape[0] <= MAX_TOKENS else ():
+        for launch in candidates(weight, x.shape[0]):
             elapsed = microseconds_each([partial(multiply, copy, x, launch) for copy in copies])
             if elapsed < best.microseconds:
                 best = Timing(x.shape[0], Path.KERNEL, elapsed, launch)
         timings += [] if best.launch is None else [best]
-    scratch = torch.empty(dense_elements(weight), dtype=weight.dtype, device=weight.masks.device)
+    scratch = torch.empty(dense_elements(weight), dtype=weight.dtype, device=weight.device)
 
     def expanded(copy: SparseWeight, x: Tensor) -> Tensor:
         return linear(x, expand(copy, scratch))
@@ -159,7 +158,7 @@ def _time_kernels(weight: SparseWeight, inputs: list[Tensor]) -> list[Timing]:
 
 
 def _time_dense(weight: SparseWeight, inputs: list[Tensor]) -> list[Timing]:
-    scratch = torch.empty(dense_elements(weight), dtype=weight.dtype, device=weight.masks.device)
+    scratch = torch.empty(dense_elements(weight), dtype=weight.dtype, device=weight.device)
     dense = expand(weight, scratch)
     copies = [dense.clone() for _ in range(copies_beyond_cache(dense.nbytes, dense.device))]
     return _time_products(copies, inputs, Path.DENSE)
@@ -169,7 +168,7 @@ def _time_cusparselt(weight: SparseWeight, inputs: list[Tensor]) -> tuple[list[T
     if not isinstance(weight, TwoFourWeight):
         return [], ("cuSPARSELt left out: it multiplies 2:4 weights alone",)
     try:
-        count = copies_beyond_cache(weight.held_bytes, weight.masks.device)
+        count = copies_beyond_cache(weight.held_bytes, weight.device)
         copies = [semi_structured(weight) for _ in range(count)]
         return _time_products(copies, inputs, Path.CUSPARSELT), ()
     except (RuntimeError, NotImplementedError, ValueError) as refused:

@@ -58,10 +58,15 @@ class SparseLinear(nn.Module):
         return self._weight.rows
 
     @property
+    def packed_bytes(self) -> int:
+        """Bytes of the weight that a kernel reads."""
+        return self._weight.held_bytes
+
+    @property
     def held_bytes(self) -> int:
         """Bytes of the weight in every form that the layer keeps, and of the bias; the scratch is not the layer's."""
         second = 0 if self._structured is None else int(self._structured.packed.nbytes)
-        return self._weight.held_bytes + second + (0 if self._bias is None else self._bias.nbytes)
+        return self.packed_bytes + second + (0 if self._bias is None else self._bias.nbytes)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the kernels of both layouts share: 16-bit floats as integers, four inputs in one load, the sum of split parts.
+"""What the kernels of both layouts share: 16-bit floats as integers, words of one load, the sum of split parts.
 
 Kernels are written for the compiler and for Triton's interpreter alike: integers and selections, no inline assembly.
 """
@@ -20,14 +20,12 @@ def as_float(bits, dtype: tl.constexpr):
 
 
 @triton.jit
-def four_inputs(x, group, inside, dtype: tl.constexpr):
-    """A group's four activations as float32 [groups] each, from an int64 view of the token's row."""
-    bits = tl.load(x + group, mask=inside, other=0)
-    x0 = as_float(bits & 0xFFFF, dtype).to(tl.float32)
-    x1 = as_float((bits >> 16) & 0xFFFF, dtype).to(tl.float32)
-    x2 = as_float((bits >> 32) & 0xFFFF, dtype).to(tl.float32)
-    x3 = as_float((bits >> 48) & 0xFFFF, dtype).to(tl.float32)
-    return x0, x1, x2, x3
+def four_words(words):
+    """The columns of int32 [n, 4]."""
+    even, odd = tl.split(tl.reshape(words, (words.shape[0], 2, 2)))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
 
 
 @triton.jit

@@ -6,76 +6,125 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.backends.sparse import bitmask_kernels, two_four_kernels
-from harness.backends.sparse.bitmask import BitmaskWeight
+from harness.backends.sparse import gap_kernels, two_four_kernels
+from harness.backends.sparse.gaps import TILE_ROWS, GapWeight
 from harness.backends.sparse.kernels import BFLOAT16, FLOAT16, sum_parts
-from harness.backends.sparse.two_four import GROUP, TwoFourWeight
+from harness.backends.sparse.two_four import SEGMENT_INPUTS, TwoFourWeight
 from harness.errors import BadRequest
 
-SparseWeight = TwoFourWeight | BitmaskWeight
+SparseWeight = TwoFourWeight | GapWeight
 
-MAX_TOKENS = 64
 MIN_BLOCK_TOKENS = 16
 
+_TWO_FOUR_TOKENS = 64
 _DTYPES: dict[torch.dtype, Any] = {torch.float16: FLOAT16, torch.bfloat16: BFLOAT16}
 _SUM_BLOCK = 1024
 _PROGRAMS = 256
-_WIDE_TOKENS = 32
+_EXPAND_SEGMENTS = 8
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How a multiplication is cut: rows and mask words (2:4) or groups (bitmask) a step, warps a program.
+    """How a multiplication is cut.
 
-    `splits` programs share a row block's inputs and leave float32 parts that a second kernel adds; 1 for one token.
+    One token: a program has 32 rows, whose inputs its warps share. More tokens: a program has `block_rows`, and the
+    inputs are split between `splits` programs, which leave float32 parts that a second kernel adds.
     """
 
-    block_rows: int
-    block_width: int
-    warps: int = 4
+    warps: int
+    block_rows: int = TILE_ROWS
     splits: int = 1
+
+
+def most_tokens(weight: SparseWeight) -> int:
+    """For how many tokens there is a kernel that reads the packed weight."""
+    return _TWO_FOUR_TOKENS if isinstance(weight, TwoFourWeight) else 1
 
 
 def candidates(weight: SparseWeight, tokens: int) -> tuple[Launch, ...]:
     """The launches worth measuring for a number of tokens; the first one is a sound guess without measuring."""
-    if tokens > 1:
-        narrow = (Launch(64, 16),)
-        return _split(weight, narrow if tokens > _WIDE_TOKENS else (*narrow, Launch(64, 32)))
-    if isinstance(weight, TwoFourWeight):
-        return Launch(16, 64), Launch(8, 64), Launch(32, 64), Launch(32, 32)
-    return Launch(8, 128, warps=8), Launch(16, 128, warps=8), Launch(4, 128, warps=8), Launch(16, 64)
+    if tokens > most_tokens(weight):
+        return ()
+    if tokens == 1:
+        return Launch(16), Launch(8), Launch(32), Launch(4)
+    return _split(weight)
 
 
 def multiply(weight: SparseWeight, x: Tensor, launch: Launch) -> Tensor:
     """[tokens, rows] = x [tokens, in_features] times the transposed weight, accumulated in float32, in x's dtype.
 
     Raises:
-        BadRequest: x has another dtype or width than the weight, or more than 64 tokens.
+        BadRequest: x has another dtype or width than the weight, or more tokens than there is a kernel for.
     """
     _check(weight, x)
-    x = _readable(x, weight)
+    if isinstance(weight, GapWeight):
+        return _multiply_gaps(weight, x.contiguous(), launch)
+    if missing := -weight.in_features % SEGMENT_INPUTS:
+        x = torch.nn.functional.pad(x, (0, missing))
+    return _multiply_two_four(weight, x.contiguous(), launch)
+
+
+def expand(weight: SparseWeight, scratch: Tensor) -> Tensor:
+    """The dense weight [rows, in_features], written into the front of `scratch`, a flat tensor of its dtype."""
+    if isinstance(weight, GapWeight):
+        return _expand_gaps(weight, scratch)
+    tiles, segments, _ = weight.stream.shape
+    dense = scratch[: dense_elements(weight)].view(weight.rows, segments * SEGMENT_INPUTS)
+    kernels: Any = two_four_kernels
+    grid = (tiles, segments)
+    kernels.expand[grid](weight.stream, dense.view(torch.int64), weight.rows, segments, block_rows=TILE_ROWS)
+    return dense[:, : weight.in_features]
+
+
+def dense_elements(weight: SparseWeight) -> int:
+    """How many elements `expand` needs of its scratch."""
+    if isinstance(weight, GapWeight):
+        return weight.rows * weight.in_features
+    return weight.rows * weight.stream.shape[1] * SEGMENT_INPUTS
+
+
+def _multiply_gaps(weight: GapWeight, x: Tensor, launch: Launch) -> Tensor:
+    y = torch.empty(1, weight.rows, dtype=x.dtype, device=x.device)
+    tensors = (weight.stream, weight.starts, weight.ends, weight.order)
+    kernels: Any = gap_kernels
+    kernels.multiply_one_token[(len(weight.order),)](
+        *tensors, x, y, weight.rows, dtype=_DTYPES[x.dtype], warps=launch.warps, num_warps=launch.warps
+    )
+    return y
+
+
+def _multiply_two_four(weight: TwoFourWeight, x: Tensor, launch: Launch) -> Tensor:
+    tiles, segments, _ = weight.stream.shape
     tokens = x.shape[0]
-    arguments = (*_tensors(weight), x.view(torch.int64) if tokens == 1 else x)
-    sizes = (weight.rows, *_widths(weight))
-    blocks = {"block_rows": launch.block_rows, "block_width": launch.block_width, "num_warps": launch.warps}
-    row_programs = -(-weight.rows // launch.block_rows)
     y = torch.empty(tokens, weight.rows, dtype=x.dtype, device=x.device)
-    kernels: Any = _kernels(weight)
+    kernels: Any = two_four_kernels
     if tokens == 1:
-        kernels.multiply_one_token[(row_programs,)](*arguments, y, *sizes, dtype=_DTYPES[x.dtype], **blocks)
+        kernels.multiply_one_token[(tiles,)](
+            weight.stream,
+            x,
+            y,
+            weight.rows,
+            segments,
+            dtype=_DTYPES[x.dtype],
+            warps=launch.warps,
+            num_warps=launch.warps,
+        )
         return y
-    span, splits = _span(weight, launch)
+    span, splits = _span(weight, launch.splits)
     parts = y if splits == 1 else torch.empty(splits, tokens, weight.rows, dtype=torch.float32, device=x.device)
-    kernels.multiply_tokens[(row_programs, splits)](
-        *arguments,
+    kernels.multiply_tokens[(-(-weight.rows // launch.block_rows), splits)](
+        weight.stream,
+        x,
         parts,
-        *sizes,
+        weight.rows,
+        segments,
         tokens,
         span,
         dtype=_DTYPES[x.dtype],
+        block_rows=launch.block_rows,
         block_tokens=max(MIN_BLOCK_TOKENS, 1 << (tokens - 1).bit_length()),
+        num_warps=launch.warps,
         num_stages=1,
-        **blocks,
     )
     if splits > 1:
         grid = (-(-y.numel() // _SUM_BLOCK),)
@@ -83,74 +132,37 @@ def multiply(weight: SparseWeight, x: Tensor, launch: Launch) -> Tensor:
     return y
 
 
-def expand(weight: SparseWeight, scratch: Tensor) -> Tensor:
-    """The dense weight [rows, in_features], written into the front of `scratch`, a flat tensor of its dtype."""
-    groups, words = _widths(weight)
-    rows, padded = weight.rows, GROUP * groups
-    dense = scratch[: rows * padded].view(rows, padded)
-    width, step = (words, 32) if isinstance(weight, TwoFourWeight) else (groups, 128)
-    block_rows = 16 if isinstance(weight, TwoFourWeight) else 8
-    grid = (-(-rows // block_rows), -(-width // step))
-    kernels: Any = _kernels(weight)
-    kernels.expand[grid](
-        *_tensors(weight), dense.view(torch.int64), rows, groups, words, block_rows=block_rows, block_width=step
-    )
-    return dense[:, : weight.in_features]
+def _expand_gaps(weight: GapWeight, scratch: Tensor) -> Tensor:
+    dense = scratch[: dense_elements(weight)].view(weight.rows, weight.in_features).zero_()
+    tensors = (weight.stream, weight.starts, weight.ends, weight.order)
+    grid = (len(weight.order), -(-weight.longest // _EXPAND_SEGMENTS))
+    kernels: Any = gap_kernels
+    kernels.expand[grid](*tensors, dense.view(torch.int16), weight.rows, weight.in_features, _EXPAND_SEGMENTS)
+    return dense
 
 
-def dense_elements(weight: SparseWeight) -> int:
-    """How many elements `expand` needs of its scratch."""
-    return weight.rows * GROUP * _widths(weight)[0]
+def _span(weight: TwoFourWeight, splits: int) -> tuple[int, int]:
+    """Segments for each split, and how many splits that makes."""
+    segments = weight.stream.shape[1]
+    span = -(-segments // splits)
+    return span, -(-segments // span)
 
 
-def _kernels(weight: SparseWeight) -> Any:
-    return two_four_kernels if isinstance(weight, TwoFourWeight) else bitmask_kernels
-
-
-def _tensors(weight: SparseWeight) -> tuple[Tensor, ...]:
-    if isinstance(weight, TwoFourWeight):
-        return weight.pairs, weight.masks
-    return weight.values, weight.masks, weight.offsets, weight.starts
-
-
-def _widths(weight: SparseWeight) -> tuple[int, int]:
-    """Groups and mask words of a row."""
-    return -(-weight.in_features // GROUP), weight.masks.shape[1]
-
-
-def _span(weight: SparseWeight, launch: Launch) -> tuple[int, int]:
-    """Words or groups for each split, in whole steps, and how many splits that makes."""
-    groups, words = _widths(weight)
-    width = words if isinstance(weight, TwoFourWeight) else groups
-    steps = -(-width // launch.block_width)
-    span = launch.block_width * -(-steps // launch.splits)
-    return span, -(-width // span)
-
-
-def _split(weight: SparseWeight, launches: tuple[Launch, ...]) -> tuple[Launch, ...]:
-    """Each launch with enough splits for some hundred programs, and with about twice as many."""
+def _split(weight: TwoFourWeight) -> tuple[Launch, ...]:
+    """Launches with enough splits for some hundred programs, and with about twice as many."""
     found: dict[Launch, None] = {}
-    for launch in launches:
-        row_programs = -(-weight.rows // launch.block_rows)
+    for block_rows in (2 * TILE_ROWS, 4 * TILE_ROWS):
         for programs in (_PROGRAMS, 2 * _PROGRAMS):
-            wanted = max(1, round(programs / row_programs))
-            splits = _span(weight, Launch(launch.block_rows, launch.block_width, launch.warps, wanted))[1]
-            found[Launch(launch.block_rows, launch.block_width, launch.warps, splits)] = None
+            wanted = max(1, round(programs * block_rows / weight.rows))
+            found[Launch(4, block_rows, _span(weight, wanted)[1])] = None
     return tuple(found)
 
 
 def _check(weight: SparseWeight, x: Tensor) -> None:
-    if x.dtype is not weight.dtype or x.shape[1:] != (weight.in_features,) or not 1 <= x.shape[0] <= MAX_TOKENS:
+    most = most_tokens(weight)
+    if x.dtype is not weight.dtype or x.shape[1:] != (weight.in_features,) or not 1 <= x.shape[0] <= most:
         raise BadRequest(
             f"a sparse kernel was given {x.dtype} of shape {tuple(x.shape)} for a {weight.dtype} weight of"
             f" {weight.in_features} inputs",
-            hint=f"give it 1 to {MAX_TOKENS} tokens in the weight's dtype",
+            hint=f"give it 1 to {most} tokens in the weight's dtype",
         )
-
-
-def _readable(x: Tensor, weight: SparseWeight) -> Tensor:
-    """x with rows of whole groups, contiguous, where 64-bit loads can begin."""
-    if missing := -weight.in_features % GROUP:
-        return torch.nn.functional.pad(x, (0, missing))
-    x = x.contiguous()
-    return x.clone() if x.storage_offset() % GROUP else x

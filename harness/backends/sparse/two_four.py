@@ -1,7 +1,6 @@
-"""The 2:4 layout: two values and a 4-bit mask for each group of four consecutive inputs, 9/16 of the dense bytes."""
+"""The 2:4 layout: two values and their places for each group of four inputs, 32 rows side by side."""
 
 from dataclasses import dataclass
-from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -10,42 +9,43 @@ from harness.contract import Reason
 from harness.errors import Unsupported
 
 GROUP = 4
-PLANES = 8
-PLANE_GROUPS = 16
-CHUNK_GROUPS = PLANES * PLANE_GROUPS
+TILE_ROWS = 32
+SEGMENT_INPUTS = 64
+SEGMENT_GROUPS = SEGMENT_INPUTS // GROUP
+PLACE_WORDS = 2 * TILE_ROWS
+SEGMENT_WORDS = PLACE_WORDS + SEGMENT_GROUPS * TILE_ROWS
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
-_ROWS_GROUPS_AT_ONCE = 2**22
+_WEIGHTS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
 class TwoFourWeight:
     """A weight [rows, in_features] with at most two values other than zero in each group of four inputs.
 
-    pairs: int32 [rows, groups], a group's two values in the order of their inputs, the first one in the low half.
-    masks: int32 [rows, words], eight groups a word, four bits a group, exactly two of them set: bit i stands for the
-    group's input i. Bits 4p to 4p + 3 of word w belong to group 128 (w div 16) + 16 p + w mod 16, so that neighbouring
-    words and, for any p, their pairs lie beside each other. The last words are padded with empty groups.
+    stream: int32 [tiles, segments, 576]. A tile is 32 rows and a segment 64 inputs, 16 groups; both are filled up with
+    zeros. The first 64 words of a segment are its places, two words a row: four bits a group from the low bits on, of
+    which the lower two say where in its group the first value stands, the upper two the second one, always further on.
+    Then come the values, a group's two in one word, the first one in the low half: [4, 32, 4] words, the four groups of
+    each row that lie beside each other, for 32 rows, and so four times.
+    Bytes: 9/16 of the dense ones.
     """
 
-    pairs: Tensor
-    masks: Tensor
+    stream: Tensor
+    rows: int
+    in_features: int
     dtype: torch.dtype
 
     @property
-    def rows(self) -> int:
-        return self.pairs.shape[0]
-
-    @property
-    def in_features(self) -> int:
-        return GROUP * self.pairs.shape[1]
-
-    @property
     def held_bytes(self) -> int:
-        return self.pairs.nbytes + self.masks.nbytes
+        return self.stream.nbytes
+
+    @property
+    def device(self) -> torch.device:
+        return self.stream.device
 
     def clone(self) -> "TwoFourWeight":
-        return TwoFourWeight(self.pairs.clone(), self.masks.clone(), self.dtype)
+        return TwoFourWeight(self.stream.clone(), self.rows, self.in_features, self.dtype)
 
 
 def pack(weight: Tensor, *, name: str) -> TwoFourWeight:
@@ -62,28 +62,28 @@ def pack(weight: Tensor, *, name: str) -> TwoFourWeight:
             f"{name} has {in_features} inputs, which groups of {GROUP} do not divide",
             hint="serve this layer dense",
         )
-    groups = in_features // GROUP
-    words = PLANE_GROUPS * -(-groups // CHUNK_GROUPS)
-    pairs = torch.empty(rows, groups, dtype=torch.int32, device=weight.device)
-    masks = torch.empty(rows, words, dtype=torch.int32, device=weight.device)
-    step = max(1, _ROWS_GROUPS_AT_ONCE // groups)
-    for start in range(0, rows, step):
-        part = slice(start, start + step)
-        pairs[part], masks[part] = _pack_rows(weight[part].reshape(-1, groups, GROUP), name)
-    return TwoFourWeight(pairs, masks, weight.dtype)
+    tiles, segments = -(-rows // TILE_ROWS), -(-in_features // SEGMENT_INPUTS)
+    stream = torch.empty(tiles, segments, SEGMENT_WORDS, dtype=torch.int32, device=weight.device)
+    step = max(1, _WEIGHTS_AT_ONCE // in_features // TILE_ROWS)
+    for start in range(0, tiles, step):
+        part = weight[start * TILE_ROWS : (start + step) * TILE_ROWS]
+        part = torch.nn.functional.pad(part, (0, -in_features % SEGMENT_INPUTS, 0, -len(part) % TILE_ROWS))
+        stream[start : start + step] = _pack_tiles(part.view(-1, TILE_ROWS, segments, SEGMENT_GROUPS, GROUP), name)
+    return TwoFourWeight(stream, rows, in_features, weight.dtype)
 
 
 def unpack(packed: TwoFourWeight) -> Tensor:
     """The dense weight [rows, in_features]."""
-    rows, groups = packed.pairs.shape
-    shifts = GROUP * torch.arange(PLANES, device=packed.masks.device).view(1, 1, PLANES, 1)
-    nibbles = (packed.masks.view(rows, -1, 1, PLANE_GROUPS) >> shifts) & 15
-    first, second = _positions(packed.masks.device)
-    nibbles = nibbles.reshape(rows, -1)[:, :groups].long()
-    positions = torch.stack((first[nibbles], second[nibbles]), dim=-1)
-    dense = torch.zeros(rows, groups, GROUP, dtype=packed.dtype, device=packed.pairs.device)
-    dense.scatter_(-1, positions, packed.pairs.view(packed.dtype).view(rows, groups, 2))
-    return dense.view(rows, packed.in_features)
+    tiles, segments, _ = packed.stream.shape
+    shifts = GROUP * torch.arange(8, device=packed.device)
+    words = packed.stream[..., :PLACE_WORDS].reshape(tiles, segments, TILE_ROWS, 2, 1)
+    nibbles = ((words >> shifts) & 15).flatten(3).long()
+    places = torch.stack((nibbles & 3, nibbles >> 2), dim=-1)
+    values = packed.stream[..., PLACE_WORDS:].view(tiles, segments, 4, TILE_ROWS, 4).transpose(2, 3)
+    values = values.contiguous().view(packed.dtype).view(places.shape)
+    dense = torch.zeros(*nibbles.shape, GROUP, dtype=packed.dtype, device=packed.device).scatter_(-1, places, values)
+    whole = dense.transpose(1, 2).reshape(tiles * TILE_ROWS, segments * SEGMENT_INPUTS)
+    return whole[: packed.rows, : packed.in_features].contiguous()
 
 
 def check_dtype(weight: Tensor, name: str) -> None:
@@ -95,32 +95,30 @@ def check_dtype(weight: Tensor, name: str) -> None:
         )
 
 
-def _pack_rows(groups: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Pairs [rows, groups] and masks [rows, words] of weights [rows, groups, 4]."""
-    rows, count, _ = groups.shape
-    bits = torch.arange(GROUP, device=groups.device)
+def _pack_tiles(groups: Tensor, name: str) -> Tensor:
+    """The stream [tiles, segments, 576] of weights [tiles, 32, segments, 16, 4]."""
+    tiles, _, segments = groups.shape[:3]
     present = groups != 0
     if int(present.sum(-1).max()) > 2:
         raise Unsupported(
             Reason.FORMAT,
             f"{name} is not 2:4 sparse: a group of four inputs holds more than two values",
-            hint="prune it with the setting 2:4, or serve it with the bitmask layout",
+            hint="prune it with the setting 2:4, or serve it with the gap layout",
         )
-    nibbles = (present.long() << bits).sum(-1)
-    first, second = (table[nibbles] for table in _positions(groups.device))
-    chosen = groups.gather(-1, torch.stack((first, second), dim=-1))
-    chosen = torch.where(chosen == 0, torch.zeros_like(chosen), chosen)
-    pairs = chosen.contiguous().view(torch.int32).view(rows, count)
-    filled = (1 << first) | (1 << second)
-    padded = torch.nn.functional.pad(filled, (0, -count % CHUNK_GROUPS)).view(rows, -1, PLANES, PLANE_GROUPS)
-    shifts = GROUP * torch.arange(PLANES, device=groups.device).view(1, 1, PLANES, 1)
-    return pairs, (padded << shifts).sum(2).to(torch.int32).view(rows, -1)
+    first, second = _places(present)
+    values = groups.gather(-1, torch.stack((first, second), dim=-1))
+    values = torch.where(values == 0, torch.zeros_like(values), values)
+    values = values.view(torch.int32).view(tiles, TILE_ROWS, segments, 4, 4).permute(0, 2, 3, 1, 4)
+    shifts = GROUP * torch.arange(8, device=groups.device)
+    nibbles = (first | (second << 2)).view(tiles, TILE_ROWS, segments, 2, 8)
+    words = (nibbles << shifts).sum(-1).to(torch.int32).transpose(1, 2)
+    return torch.cat((words.reshape(tiles, segments, -1), values.reshape(tiles, segments, -1)), dim=-1)
 
 
-def _positions(device: torch.device) -> tuple[Tensor, Tensor]:
-    """For each mask of up to two bits, two inputs in rising order that include the mask's; zeros for other masks."""
-    first, second = [0] * 16, [0] * 16
-    for low, high in sorted(combinations(range(GROUP), 2), reverse=True):
-        for mask in (0, 1 << low, 1 << high, (1 << low) | (1 << high)):
-            first[mask], second[mask] = low, high
-    return torch.tensor(first, device=device), torch.tensor(second, device=device)
+def _places(present: Tensor) -> tuple[Tensor, Tensor]:
+    """Two places in rising order, int64 [...], that include those present, bool [..., 4], of which two are at most."""
+    place = torch.arange(GROUP, device=present.device)
+    lowest = torch.where(present, place, GROUP).amin(-1)
+    highest = torch.where(present, place, -1).amax(-1)
+    first = torch.where(lowest < highest, lowest, 0)
+    return first, highest.clamp(min=1)

@@ -1,7 +1,8 @@
 """Kernels for the 2:4 layout: one token, some tokens, and back to dense.
 
-For one token each of a group's two values selects its activation: the first one stands at input 0, 1 or 2 of its
-group, the second one at 1, 2 or 3. For more tokens the tile is expanded in registers and goes through tensor cores.
+For one token a thread has a row, a warp some segments of 32 rows: weights are read in the order in which they lie, and
+the activations that the 32 threads of a warp pick are four neighbours. For more tokens the tile is expanded in
+registers and goes through tensor cores.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call,import-not-found,import-untyped"
@@ -10,134 +11,111 @@ group, the second one at 1, 2 or 3. For more tokens the tile is expanded in regi
 import triton
 import triton.language as tl
 
-from harness.backends.sparse.kernels import as_float, four_inputs, store_tile
+from harness.backends.sparse.kernels import as_float, four_words, store_tile
 
 
 @triton.jit
-def _group_of(word, plane):
-    return word // 16 * 128 + plane * 16 + word % 16
+def _add_group(acc, places, shift: tl.constexpr, pair, x, dtype: tl.constexpr):
+    """acc plus one group's two products; its places begin at bit `shift`, its activations at x."""
+    first = tl.load(x + ((places >> shift) & 3)).to(tl.float32)
+    second = tl.load(x + ((places >> (shift + 2)) & 3)).to(tl.float32)
+    acc += as_float(pair, dtype).to(tl.float32) * first
+    return acc + as_float(pair >> 16, dtype).to(tl.float32) * second
 
 
 @triton.jit
-def _bits(mask, plane):
-    nibble = mask >> (4 * plane)
-    return (nibble & 1) != 0, (nibble & 2) != 0, (nibble & 4) != 0, (nibble & 8) != 0
+def multiply_one_token(stream, x, y, rows, segments, dtype: tl.constexpr, warps: tl.constexpr):
+    """y[rows] = W x, accumulated in float32. A program has a tile, each of its warps some segments in a row."""
+    tile = tl.program_id(0)
+    lane = tl.arange(0, 32 * warps) % 32
+    each = (segments + warps - 1) // warps
+    first = tl.arange(0, 32 * warps) // 32 * each
+    last = tl.minimum(first + each, segments)
+    two, four = tl.arange(0, 2), tl.arange(0, 4)
+    base = stream + (tile * segments + first).to(tl.int64) * 576
+    acc = tl.zeros((32 * warps,), dtype=tl.float32)
+    for step in range(each):
+        inside = first + step < last
+        mask = inside[:, None]
+        words = tl.load(base[:, None] + lane[:, None] * 2 + two, mask=mask, other=0, eviction_policy="evict_first")
+        low, high = tl.split(words)
+        inputs = x + tl.where(inside, first + step, 0) * 64
+        for plane in tl.static_range(4):
+            values = base[:, None] + 64 + plane * 128 + lane[:, None] * 4 + four
+            a, b, c, d = four_words(tl.load(values, mask=mask, other=0, eviction_policy="evict_first"))
+            places = low if plane < 2 else high
+            at = inputs + plane * 16
+            acc = _add_group(acc, places, plane % 2 * 16, a, at, dtype)
+            acc = _add_group(acc, places, plane % 2 * 16 + 4, b, at + 4, dtype)
+            acc = _add_group(acc, places, plane % 2 * 16 + 8, c, at + 8, dtype)
+            acc = _add_group(acc, places, plane % 2 * 16 + 12, d, at + 12, dtype)
+        base += 576
+    total = tl.sum(tl.reshape(acc, (warps, 32)), axis=0)
+    row = tile * 32 + tl.arange(0, 32)
+    tl.store(y + row, total.to(y.dtype.element_ty), mask=row < rows)
 
 
 @triton.jit
-def _pairs(pair_row, word, plane, row_inside, groups):
-    group = _group_of(word, plane)[None, :]
-    return tl.load(pair_row + group, mask=row_inside & (group < groups), other=0)
+def _groups(stream, row, segment, segments, inside):
+    """A segment's pairs, and where each one's values stand: int32 [rows, 16] three times."""
+    group = tl.arange(0, 16)[None, :]
+    base = stream + (row // 32 * segments + segment).to(tl.int64)[:, None] * 576
+    lane = (row % 32)[:, None]
+    pair = tl.load(base + 64 + group // 4 * 128 + lane * 4 + group % 4, mask=inside, other=0)
+    places = tl.load(base + lane * 2 + group // 8, mask=inside, other=0) >> (group % 8 * 4)
+    return pair, places & 3, (places >> 2) & 3
 
 
 @triton.jit
-def _inputs(x, word, lane, plane, token, tokens, groups):
-    """The activations [inputs, tokens] of the words' groups in a plane, four inputs a group."""
-    column = (_group_of(word, plane) * 4 + lane % 4)[:, None]
-    inside = (token < tokens)[None, :] & (column < groups * 4)
-    return tl.load(x + token[None, :] * (groups * 4) + column, mask=inside, other=0.0)
-
-
-@triton.jit
-def multiply_one_token(
-    pairs,
-    masks,
-    x,
-    y,
-    rows,
-    groups,
-    words,
-    dtype: tl.constexpr,
-    block_rows: tl.constexpr,
-    block_width: tl.constexpr,
-):
-    """y[rows] = W x, accumulated in float32. x is an int64 view of [in_features]."""
-    row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
-    row_inside = (row < rows)[:, None]
-    pair_row = pairs + row.to(tl.int64)[:, None] * groups
-    mask_row = masks + row.to(tl.int64)[:, None] * words
-    acc = tl.zeros((block_rows, block_width), dtype=tl.float32)
-    for start in range(0, words, block_width):
-        word = start + tl.arange(0, block_width)
-        mask = tl.load(mask_row + word[None, :], mask=row_inside & (word < words)[None, :], other=0)
-        for plane in tl.static_range(8):
-            group = _group_of(word, plane)
-            pair = _pairs(pair_row, word, plane, row_inside, groups)
-            x0, x1, x2, x3 = four_inputs(x, group, group < groups, dtype)
-            x0, x1, x2, x3 = x0[None, :], x1[None, :], x2[None, :], x3[None, :]
-            m0, m1, m2, m3 = _bits(mask, plane)
-            first = as_float(pair & 0xFFFF, dtype).to(tl.float32)
-            second = as_float(pair >> 16, dtype).to(tl.float32)
-            acc += first * tl.where(m0, x0, tl.where(m1, x1, x2))
-            acc += second * tl.where(m3, x3, tl.where(m2, x2, x1))
-    tl.store(y + row, tl.sum(acc, axis=1).to(y.dtype.element_ty), mask=row < rows)
+def _weight_at(place: tl.constexpr, pair, first, second):
+    """What stands at a place of each group, as the low half of an int32."""
+    return tl.where(first == place, pair, tl.where(second == place, pair >> 16, 0))
 
 
 @triton.jit(do_not_specialize=["tokens"])
 def multiply_tokens(
-    pairs,
-    masks,
+    stream,
     x,
     y,
     rows,
-    groups,
-    words,
+    segments,
     tokens,
     span,
     dtype: tl.constexpr,
     block_rows: tl.constexpr,
-    block_width: tl.constexpr,
     block_tokens: tl.constexpr,
 ):
-    """Part p of y[parts, tokens, rows]: words p·span to (p + 1)·span of W times x[tokens, in_features]."""
+    """Part p of y[parts, tokens, rows]: segments p·span to (p + 1)·span of W times x[tokens, 64 · segments]."""
     row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
-    row_inside = (row < rows)[:, None]
+    inside = row[:, None] < (rows + 31) // 32 * 32
     token = tl.arange(0, block_tokens)
-    lane = tl.arange(0, block_width * 4)
-    pair_row = pairs + row.to(tl.int64)[:, None] * groups
-    mask_row = masks + row.to(tl.int64)[:, None] * words
+    column = tl.arange(0, 64)
     acc = tl.zeros((block_rows, block_tokens), dtype=tl.float32)
     begin = tl.program_id(1) * span
-    for start in range(begin, tl.minimum(begin + span, words), block_width):
-        word = start + tl.arange(0, block_width)
-        lane_word = start + lane // 4
-        mask = tl.load(mask_row + word[None, :], mask=row_inside & (word < words)[None, :], other=0)
-        pair = _pairs(pair_row, word, 0, row_inside, groups)
-        inputs = _inputs(x, lane_word, lane, 0, token, tokens, groups)
-        for plane in tl.static_range(8):
-            ahead = plane + 1 if plane < 7 else 7
-            next_pair = _pairs(pair_row, word, ahead, row_inside, groups) if plane < 7 else pair
-            next_inputs = _inputs(x, lane_word, lane, ahead, token, tokens, groups) if plane < 7 else inputs
-            m0, m1, m2, m3 = _bits(mask, plane)
-            first = as_float(pair & 0xFFFF, dtype)
-            second = as_float(pair >> 16, dtype)
-            zero = tl.zeros_like(first)
-            w0 = tl.where(m0, first, zero)
-            w1 = tl.where(m1, tl.where(m0, second, first), zero)
-            w2 = tl.where(m2, tl.where(m3, first, second), zero)
-            w3 = tl.where(m3, second, zero)
-            tile = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (block_rows, block_width * 4))
-            acc = tl.dot(tile, inputs, acc)
-            pair, inputs = next_pair, next_inputs
+    end = tl.minimum(begin + span, segments)
+    pair, first, second = _groups(stream, row, begin, segments, inside)
+    for segment in range(begin, end):
+        ahead = tl.minimum(segment + 1, end - 1)
+        next_pair, next_first, next_second = _groups(stream, row, ahead, segments, inside)
+        even = tl.join(_weight_at(0, pair, first, second), _weight_at(2, pair, first, second))
+        odd = tl.join(_weight_at(1, pair, first, second), _weight_at(3, pair, first, second))
+        tile = tl.reshape(as_float(tl.join(even, odd), dtype), (block_rows, 64))
+        at = token[None, :].to(tl.int64) * (segments * 64) + (segment * 64 + column)[:, None]
+        inputs = tl.load(x + at, mask=token[None, :] < tokens, other=0.0)
+        acc = tl.dot(tile, inputs, acc)
+        pair, first, second = next_pair, next_first, next_second
     store_tile(y, acc, row, token, rows, tokens, tl.program_id(1))
 
 
 @triton.jit
-def expand(pairs, masks, dense, rows, groups, words, block_rows: tl.constexpr, block_width: tl.constexpr):
-    """The dense weight, as an int64 view [rows, groups]: four 16-bit values a group."""
+def expand(stream, dense, rows, segments, block_rows: tl.constexpr):
+    """The dense weight, as an int64 view [rows, 16 · segments]: four 16-bit values a group."""
     row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
-    word = tl.program_id(1) * block_width + tl.arange(0, block_width)
-    row_inside = (row < rows)[:, None]
-    at_row = row.to(tl.int64)[:, None]
-    mask = tl.load(masks + at_row * words + word[None, :], mask=row_inside & (word < words)[None, :], other=0)
-    for plane in tl.static_range(8):
-        group = _group_of(word, plane)[None, :]
-        inside = row_inside & (group < groups)
-        pair = tl.load(pairs + at_row * groups + group, mask=inside, other=0)
-        m0, m1, m2, m3 = _bits(mask, plane)
-        low = tl.where(m0, pair, pair << 16)
-        low = tl.where(m1, low, low & 0xFFFF)
-        high = tl.where(m3, pair, (pair >> 16) & 0xFFFF)
-        high = tl.where(m2, high, high & -65536)
-        whole = (low.to(tl.int64) & 0xFFFFFFFF) | (high.to(tl.int64) << 32)
-        tl.store(dense + at_row * groups + group, whole, mask=inside)
+    segment = tl.program_id(1)
+    inside = (row < rows)[:, None]
+    pair, first, second = _groups(stream, row, segment, segments, inside)
+    low = (_weight_at(0, pair, first, second) & 0xFFFF) | (_weight_at(1, pair, first, second) << 16)
+    high = (_weight_at(2, pair, first, second) & 0xFFFF) | (_weight_at(3, pair, first, second) << 16)
+    whole = (low.to(tl.int64) & 0xFFFFFFFF) | (high.to(tl.int64) << 32)
+    target = dense + (row.to(tl.int64) * segments + segment)[:, None] * 16 + tl.arange(0, 16)[None, :]
+    tl.store(target, whole, mask=inside)
