@@ -1,9 +1,11 @@
 """What an image says about itself in `image.toml`, and answers to `describe`."""
 
+from enum import StrEnum
+
 from pydantic import Field
 
 from harness.contract.artifact import CheckpointFormat
-from harness.contract.base import DeviceKind, Frozen
+from harness.contract.base import DeviceKind, Frozen, Scalar
 from harness.contract.request import CalibrationPolicy, Operation
 
 
@@ -20,13 +22,37 @@ class CalibrationDefaults(Frozen):
     policy: CalibrationPolicy | None = None
 
 
+class LayerWidths(StrEnum):
+    """Whether all decoder layers of a checkpoint have the same sizes, as configurations of engines can say."""
+
+    UNIFORM = "uniform"
+    PER_LAYER = "per-layer"
+
+
+class CheckpointTraits(Frozen):
+    """What an engine needs to know of a method's checkpoint besides format and setting; None is left open.
+
+    Holds where every one of `options` is given so (one that is left out is not), the setting, without its group, is
+    among `settings` if there are any, and it is an `official-flag:N%` if `official_flag`. `activation_order`: groups of
+    inputs in the order of their activations; `zeros`: removed weights are stored as zeros.
+    """
+
+    options: dict[str, Scalar] = {}
+    settings: tuple[str, ...] = ()
+    official_flag: bool = False
+    symmetric: bool | None = None
+    activation_order: bool | None = None
+    zeros: bool | None = None
+    layer_widths: LayerWidths | None = None
+
+
 class MethodDescription(Frozen):
     """`patterns` lists the exact N:M and bit-width names accepted besides any ratio when `any_ratio` is set.
 
     With `official_flag`, so is any `official-flag:N%`; with `recovery`, the input `recovery` is a data set to train on.
     With `any_group`, a bit-width name of `patterns` is accepted with any group size as well. A checkpoint's format is
     `produces`, unless `produces_for` gives one for the setting (without its group), or `layouts` one for the value of
-    the option `layout`, which comes first.
+    the option `layout`, which comes first. Of the `traits` that hold, the last to state a property counts.
     """
 
     name: str
@@ -43,6 +69,7 @@ class MethodDescription(Frozen):
     produces: CheckpointFormat = CheckpointFormat.DENSE
     produces_for: dict[str, CheckpointFormat] = {}
     layouts: dict[str, CheckpointFormat] = {}
+    traits: tuple[CheckpointTraits, ...] = ()
 
 
 class BackendDescription(Frozen):
@@ -90,7 +117,10 @@ class DatasetDescription(Frozen):
 
 
 class ImageDescription(Frozen):
-    """The whole of `image.toml`. `parent` is the image that its Dockerfile builds on; None builds on the base image."""
+    """The whole of `image.toml`. `parent` is the image that its Dockerfile builds on; None builds on the base image.
+
+    `minimum_driver` is the oldest NVIDIA driver that the packages of its `cuda` lock, or of its children's, run on.
+    """
 
     name: str
     summary: str
@@ -98,6 +128,7 @@ class ImageDescription(Frozen):
     devices: tuple[DeviceKind, ...]
     network: bool = False
     parent: str | None = None
+    minimum_driver: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$")
     methods: tuple[MethodDescription, ...] = ()
     backends: tuple[BackendDescription, ...] = ()
     tasks: tuple[TaskDescription, ...] = ()

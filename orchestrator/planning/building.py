@@ -7,7 +7,6 @@ from pathlib import Path
 from harness.contract import (
     BackendDescription,
     BenchmarkParameters,
-    CheckpointFormat,
     CompressParameters,
     DatasetDescription,
     DatasetSource,
@@ -17,22 +16,22 @@ from harness.contract import (
     MethodDescription,
     Operation,
     ProfileParameters,
-    Reason,
     TextFile,
 )
 from orchestrator.errors import BadManifest
 from orchestrator.images import Image, ImageCatalog
 from orchestrator.manifest import BenchmarkEntry, CompressEntry, Manifest, ModelEntry
 from orchestrator.planning.resolving import (
-    planned_format,
     resolve_backend,
     resolve_calibration,
     resolve_method,
     resolve_setting,
 )
+from orchestrator.planning.serving import compressed_checkpoint, dense_checkpoint, verdict
 from orchestrator.planning.stage import HostFolder, Input, NotPlanned, Plan, Stage, StageOutput, Subject
 from orchestrator.runtime.base import Limits
 from orchestrator.sources import (
+    ModelSource,
     dataset_source,
     is_text_file,
     parse_model,
@@ -41,6 +40,7 @@ from orchestrator.sources import (
     without_folder,
 )
 from orchestrator.suggest import unknown
+from orchestrator.support import Checkpoint, Refused
 
 
 @dataclass
@@ -51,6 +51,7 @@ class _Builder:
     data: Path | None
     stages: dict[str, Stage] = field(default_factory=dict)
     not_planned: list[NotPlanned] = field(default_factory=list)
+    decisions: list[str] = field(default_factory=list)
 
     @property
     def fetch_image(self) -> Image:
@@ -76,8 +77,7 @@ class _Builder:
             )
         return stage.id
 
-    def fetch_model(self, model: ModelEntry) -> str:
-        parsed = parse_model(model.source)
+    def fetch_model(self, model: ModelEntry, parsed: ModelSource) -> str:
         return self.add(
             Stage(
                 id=f"fetch/{model.name}",
@@ -114,8 +114,8 @@ class _Builder:
         )
 
     def compress(
-        self, model: ModelEntry, checkpoint: str, entry: CompressEntry
-    ) -> tuple[str, Subject, CheckpointFormat]:
+        self, model: ModelEntry, checkpoint: str, dense: Checkpoint, entry: CompressEntry
+    ) -> tuple[str, Subject, Checkpoint]:
         image, method = resolve_method(entry.method, self.catalog)
         setting = resolve_setting(entry, method)
         asked, substitute = resolve_calibration(method, self.manifest.calibration, entry.calibration)
@@ -142,7 +142,7 @@ class _Builder:
             subject=subject,
             timed=True,
         )
-        return self.add(stage), subject, planned_format(method, setting, entry.options)
+        return self.add(stage), subject, compressed_checkpoint(dense, method, setting, entry.options)
 
     def _recovery(self, method: MethodDescription, dataset: str | None) -> dict[str, Input]:
         if dataset is None:
@@ -154,7 +154,7 @@ class _Builder:
             )
         return {"recovery": StageOutput(self.fetch_dataset(dataset))}
 
-    def measure(self, checkpoint: str, subject: Subject, checkpoint_format: CheckpointFormat) -> None:
+    def measure(self, checkpoint: str, subject: Subject, known: Checkpoint) -> None:
         """Plan everything that is measured on one checkpoint."""
         common = Stage(
             id="",
@@ -168,7 +168,7 @@ class _Builder:
         for stage in (
             *self._evaluations(common, checkpoint),
             *self._profiles(common, checkpoint),
-            *self._benchmarks(common, checkpoint, checkpoint_format),
+            *self._benchmarks(common, checkpoint, known),
         ):
             self.add(stage)
 
@@ -207,19 +207,18 @@ class _Builder:
                 inputs={"checkpoint": StageOutput(checkpoint)},
             )
 
-    def _benchmarks(self, common: Stage, checkpoint: str, checkpoint_format: CheckpointFormat) -> Iterator[Stage]:
+    def _benchmarks(self, common: Stage, checkpoint: str, known: Checkpoint) -> Iterator[Stage]:
         entry = self.manifest.benchmark
         for name in entry.backends if entry else ():
             assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
             image, backend = resolve_backend(name, self.catalog)
-            refusal = _refusal(backend, image, checkpoint_format, self.device)
-            if refusal is not None:
-                assert common.subject is not None  # noqa: S101  every measured stage has a subject
-                reason, message = refusal
-                self.not_planned.append(
-                    NotPlanned(subject=common.subject, backend=backend.name, reason=reason, message=message)
-                )
+            asked = known.model_copy(update={"dtype": entry.dtype}) if entry.dtype else known
+            answer = verdict(backend.name, self.catalog, self.device, asked)
+            if isinstance(answer, Refused):
+                self._refuse(common, backend, answer)
             else:
+                if answer.as_dense:
+                    self.decisions.append(f"{_label(common.subject)} on {backend.name}: {answer.message}")
                 yield replace(
                     common,
                     id=f"benchmark/{_label(common.subject)}/{backend.name}",
@@ -229,6 +228,14 @@ class _Builder:
                     inputs={"checkpoint": StageOutput(checkpoint)},
                     timed=True,
                 )
+
+    def _refuse(self, common: Stage, backend: BackendDescription, why: Refused) -> None:
+        assert common.subject is not None  # noqa: S101  every measured stage has a subject
+        self.not_planned.append(
+            NotPlanned(
+                subject=common.subject, backend=backend.name, reason=why.reason, message=why.message, source=why.source
+            )
+        )
 
 
 def build_plan(manifest: Manifest, catalog: ImageCatalog, device: Device, data: Path | None) -> Plan:
@@ -240,23 +247,13 @@ def build_plan(manifest: Manifest, catalog: ImageCatalog, device: Device, data: 
     refuse_unpinned(manifest.models)
     builder = _Builder(manifest, catalog, device, data)
     for model in manifest.models:
-        dense = builder.fetch_model(model)
-        variants = [(dense, _subject(model), CheckpointFormat.DENSE)]
-        variants += [builder.compress(model, dense, entry) for entry in manifest.compress]
-        for checkpoint, subject, checkpoint_format in variants:
-            builder.measure(checkpoint, subject, checkpoint_format)
-    return Plan(tuple(builder.stages.values()), tuple(builder.not_planned))
-
-
-def _refusal(
-    backend: BackendDescription, image: Image, checkpoint_format: CheckpointFormat, device: Device
-) -> tuple[Reason, str] | None:
-    """Why a backend is known beforehand not to serve a checkpoint; None when nothing speaks against it."""
-    if checkpoint_format not in backend.formats:
-        return Reason.FORMAT, f"{backend.name} does not serve {checkpoint_format.value} weights"
-    if device.kind not in image.description.devices:
-        return Reason.DEVICE, f"{backend.name} does not run on {device.kind.value}"
-    return None
+        parsed = parse_model(model.source)
+        fetched, dense = builder.fetch_model(model, parsed), dense_checkpoint(parsed, model.dtype)
+        variants = [(fetched, _subject(model), dense)]
+        variants += [builder.compress(model, fetched, dense, entry) for entry in manifest.compress]
+        for checkpoint, subject, known in variants:
+            builder.measure(checkpoint, subject, known)
+    return Plan(tuple(builder.stages.values()), tuple(builder.not_planned), tuple(builder.decisions))
 
 
 def _benchmark_parameters(backend: BackendDescription, entry: BenchmarkEntry) -> BenchmarkParameters:

@@ -55,17 +55,17 @@ def _accepts(method: MethodDescription, setting: Setting) -> bool:
         return True
     if setting.official_flag is not None:
         return method.official_flag
-    return setting.name in method.patterns or (method.any_group and _bits(setting) in method.patterns)
+    return setting.name in method.patterns or (method.any_group and bits_name(setting) in method.patterns)
 
 
-def _bits(setting: Setting) -> str:
+def bits_name(setting: Setting) -> str:
     """The name of a quantization without its group size."""
     return f"W{setting.weight_bits}A{setting.activation_bits}"
 
 
 def planned_format(method: MethodDescription, setting: Setting, options: Mapping[str, Scalar]) -> CheckpointFormat:
     """The format of the checkpoint that a method will make; an option that it does not know is its own to refuse."""
-    planned = method.produces_for.get(_bits(setting), method.produces)
+    planned = method.produces_for.get(bits_name(setting), method.produces)
     return method.layouts.get(str(options.get("layout")), planned)
 
 

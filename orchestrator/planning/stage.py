@@ -67,12 +67,13 @@ class Stage:
 
 
 class NotPlanned(Frozen):
-    """A benchmark that the manifest asks for and that is known beforehand to be impossible, with the reason."""
+    """A benchmark that the manifest asks for and that is known beforehand to be impossible, with reason and source."""
 
     subject: Subject
     backend: str
     reason: Reason
     message: str
+    source: str = ""
 
 
 @dataclass(frozen=True)
