@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.contract import Operation, cpu_model
-from orchestrator.devices import find_gpus
+from orchestrator.devices import find_gpus, why_no_gpu
 from orchestrator.errors import OrchestratorError
 from orchestrator.images import ImageCatalog
+from orchestrator.requirements import older, version_numbers
 from orchestrator.runtime.choose import choose_runtime
 from orchestrator.sources import DATA_VARIABLE, data_folder
 from orchestrator.store import Store
@@ -37,7 +38,7 @@ def diagnose(store: Path, images: Path) -> tuple[Finding, ...]:
     return (
         Finding("python", sys.version.split()[0]),
         *_attempt("images", lambda: _images(images)),
-        *_attempt("devices", _devices),
+        *_attempt("devices", lambda: _devices(images)),
         *_attempt("runtime", lambda: _runtimes(store)),
         *_attempt("data", lambda: _data(images)),
         *_attempt("store", lambda: _space(store)),
@@ -58,13 +59,28 @@ def _images(folder: Path) -> Iterator[Finding]:
     yield Finding("tasks", ", ".join(catalog.tasks))
 
 
-def _devices() -> Iterator[Finding]:
+def _devices(images: Path) -> Iterator[Finding]:
     yield Finding("cpu", cpu_model())
     gpus = find_gpus()
     for gpu in gpus:
         yield Finding("gpu", f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB, driver {gpu.driver}, {gpu.uuid}")
-    if not gpus:
-        yield Finding("gpu", "no NVIDIA GPU answers; runs use the CPU")
+    if gpus:
+        yield from _drivers(ImageCatalog(images), gpus[0].driver)
+    else:
+        why = why_no_gpu()
+        yield Finding("gpu", f"{why.message}; runs use the CPU", f"to use a GPU: {why.hint}")
+
+
+def _drivers(catalog: ImageCatalog, driver: str) -> Iterator[Finding]:
+    needed = {name: catalog.minimum_driver(image) for name, image in catalog.images.items()}
+    too_new = [name for name, minimum in needed.items() if minimum and older(driver, minimum)]
+    if too_new:
+        minimum = max((needed[name] or "" for name in too_new), key=version_numbers)
+        yield Finding(
+            "driver",
+            f"{driver} is older than {minimum}, which these images need on a GPU: {', '.join(too_new)}",
+            f"install driver {minimum} or newer; until then run on the CPU (DEVICE=cpu)",
+        )
 
 
 def _runtimes(store: Path) -> Iterator[Finding]:

@@ -89,6 +89,11 @@ class ImageCatalog:
             raise BadImage(f"exactly one image must offer {operation.value}; these do: {names}", hint="mend images/")
         return found[0]
 
+    def minimum_driver(self, image: Image) -> str | None:
+        """The oldest NVIDIA driver that an image's packages run on: its own, or the layer's that it builds on."""
+        parent = self.images.get(image.description.parent or "")
+        return image.description.minimum_driver or (self.minimum_driver(parent) if parent else None)
+
     @cached_property
     def methods(self) -> dict[str, tuple[Image, MethodDescription]]:
         return _index((image, offer) for image in self.images.values() for offer in image.description.methods)

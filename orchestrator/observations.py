@@ -200,7 +200,7 @@ def _not_asked_for(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
             model=refused.subject.model,
             track=Track.HARDWARE_ACCELERATION,
             part=refused.backend,
-            reason=refused.message,
+            reason=f"{refused.message} (source: {refused.source})" if refused.source else refused.message,
         )
 
 

@@ -7,6 +7,7 @@ from orchestrator.cli.inspection import clean, doctor, paper, report, status
 from orchestrator.cli.manifest import app as manifest
 from orchestrator.cli.measuring import bench, plan, run
 from orchestrator.cli.scoring import compare, score
+from orchestrator.cli.support import support
 
 app = typer.Typer(
     help="Decides, with measurements, which LLM compression method to use.",
@@ -26,5 +27,6 @@ app.command()(report)
 app.command()(score)
 app.command()(compare)
 app.command()(paper)
+app.command()(support)
 app.command()(doctor)
 app.command()(clean)

@@ -73,7 +73,13 @@ def plan(
             needs = f"  after {', '.join(stage.needs)}" if stage.needs else ""
             typer.echo(f"{stage.status:8} {stage.id}  [{stage.image}]{needs}")
     for one in setup.plan.not_planned:
-        typer.echo(f"not planned: {one.subject.model} on {one.backend}: {one.message} ({one.reason.value})", err=True)
+        typer.echo(
+            f"not planned: {one.subject.label} on {one.backend}: {one.message} ({one.reason.value};"
+            f" source: {one.source})",
+            err=True,
+        )
+    for decision in setup.plan.decisions:
+        typer.echo(f"note: {decision}", err=True)
 
 
 def _read(path: Path, device: str | None, runtime: str | None) -> Manifest:

@@ -51,7 +51,7 @@ class _Builder:
     data: Path | None
     stages: dict[str, Stage] = field(default_factory=dict)
     not_planned: list[NotPlanned] = field(default_factory=list)
-    decisions: list[str] = field(default_factory=list)
+    served_dense: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def fetch_image(self) -> Image:
@@ -68,6 +68,10 @@ class _Builder:
             deadline_seconds=self.manifest.limits.deadline_seconds,
             memory_bytes=None if memory_gib is None else int(memory_gib * 2**30),
         )
+
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        return tuple(f"{why} ({', '.join(labels)})" for why, labels in self.served_dense.items())
 
     def add(self, stage: Stage) -> str:
         """Keep the stage once. Two different stages of one id would be a fault of this module."""
@@ -212,13 +216,13 @@ class _Builder:
         for name in entry.backends if entry else ():
             assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
             image, backend = resolve_backend(name, self.catalog)
-            asked = known.model_copy(update={"dtype": entry.dtype}) if entry.dtype else known
-            answer = verdict(backend.name, self.catalog, self.device, asked)
+            answer = verdict(backend.name, self.catalog, self.device, known)
             if isinstance(answer, Refused):
                 self._refuse(common, backend, answer)
             else:
                 if answer.as_dense:
-                    self.decisions.append(f"{_label(common.subject)} on {backend.name}: {answer.message}")
+                    why = f"{backend.name} serves with dense weights: {answer.message}"
+                    self.served_dense.setdefault(why, []).append(_label(common.subject))
                 yield replace(
                     common,
                     id=f"benchmark/{_label(common.subject)}/{backend.name}",
@@ -253,7 +257,7 @@ def build_plan(manifest: Manifest, catalog: ImageCatalog, device: Device, data: 
         variants += [builder.compress(model, fetched, dense, entry) for entry in manifest.compress]
         for checkpoint, subject, known in variants:
             builder.measure(checkpoint, subject, known)
-    return Plan(tuple(builder.stages.values()), tuple(builder.not_planned), tuple(builder.decisions))
+    return Plan(tuple(builder.stages.values()), tuple(builder.not_planned), builder.decisions)
 
 
 def _benchmark_parameters(backend: BackendDescription, entry: BenchmarkEntry) -> BenchmarkParameters:
@@ -269,6 +273,4 @@ def _subject(model: ModelEntry) -> Subject:
 
 def _label(subject: Subject | None) -> str:
     assert subject is not None  # noqa: S101  every measured stage has a subject
-    if subject.method is None:
-        return f"{subject.model}/dense"
-    return f"{subject.model}/{subject.method}-{subject.setting}"
+    return subject.label

@@ -4,7 +4,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from harness.contract import CheckpointFormat, Device, Dtype, LayerWidths, MethodDescription, PackageModel, Scalar, Setting
+from harness.contract import (
+    Device,
+    Dtype,
+    LayerWidths,
+    MethodDescription,
+    PackageModel,
+    Scalar,
+    Setting,
+)
 from orchestrator.images import ImageCatalog
 from orchestrator.planning.resolving import bits_name, planned_format
 from orchestrator.sources import ModelSource

@@ -44,6 +44,10 @@ class Subject(Frozen):
     method: str | None = None
     setting: str | None = None
 
+    @property
+    def label(self) -> str:
+        return f"{self.model}/dense" if self.method is None else f"{self.model}/{self.method}-{self.setting}"
+
 
 @dataclass(frozen=True)
 class Stage:

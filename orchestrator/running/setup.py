@@ -7,6 +7,7 @@ from orchestrator.errors import BadManifest
 from orchestrator.images import ImageCatalog
 from orchestrator.manifest import Manifest
 from orchestrator.planning import build_plan
+from orchestrator.requirements import check_device
 from orchestrator.running.run import Setup
 from orchestrator.runtime.choose import choose_runtime
 from orchestrator.runtime.docker import DockerRuntime
@@ -33,13 +34,15 @@ def prepare_setup(manifest: Manifest, store: Path, images: Path) -> Setup:
     """Choose and plan; nothing is built or run yet.
 
     Raises:
-        OrchestratorError: a name is unknown, a device or engine is not there, or the store cannot be used.
+        OrchestratorError: a name is unknown, a device or engine is not there, the driver is too old for an image, or
+            the store cannot be used.
     """
     catalog = ImageCatalog(images)
     check_choices(manifest.scoring, {name: task for name, (_, task) in catalog.tasks.items()})
     device = choose_device(manifest.device)
     data = data_folder()
     plan = build_plan(manifest, catalog, device.device, data)
+    check_device(plan, catalog, device)
     opened = Store(store)
     runtime, reason = named_runtime(manifest.runtime, opened.root)
     data_reason = f"data: {data}" if data else f"data: {DATA_VARIABLE} is not set, so each set comes from hub or PyPI"
@@ -50,5 +53,10 @@ def prepare_setup(manifest: Manifest, store: Path, images: Path) -> Setup:
         store=opened,
         runtime=runtime,
         device=device,
-        decisions=(f"device: {device.reason}", f"runtime: {runtime.name.value}: {reason}", data_reason),
+        decisions=(
+            f"device: {device.reason}",
+            f"runtime: {runtime.name.value}: {reason}",
+            data_reason,
+            *plan.decisions,
+        ),
     )

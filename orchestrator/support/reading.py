@@ -50,8 +50,6 @@ def derived_table(image: Image, backend: BackendDescription) -> SupportTable:
     others = tuple(one for one in CheckpointFormat if one not in backend.formats)
     if others:
         message = "its description does not list this format"
-        rows.append(
-            SupportRow(formats=others, answer=Answer.NO, reason=Reason.FORMAT, message=message, source=source)
-        )
+        rows.append(SupportRow(formats=others, answer=Answer.NO, reason=Reason.FORMAT, message=message, source=source))
     versions = dict.fromkeys(image.description.devices, "as pinned")
     return SupportTable(backend=backend.name, versions=versions, rows=tuple(rows))

@@ -3,36 +3,28 @@
 Takes minutes, most of them for importing vLLM twice. Runs in the environment of `images/vllm/locks/cpu.txt`.
 """
 
-import json
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from small_checkpoints import Recorder, publish_checkpoint, small_model
+from stored_zoo import Stored, quantize, stored
 from zoo import zoo_checkpoint
 
 from harness.backends import run
 from harness.backends.vllm.scoring import open_scorer
-from harness.checkpoint import publish
 from harness.contract import (
     BenchmarkParameters,
     BenchmarkRequest,
-    CheckpointDescriptor,
     CheckpointFormat,
     Device,
     Dtype,
-    Quantization,
     Reason,
 )
 from harness.errors import Unsupported
 from harness.evaluation.prepared import TokenRequest
 from harness.models.loading import load_model
-from harness.quantization import layouts
-from harness.quantization.weight import QuantizedWeight
 
 pytest.importorskip("vllm", reason="vllm is installed in the environment of the image `vllm` alone")
 
@@ -40,26 +32,6 @@ DEVICE = Device(threads=1)
 VOCABULARY = 1024
 PACK, INT = CheckpointFormat.PACK_QUANTIZED, CheckpointFormat.INT_QUANTIZED
 GPTQ, AWQ = CheckpointFormat.GPTQ, CheckpointFormat.AWQ
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A layout with the quantization that it holds."""
-
-    format: CheckpointFormat
-    quantization: Quantization
-
-    def __str__(self) -> str:
-        way = "symmetric" if self.quantization.symmetric else "asymmetric"
-        return f"{self.format.value.rpartition('/')[2]}-{self.quantization.weight_bits}-{way}"
-
-
-def stored(checkpoint_format: CheckpointFormat, bits: int, *, symmetric: bool, activation_bits: int = 16) -> Stored:
-    group_size = 0 if activation_bits == 8 else 32
-    quantization = Quantization(
-        weight_bits=bits, activation_bits=activation_bits, group_size=group_size, symmetric=symmetric
-    )
-    return Stored(checkpoint_format, quantization)
 
 
 SERVED = (
@@ -114,42 +86,6 @@ def deployed(checkpoint: Path, dtype: Dtype | None = None) -> list[float]:
 def distance(first: Sequence[float], second: Sequence[float]) -> float:
     """Root mean square of the differences, in nats."""
     return (sum((a - b) ** 2 for a, b in zip(first, second, strict=True)) / len(first)) ** 0.5
-
-
-def round_to_nearest(weight: torch.Tensor, how: Quantization) -> QuantizedWeight:
-    rows, inputs = weight.shape
-    levels = 2**how.weight_bits - 1
-    grouped = weight.float().view(rows, -1, how.group_size or inputs)
-    if how.symmetric:
-        scale = (2 * grouped.abs().amax(-1) / levels).bfloat16()
-        zero = torch.full(scale.shape, 2 ** (how.weight_bits - 1), dtype=torch.uint8)
-    else:
-        low, high = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
-        scale = ((high - low) / levels).bfloat16()
-        zero = (-low / scale.float()).round().clamp(0, levels).to(torch.uint8)
-    codes = ((grouped / scale.float()[..., None]).round() + zero[..., None]).clamp(0, levels).to(torch.uint8)
-    return QuantizedWeight(codes.view(rows, inputs), scale, zero, how.weight_bits, how.symmetric)
-
-
-def quantize(dense: Path, folder: Path, how: Stored) -> Path:
-    """Publish `dense` with every linear of its decoder quantized."""
-    staging = folder.with_name(f"{folder.name}.staging")
-    shutil.copytree(dense, staging, ignore=shutil.ignore_patterns("llmcbench.json"))
-    kept = {}
-    for name, tensor in load_file(dense / "model.safetensors").items():
-        if ".layers." in name and name.endswith("_proj.weight"):
-            encoded = layouts.encode(how.format, round_to_nearest(tensor, how.quantization), torch.bfloat16)
-            kept |= {name.removesuffix("weight") + suffix: part for suffix, part in encoded.items()}
-        else:
-            kept[name] = tensor
-    save_file(kept, staging / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((staging / "config.json").read_text())
-    config["quantization_config"] = layouts.quantization_config(how.format, how.quantization, ignored=["lm_head"])
-    (staging / "config.json").write_text(json.dumps(config))
-    parent = CheckpointDescriptor.model_validate_json((dense / "llmcbench.json").read_bytes())
-    changes = {"format": how.format, "quantization": how.quantization, "parent": parent.digest}
-    publish(staging, folder, lambda files: parent.model_copy(update={"files": files, **changes}))
-    return folder
 
 
 def test_dense_weights_give_the_likelihoods_of_transformers(dense: Path) -> None:
