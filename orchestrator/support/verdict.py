@@ -38,7 +38,8 @@ def judge(table: SupportTable, checkpoint: Checkpoint) -> Served | Refused:
         return Refused(
             Reason.DEVICE, f"{table.backend} does not run on {kind}, but on {here}", f"the image of {table.backend}"
         )
-    verdicts = [deciding_row(table, properties) for properties in possible(table, checkpoint)]
+    candidates = list(possible(table, checkpoint))
+    verdicts = [deciding_row(table, properties) for properties in candidates]
     granted = [row for row in verdicts if row is not None and row.answer is not Answer.NO]
     if granted:
         best = next((row for row in granted if row.answer is Answer.YES), granted[0])
@@ -50,7 +51,8 @@ def judge(table: SupportTable, checkpoint: Checkpoint) -> Served | Refused:
             f"the support table of {table.backend} has no answer for {checkpoint.format.value} weights",
             "the table itself: nobody has looked",
         )
-    row = max(refusing, key=refusing.count)
+    everywhere = [row for row in refusing if all(row.holds(properties) for properties in candidates)]
+    row = everywhere[0] if everywhere else max(refusing, key=refusing.count)
     assert row.reason is not None  # noqa: S101  every no has one
     return Refused(row.reason, f"{table.backend}: {row.message}", row.source)
 
