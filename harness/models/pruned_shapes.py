@@ -14,8 +14,8 @@ from pydantic import PositiveInt, TypeAdapter, ValidationError
 from torch import nn
 
 from harness.checkpoint import read_config
-from harness.contract import Frozen
-from harness.errors import BadCheckpoint
+from harness.contract import Frozen, Reason
+from harness.errors import BadCheckpoint, Unsupported
 from harness.models.blocks import Block, decoder_blocks
 
 if TYPE_CHECKING:
@@ -54,6 +54,16 @@ def read_layer_widths(config: Mapping[str, Any]) -> tuple[LayerWidths, ...] | No
             hint=hint,
         )
     return widths
+
+
+def refuse_layer_widths(config: Mapping[str, Any], reader: str) -> None:
+    """Raise Unsupported for a model whose layers differ in width, of which `reader` knows no such thing."""
+    if LAYERS_KEY in config:
+        raise Unsupported(
+            Reason.SHAPE,
+            f"the layers of this checkpoint differ in width, and {reader} has one width for all",
+            hint="prune with `export: uniform`, or use the backend transformers",
+        )
 
 
 def model_class(folder: Path) -> Any:

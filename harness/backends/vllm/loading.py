@@ -13,6 +13,7 @@ from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, Device, DeviceKind, Dtype, Reason
 from harness.errors import BadCheckpoint, Unsupported
 from harness.models.loading import select_device
+from harness.models.pruned_shapes import refuse_layer_widths
 from harness.quantization.layouts import check_config
 
 _BLOCK_TOKENS = 128
@@ -49,8 +50,8 @@ def load_engine(
 ) -> Iterator[LoadedEngine]:
     """vLLM with the checkpoint, for `sequences` at once of `context_tokens` each. `options` are more of `LLM`'s.
 
-    `kv_tokens` None reserves keys and values for as many, in whole blocks; a spare block comes on top. Nothing is
-    reused between requests. On a CPU the model runs eagerly; on a GPU as vLLM does by default.
+    `kv_tokens` None reserves keys and values for as many, in whole blocks; a spare block comes on top, and one for each
+    sequence whose window may begin within a block (SlidingWindowSpec of vLLM). Nothing is reused between requests. On a CPU the model runs eagerly; on a GPU as vLLM does by default.
 
     Raises:
         BadCheckpoint: the folder is not a published checkpoint, or not stored as its descriptor says.
@@ -59,8 +60,10 @@ def load_engine(
     """
     descriptor, config = open_checkpoint(checkpoint), read_config(checkpoint)
     check_config(descriptor.format, descriptor.quantization, config)
+    refuse_layer_widths(config, "vLLM")
     chosen, reason = _choose_dtype(descriptor, dtype)
-    kv_cache_tokens = (kv_tokens or sequences * _round_up(context_tokens)) + _SPARE_BLOCKS * _BLOCK_TOKENS
+    spare_blocks = _SPARE_BLOCKS + (sequences if config.get("sliding_window") else 0)
+    kv_cache_tokens = (kv_tokens or sequences * _round_up(context_tokens)) + spare_blocks * _BLOCK_TOKENS
     kv_cache_bytes = kv_cache_tokens * _kv_bytes_per_token(config, chosen)
     eager = device.kind is DeviceKind.CPU
     arguments = {
