@@ -1,14 +1,13 @@
 """Which backend serves which checkpoint where: one table a backend, beside its image, each answer with its source."""
 
 from orchestrator.support.reading import TABLE_NAME, derived_table, read_table, support_of
-from orchestrator.support.table import Answer, Checkpoint, LayerWidths, SupportRow, SupportTable
+from orchestrator.support.table import Answer, Checkpoint, SupportRow, SupportTable
 from orchestrator.support.verdict import Refused, Served, judge
 
 __all__ = [
     "TABLE_NAME",
     "Answer",
     "Checkpoint",
-    "LayerWidths",
     "Refused",
     "Served",
     "SupportRow",

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from fake_vllm import FakeVllm
 from small_checkpoints import Recorder, publish_checkpoint, small_model
+from stored_zoo import with_a_narrow_layer
+from zoo import zoo_checkpoint
 
 from harness.backends import run
 from harness.backends.vllm import loading, process, refusals
@@ -131,6 +133,20 @@ def test_what_the_engine_makes_no_use_of_is_noted(tmp_path: Path, fake: FakeVllm
     assert notes[1].startswith("key-value cache of 512 tokens")
     assert "50.0% zeros (2:4) bring no speed" in notes[2]
     assert "simulated quantization brings no speed" in notes[3]
+
+
+def test_layers_of_different_widths_are_refused_before_the_engine_starts(tmp_path: Path, fake: FakeVllm) -> None:
+    zoo_checkpoint("llama-gqa", tmp_path / "dense")
+    uneven = with_a_narrow_layer(tmp_path / "dense", tmp_path / "uneven")
+    with pytest.raises(Unsupported, match="differ in width") as refusal:
+        perform(uneven)
+    assert refusal.value.reason is Reason.SHAPE
+
+
+def test_a_sliding_window_gets_a_block_more_for_each_sequence(tmp_path: Path, fake: FakeVllm) -> None:
+    """The zoo's Mistral has a window; the largest batch has three sequences of one block each, and one is spare."""
+    zoo_checkpoint("mistral", tmp_path / "windowed")
+    assert "key-value cache of 896 tokens, reserved before the first run" in perform(tmp_path / "windowed").notes
 
 
 def test_the_engine_finds_itself_alone_offline_and_away_from_home(checkpoint: Path, fake: FakeVllm) -> None:

@@ -51,7 +51,8 @@ def load_engine(
     """vLLM with the checkpoint, for `sequences` at once of `context_tokens` each. `options` are more of `LLM`'s.
 
     `kv_tokens` None reserves keys and values for as many, in whole blocks; a spare block comes on top, and one for each
-    sequence whose window may begin within a block (SlidingWindowSpec of vLLM). Nothing is reused between requests. On a CPU the model runs eagerly; on a GPU as vLLM does by default.
+    sequence whose window may begin within a block (SlidingWindowSpec of vLLM). Nothing is reused between requests. On a
+    CPU the model runs eagerly; on a GPU as vLLM does by default.
 
     Raises:
         BadCheckpoint: the folder is not a published checkpoint, or not stored as its descriptor says.
