@@ -54,7 +54,7 @@ def judge(table: SupportTable, checkpoint: Checkpoint) -> Served | Refused:
     everywhere = [row for row in refusing if all(row.holds(properties) for properties in candidates)]
     row = everywhere[0] if everywhere else max(refusing, key=refusing.count)
     assert row.reason is not None  # noqa: S101  every no has one
-    return Refused(row.reason, f"{table.backend}: {row.message}", row.source)
+    return Refused(row.reason, row.message, row.source)
 
 
 def deciding_row(table: SupportTable, properties: dict[str, Any]) -> SupportRow | None:
