@@ -3,8 +3,9 @@
 python benchmarks/h200/serving.py --shape llama-2-7b --work /scratch --out benchmarks/h200/serving-llama-2-7b.json
 
 Each figure is one contract request to `python -m harness`, as the orchestrator would send it, to a checkpoint of
-`variants.py`. The file is written after every request, and what it holds already is not measured again, so that a run
-that was cut short goes on where it stopped. `serving_page.py` makes the overall metric and the page from such files.
+`variants.py`. vLLM serves all batch sizes in one request, transformers each in its own: it chooses for one size how to
+hold sparse weights. The file is written after every request, and what it holds already is not measured again, so that a
+run that was cut short goes on where it stopped. `serving_page.py` makes the overall metric and the page of such files.
 """
 
 import argparse
@@ -39,16 +40,27 @@ def main() -> None:
     begin = time.perf_counter()
     for variant in arguments.variants:
         done = document["variants"].setdefault(variant, {})
-        wanted = [name for name in arguments.backends if "result" not in done.get(name, {})]
+        wanted = [one for one in _requests(arguments) if not all(str(size) in done.get(one[0], {}) for size in one[1])]
         if not wanted or time.perf_counter() - begin > arguments.start_until_seconds:
             continue
         checkpoint = _made(variant, arguments)
-        for backend in wanted:
+        for backend, sizes in wanted:
             document["commands"] = sorted({*document["commands"], shlex.join(["python", *sys.argv])})
-            done[backend] = _measure(variant, backend, checkpoint, arguments)
+            row = _measure(variant, backend, sizes, checkpoint, arguments)
+            where = document["failed"] if "failed" in row else done
+            where.setdefault(backend, {}).update(dict.fromkeys(map(str, sizes), row))
             arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-            print(variant, backend, _short(done[backend]), f"{time.perf_counter() - begin:.0f} s", flush=True)
+            print(variant, backend, _short(row), f"{time.perf_counter() - begin:.0f} s", flush=True)
         shutil.rmtree(checkpoint)
+
+
+def _requests(arguments: argparse.Namespace) -> list[tuple[str, list[int]]]:
+    """Backends with the batch sizes of one request each."""
+    found: list[tuple[str, list[int]]] = []
+    for backend in arguments.backends:
+        sizes = arguments.batch_sizes
+        found += [(backend, sizes)] if backend == "vllm" else [(backend, [size]) for size in sizes]
+    return found
 
 
 def _opened(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -66,6 +78,7 @@ def _opened(arguments: argparse.Namespace) -> dict[str, Any]:
         "peaks": measure_peaks(device).__dict__ if on_gpu else None,
         "copy_bytes_per_second": _copy_bytes_per_second(device),
         "variants": {},
+        "failed": {},
     }
     if on_gpu:
         torch.cuda.empty_cache()
@@ -86,13 +99,15 @@ def _made(variant: str, arguments: argparse.Namespace) -> Path:
     return folder
 
 
-def _measure(variant: str, backend: str, checkpoint: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def _measure(
+    variant: str, backend: str, sizes: list[int], checkpoint: Path, arguments: argparse.Namespace
+) -> dict[str, Any]:
     output = arguments.work / "output"
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
     request = {
         "contract": 1,
-        "id": f"{variant}-{backend}",
+        "id": f"{variant}-{backend}-{sizes[0]}",
         "operation": "benchmark",
         "device": {"kind": arguments.device},
         "inputs": {"checkpoint": str(checkpoint)},
@@ -101,13 +116,13 @@ def _measure(variant: str, backend: str, checkpoint: Path, arguments: argparse.N
             "backend": backend,
             "prompt_tokens": arguments.prompt_tokens,
             "generate_tokens": arguments.generate_tokens,
-            "batch_sizes": arguments.batch_sizes,
+            "batch_sizes": sizes,
             "repeats": arguments.repeats,
             "options": _OPTIONS.get(backend, {}),
         },
     }
     begin = time.perf_counter()
-    with (arguments.work / f"{variant}-{backend}.log").open("w", encoding="utf-8") as log:
+    with (arguments.work / f"{variant}-{backend}-{sizes[0]}.log").open("w", encoding="utf-8") as log:
         done = subprocess.run(
             [sys.executable, "-m", "harness"],
             input=json.dumps(request),
