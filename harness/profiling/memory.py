@@ -93,9 +93,10 @@ def measured_parts(
 
 
 def tensor_bytes(model: Any) -> int:
-    """Bytes of a loaded model's parameters and buffers, shared ones once."""
+    """Bytes of a loaded model's parameters and buffers, shared ones once, and of what modules say they hold besides."""
     tensors = [*model.parameters(), *model.buffers()]
-    return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
+    packed = sum(getattr(module, "held_bytes", 0) for module in model.modules())
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values()) + int(packed)
 
 
 def _gigabytes(count: int) -> str:

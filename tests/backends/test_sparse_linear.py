@@ -6,7 +6,7 @@ from sparse_weights import DEVICE, need_triton, relative_error, tokens_of, two_f
 
 need_triton()
 
-from harness.backends.sparse import gaps, choice  # noqa: E402 - after the choice of the interpreter
+from harness.backends.sparse import choice, gaps  # noqa: E402 - after the choice of the interpreter
 from harness.backends.sparse import two_four as layout  # noqa: E402
 from harness.backends.sparse.choice import Choice, ChoiceTable, Path, Timing, guess, measure  # noqa: E402
 from harness.backends.sparse.dispatch import Scratch, SparseLinear  # noqa: E402

@@ -17,6 +17,7 @@ from harness.backends.sparse.dispatch import SparseLinear  # noqa: E402
 from harness.backends.sparse.launch import SparseWeight  # noqa: E402
 from harness.backends.sparse.two_four import TwoFourWeight  # noqa: E402
 from harness.models.blocks import decoder_blocks  # noqa: E402
+from harness.profiling.memory import tensor_bytes  # noqa: E402
 
 
 def pruned(pattern: str) -> torch.nn.Module:
@@ -64,6 +65,9 @@ def test_faster_layers_are_replaced_and_compute_the_same(monkeypatch: pytest.Mon
     assert notes[0] == f"{len(replaced)} of 8 linears computed from packed sparse weights ({pattern})"
     assert "as fast as dense, by tokens at once: 1.50x at 1 (kernel)" in notes[1]
     assert len(measured) == len(set(measured)) == len(notes) - 1
+    layers = [part for part in model.modules() if isinstance(part, SparseLinear)]
+    saved_bytes = sum(2 * layer.in_features * layer.out_features - layer.held_bytes for layer in layers)
+    assert tensor_bytes(model) == tensor_bytes(expected) - saved_bytes
     tokens = torch.arange(6, device=DEVICE)[None]
     with torch.no_grad():
         torch.testing.assert_close(model(tokens).logits, expected(tokens).logits, rtol=2e-2, atol=2e-2)

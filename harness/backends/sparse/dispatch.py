@@ -64,9 +64,8 @@ class SparseLinear(nn.Module):
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the weight in every form that the layer keeps, and of the bias; the scratch is not the layer's."""
-        second = 0 if self._structured is None else int(self._structured.packed.nbytes)
-        return self.packed_bytes + second + (0 if self._bias is None else self._bias.nbytes)
+        """Bytes of the weight in every form that the layer keeps; the bias is a parameter, the scratch the model's."""
+        return self.packed_bytes + (0 if self._structured is None else int(self._structured.packed.nbytes))
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:

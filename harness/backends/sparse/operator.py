@@ -34,10 +34,6 @@ class OpaqueSparseLinear(nn.Module):
         self._rows = layer.out_features
         _layers[self._number] = layer
 
-    @property
-    def packed_bytes(self) -> int:
-        return self.layer.held_bytes
-
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
         y: Tensor = _sparse_linear(x, self._number, self._rows)
