@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from harness.contract import harness_digest
 
 ROOT = Path(__file__).parents[2]
 BACKENDS = ("vllm", "transformers")
+SLOW_TO_START = "vllm"
+"""While it starts, which takes longer, the next checkpoint is made; nothing is made while anything is timed."""
 _OPTIONS = {"transformers": {"decoding": "auto", "sparse": "auto"}}
 
 
@@ -38,20 +41,46 @@ def main() -> None:
     arguments = _arguments()
     document = _opened(arguments)
     begin = time.perf_counter()
-    for variant in arguments.variants:
-        done = document["variants"].setdefault(variant, {})
-        wanted = [one for one in _requests(arguments) if not all(str(size) in done.get(one[0], {}) for size in one[1])]
-        if not wanted or time.perf_counter() - begin > arguments.start_until_seconds:
-            continue
-        checkpoint = _made(variant, arguments)
-        for backend, sizes in wanted:
-            document["commands"] = sorted({*document["commands"], shlex.join(["python", *sys.argv])})
-            row = _measure(variant, backend, sizes, checkpoint, arguments)
-            where = document["failed"] if "failed" in row else done
-            where.setdefault(backend, {}).update(dict.fromkeys(map(str, sizes), row))
-            arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-            print(variant, backend, _short(row), f"{time.perf_counter() - begin:.0f} s", flush=True)
-        shutil.rmtree(checkpoint)
+    wanted = {variant: _missing(document, variant, arguments) for variant in arguments.variants}
+    waiting = [variant for variant in wanted if wanted[variant]]
+    with ThreadPoolExecutor(1) as maker:
+        made = {variant: maker.submit(_make, variant, arguments) for variant in waiting[:1]}
+        for variant, following in zip(waiting, [*waiting[1:], None], strict=True):
+            if time.perf_counter() - begin > arguments.start_until_seconds:
+                break
+            checkpoint = made[variant].result()
+            for backend, sizes in wanted[variant]:
+                if following is not None and following not in made and backend == SLOW_TO_START:
+                    made[following] = maker.submit(_make, following, arguments)
+                row = _measure(variant, backend, sizes, checkpoint, arguments)
+                _note(document, variant, backend, sizes, row, arguments)
+                print(variant, backend, _short(row), f"{time.perf_counter() - begin:.0f} s", flush=True)
+            shutil.rmtree(checkpoint)
+            if following is not None and following not in made:
+                made[following] = maker.submit(_make, following, arguments)
+
+
+def _missing(document: dict[str, Any], variant: str, arguments: argparse.Namespace) -> list[tuple[str, list[int]]]:
+    done = document["variants"].get(variant, {})
+    return [
+        (backend, sizes)
+        for backend, sizes in _requests(arguments)
+        if not all(str(size) in done.get(backend, {}) for size in sizes)
+    ]
+
+
+def _note(
+    document: dict[str, Any],
+    variant: str,
+    backend: str,
+    sizes: list[int],
+    row: dict[str, Any],
+    arguments: argparse.Namespace,
+) -> None:
+    where = document["failed" if "failed" in row else "variants"].setdefault(variant, {})
+    where.setdefault(backend, {}).update(dict.fromkeys(map(str, sizes), row))
+    document["commands"] = sorted({*document["commands"], shlex.join(["python", *sys.argv])})
+    arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def _requests(arguments: argparse.Namespace) -> list[tuple[str, list[int]]]:
@@ -85,7 +114,7 @@ def _opened(arguments: argparse.Namespace) -> dict[str, Any]:
     return document
 
 
-def _made(variant: str, arguments: argparse.Namespace) -> Path:
+def _make(variant: str, arguments: argparse.Namespace) -> Path:
     folder: Path = arguments.work / f"{arguments.shape}-{variant}"
     for old in (folder, folder.with_name(f"{folder.name}.staging")):
         shutil.rmtree(old, ignore_errors=True)
