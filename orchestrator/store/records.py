@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
 
-from harness.contract import Descriptor, FetchResult, Frozen, Operation, Reason, ResultEvent, Sha256
+from harness.contract import Descriptor, ExportResult, FetchResult, Frozen, Operation, Reason, ResultEvent, Sha256
 from harness.contract.result import CompressResult
 from orchestrator.manifest import Manifest
 from orchestrator.planning import NotPlanned, Stage, Subject
@@ -60,7 +60,7 @@ class StageRecord(Frozen):
     @property
     def artifact(self) -> Descriptor | None:
         result = self.final.result
-        return result.artifact if isinstance(result, FetchResult | CompressResult) else None
+        return result.artifact if isinstance(result, FetchResult | CompressResult | ExportResult) else None
 
 
 class StageStatus(StrEnum):
