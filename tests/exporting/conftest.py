@@ -1,4 +1,4 @@
-"""Makes the tiny and quantized models of other folders importable here, and keeps their small products on one thread."""
+"""Makes the tiny and quantized models of other folders importable here, and keeps products on one thread."""
 
 import sys
 from pathlib import Path

@@ -91,7 +91,9 @@ def test_zero_points_are_refused_for_modelopt(tmp_path: Path, stored: Case) -> N
 def test_fp8_rounds_to_the_nearest_number_with_one_scale_for_what_is_fused(tmp_path: Path) -> None:
     publish_model(tmp_path / "source", tiny_model("llama"), shard_size="20KB")
     folder, descriptor = export(tmp_path / "source", MODELOPT_FP8)
-    dense = {name: part for path in (tmp_path / "source").glob("*.safetensors") for name, part in load_file(path).items()}
+    dense = {
+        name: part for path in (tmp_path / "source").glob("*.safetensors") for name, part in load_file(path).items()
+    }
     made = {name: part for path in folder.glob("*.safetensors") for name, part in load_file(path).items()}
     layer = "model.layers.1"
     groups = [("self_attn", ("q_proj", "k_proj", "v_proj")), ("self_attn", ("o_proj",))]

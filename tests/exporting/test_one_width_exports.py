@@ -42,7 +42,7 @@ def test_a_padded_model_computes_what_the_pruned_one_does(tmp_path: Path, family
 
 def test_layers_that_differ_are_not_called_uniform(tmp_path: Path) -> None:
     source = pruned(tmp_path, "llama", export="original", first_layer=1, last_layer=3)
-    with pytest.raises(Unsupported, match="layer 1 has .* not of one width"):
+    with pytest.raises(Unsupported, match=r"layer 1 has .* not of one width"):
         export(source, DENSE, layers=LayerWidthsExport.UNIFORM)
 
 
