@@ -48,7 +48,7 @@ def _same_layers(source: Source, wanted: Dtype) -> Conversion:
         exact=not linears,
         dequantized=quantization is not None,
     )
-    notes = ()
+    notes: tuple[str, ...] = ()
     if linears:
         notes = (
             f"{source.format.value} weights dequantized to {wanted.value}: size and speed are those of a dense model",
@@ -75,7 +75,9 @@ def _in_dtype(source: Source, conversion: Conversion, wanted: Dtype) -> Conversi
     """The conversion with every floating-point tensor in another dtype; no longer exact unless the dtype is wider."""
     descriptor, exported = conversion.descriptor, conversion.descriptor.exported
     assert exported is not None  # noqa: S101  both kinds of conversion fill it in
-    kept = {name: partial(_keep, source, name) for name in source.stored if name not in conversion.replaced}
+    kept: dict[str, Replacement] = {
+        name: partial(_keep, source, name) for name in source.stored if name not in conversion.replaced
+    }
     replaced = {name: _cast(make, TORCH_DTYPES[wanted]) for name, make in {**conversion.replaced, **kept}.items()}
     exact = exported.exact and wanted is Dtype.FLOAT32
     return Conversion(

@@ -6,6 +6,7 @@ padded model computes the same. It is as large and as slow as if all its layers 
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ def _widest(layers: Sequence[LayerWidths]) -> LayerWidths:
     )
 
 
-def _config(source: Source, widest: LayerWidths) -> dict[str, object]:
+def _config(source: Source, widest: LayerWidths) -> dict[str, Any]:
     """config.json for the common width.
 
     transformers would compute an OPT with other heads than its config says wrongly, and cannot state others.
