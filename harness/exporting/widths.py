@@ -43,6 +43,7 @@ def one_width(source: Source, *, pad: bool) -> Conversion:
         for kind in (0, 1)
     )
     changes = {
+        "notes": tuple(note for note in descriptor.notes if LAYERS_KEY not in note),
         "architecture": config["architectures"][0],
         "parameter_count": descriptor.parameter_count + added,
         "exported": exported.model_copy(

@@ -28,6 +28,8 @@ def test_a_padded_model_computes_what_the_pruned_one_does(tmp_path: Path, family
     assert len({tuple(layer.values()) for layer in read_config(source)[LAYERS_KEY]}) > 1
     folder, descriptor = export(source, DENSE, layers=LayerWidthsExport.PADDED)
     assert LAYERS_KEY not in read_config(folder)
+    assert any(LAYERS_KEY in note for note in open_checkpoint(source).notes)
+    assert not any(LAYERS_KEY in note for note in descriptor.notes)
     torch.testing.assert_close(logits(folder, TOKENS), logits(source, TOKENS), rtol=0, atol=2e-5)
     narrow, wide = open_checkpoint(source), descriptor
     assert wide.exported is not None
