@@ -27,6 +27,7 @@ IMAGE_VARIABLE = "LLMCBENCH_IMAGE"
 _MODULES = {
     Operation.FETCH: "harness.fetch",
     Operation.COMPRESS: "harness.methods",
+    Operation.EXPORT: "harness.exporting",
     Operation.EVALUATE: "harness.evaluation",
     Operation.PROFILE: "harness.profiling",
     Operation.BENCHMARK: "harness.backends",

@@ -51,7 +51,8 @@ def observe(
         if state.subject is None:
             continue
         if name in results:
-            observations.extend(_observations(state.subject, results[name], catalog, record.manifest.scoring))
+            observed = _observations(state.subject, results[name], catalog, record.manifest.scoring)
+            observations.extend(one.model_copy(update={"caveat": state.caveat}) for one in observed)
         else:
             gaps.extend(_gaps(name, state, state.subject, record.manifest.scoring))
     gaps.extend(_not_asked_for(record, catalog))

@@ -27,6 +27,8 @@ class CheckpointFormat(StrEnum):
     INT_QUANTIZED = "compressed-tensors/int-quantized"
     GPTQ = "gptq"
     AWQ = "awq"
+    MODELOPT_AWQ = "modelopt/w4a16-awq"
+    MODELOPT_FP8 = "modelopt/fp8"
 
 
 class Sparsity(Frozen):
@@ -42,6 +44,7 @@ class Quantization(Frozen):
 
     `group_size` 0 is a whole row. Activations of fewer than 16 bits are quantized token by token as they occur, at the
     inputs of the quantized linears; with `attention_bits`, also the queries, keys and values (simulated only).
+    `float8`: E4M3 numbers instead of integers, the weights with one scale a tensor.
     """
 
     weight_bits: PositiveInt
@@ -51,6 +54,23 @@ class Quantization(Frozen):
     activations_symmetric: bool = True
     attention_bits: PositiveInt | None = None
     simulated: bool = False
+    float8: bool = False
+
+
+class Exported(Frozen):
+    """How a checkpoint came from another one by a change of layout. `source` is the digest of that other one.
+
+    `exact`: the same codes, scales and zeros, or the same weights with zeros beside them. `dequantized`: the weights of
+    a quantized checkpoint in a floating-point layout, with which the method saves nothing. `padded`: layers that differ
+    in width were filled up with zeros to the widest; `unpadded_parameter_count` leaves those out.
+    """
+
+    source: Sha256
+    source_format: CheckpointFormat
+    exact: bool
+    dequantized: bool = False
+    padded: bool = False
+    unpadded_parameter_count: PositiveInt | None = None
 
 
 class _Artifact(Frozen):
@@ -83,6 +103,7 @@ class CheckpointDescriptor(_Artifact):
     calibrated_on: str | None = None
     sparsity: Sparsity | None = None
     quantization: Quantization | None = None
+    exported: Exported | None = None
 
 
 class DatasetDescriptor(_Artifact):

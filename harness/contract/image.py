@@ -6,7 +6,7 @@ from pydantic import Field
 
 from harness.contract.artifact import CheckpointFormat
 from harness.contract.base import DeviceKind, Frozen, Scalar
-from harness.contract.request import CalibrationPolicy, Operation
+from harness.contract.request import CalibrationPolicy, LayerWidthsExport, Operation
 
 
 class CalibrationDefaults(Frozen):
@@ -72,6 +72,25 @@ class MethodDescription(Frozen):
     traits: tuple[CheckpointTraits, ...] = ()
 
 
+class ExportDescription(Frozen):
+    """One change of layout that the image makes, and what it can carry. Empty `bits` and `group_sizes` mean any.
+
+    `exact`: nothing is rounded, so that a measurement of the result is one of the source. `symmetric_only`: zeros other
+    than the middle are refused; without `activation_order`, so are groups of inputs in the order of their activations.
+    `layers` is asked for together with the target.
+    """
+
+    source: CheckpointFormat
+    target: CheckpointFormat
+    exact: bool
+    bits: tuple[int, ...] = ()
+    group_sizes: tuple[int, ...] = ()
+    symmetric_only: bool = False
+    activation_order: bool = False
+    layers: LayerWidthsExport = LayerWidthsExport.KEPT
+    summary: str
+
+
 class BackendDescription(Frozen):
     name: str
     summary: str
@@ -130,6 +149,7 @@ class ImageDescription(Frozen):
     parent: str | None = None
     minimum_driver: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$")
     methods: tuple[MethodDescription, ...] = ()
+    exports: tuple[ExportDescription, ...] = ()
     backends: tuple[BackendDescription, ...] = ()
     tasks: tuple[TaskDescription, ...] = ()
     datasets: tuple[DatasetDescription, ...] = ()

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter
 
+from harness.contract.artifact import CheckpointFormat
 from harness.contract.base import CONTRACT_VERSION, DeviceKind, Dtype, Frozen, Scalar, Sha256
 from harness.contract.setting import Setting
 
@@ -13,6 +14,7 @@ class Operation(StrEnum):
     DESCRIBE = "describe"
     FETCH = "fetch"
     COMPRESS = "compress"
+    EXPORT = "export"
     EVALUATE = "evaluate"
     PROFILE = "profile"
     BENCHMARK = "benchmark"
@@ -115,6 +117,22 @@ class CompressParameters(Frozen):
     offload_activations: bool = False
 
 
+class LayerWidthsExport(StrEnum):
+    """What becomes of layers that differ in width: nothing, a refusal, or zeros up to the widest."""
+
+    KEPT = "kept"
+    UNIFORM = "uniform"
+    PADDED = "padded"
+
+
+class ExportParameters(Frozen):
+    """The layout to write a checkpoint in. `dtype` is for dense targets; None keeps the checkpoint's own."""
+
+    target: CheckpointFormat
+    layers: LayerWidthsExport = LayerWidthsExport.KEPT
+    dtype: Dtype | None = None
+
+
 class EvaluateParameters(Frozen):
     """`limit` takes the first items (documents, or perplexity segments) of the task; None takes all.
 
@@ -186,6 +204,11 @@ class CompressRequest(_WorkRequest):
     parameters: CompressParameters
 
 
+class ExportRequest(_WorkRequest):
+    operation: Literal["export"] = "export"
+    parameters: ExportParameters
+
+
 class EvaluateRequest(_WorkRequest):
     operation: Literal["evaluate"] = "evaluate"
     parameters: EvaluateParameters
@@ -201,7 +224,14 @@ class BenchmarkRequest(_WorkRequest):
     parameters: BenchmarkParameters
 
 
-WorkRequest = FetchRequest | CompressRequest | EvaluateRequest | ProfileRequest | BenchmarkRequest
-Parameters = FetchParameters | CompressParameters | EvaluateParameters | ProfileParameters | BenchmarkParameters
+WorkRequest = FetchRequest | CompressRequest | ExportRequest | EvaluateRequest | ProfileRequest | BenchmarkRequest
+Parameters = (
+    FetchParameters
+    | CompressParameters
+    | ExportParameters
+    | EvaluateParameters
+    | ProfileParameters
+    | BenchmarkParameters
+)
 Request = Annotated[DescribeRequest | WorkRequest, Field(discriminator="operation")]
 REQUEST: TypeAdapter[DescribeRequest | WorkRequest] = TypeAdapter(Request)

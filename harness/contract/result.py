@@ -79,6 +79,14 @@ class CompressResult(Frozen):
     layers: tuple[LayerReport, ...] = ()
 
 
+class ExportResult(Frozen):
+    """`linears` counts the linears whose tensors were written anew."""
+
+    operation: Literal["export"] = "export"
+    artifact: CheckpointDescriptor
+    linears: NonNegativeInt
+
+
 class ProtocolDetails(Frozen):
     """How an evaluation's figures were taken, in the words of docs/protocols.md.
 
@@ -208,5 +216,5 @@ class BenchmarkResult(Frozen):
     notes: tuple[str, ...] = ()
 
 
-WorkResult = FetchResult | CompressResult | EvaluateResult | ProfileResult | BenchmarkResult
+WorkResult = FetchResult | CompressResult | ExportResult | EvaluateResult | ProfileResult | BenchmarkResult
 Result = Annotated[DescribeResult | WorkResult, Field(discriminator="operation")]

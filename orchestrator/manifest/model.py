@@ -75,7 +75,10 @@ class ProfileEntry(Frozen):
 
 
 class BenchmarkEntry(Frozen):
-    """`options` maps a backend to its own options; `kv_tokens` is what keys and values are reserved for."""
+    """`options` maps a backend to its own options; `kv_tokens` is what keys and values are reserved for.
+
+    `dense_fallback`: where a backend reads a checkpoint in no layout, time it with the dequantized weights, and say so.
+    """
 
     backends: tuple[str, ...]
     prompt_tokens: PositiveInt = 128
@@ -85,6 +88,7 @@ class BenchmarkEntry(Frozen):
     repeats: PositiveInt = 6
     kv_tokens: PositiveInt | None = None
     options: dict[str, dict[str, Scalar]] = {}
+    dense_fallback: bool = False
 
     @model_validator(mode="after")
     def _options_are_of_listed_backends(self) -> Self:

@@ -21,13 +21,14 @@ from harness.contract import (
 from orchestrator.errors import BadManifest
 from orchestrator.images import Image, ImageCatalog
 from orchestrator.manifest import BenchmarkEntry, CompressEntry, Manifest, ModelEntry
+from orchestrator.planning.exporting import Way, export_stage, find_way
 from orchestrator.planning.resolving import (
     resolve_backend,
     resolve_calibration,
     resolve_method,
     resolve_setting,
 )
-from orchestrator.planning.serving import compressed_checkpoint, dense_checkpoint, verdict
+from orchestrator.planning.serving import compressed_checkpoint, dense_checkpoint
 from orchestrator.planning.stage import HostFolder, Input, NotPlanned, Plan, Stage, StageOutput, Subject
 from orchestrator.runtime.base import Limits
 from orchestrator.sources import (
@@ -51,7 +52,7 @@ class _Builder:
     data: Path | None
     stages: dict[str, Stage] = field(default_factory=dict)
     not_planned: list[NotPlanned] = field(default_factory=list)
-    served_dense: dict[str, list[str]] = field(default_factory=dict)
+    chosen: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def fetch_image(self) -> Image:
@@ -71,7 +72,7 @@ class _Builder:
 
     @property
     def decisions(self) -> tuple[str, ...]:
-        return tuple(f"{why} ({', '.join(labels)})" for why, labels in self.served_dense.items())
+        return tuple(f"{why} ({', '.join(labels)})" for why, labels in self.chosen.items())
 
     def add(self, stage: Stage) -> str:
         """Keep the stage once. Two different stages of one id would be a fault of this module."""
@@ -216,22 +217,28 @@ class _Builder:
         for name in entry.backends if entry else ():
             assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
             image, backend = resolve_backend(name, self.catalog)
-            answer = verdict(backend.name, self.catalog, self.device, known)
-            if isinstance(answer, Refused):
-                self._refuse(common, backend, answer)
+            way = find_way(backend.name, self.catalog, self.device, known, dense_fallback=entry.dense_fallback)
+            if isinstance(way, Refused):
+                self._refuse(common, backend, way)
             else:
-                if answer.as_dense:
-                    why = f"{backend.name} serves with dense weights: {answer.message}"
-                    self.served_dense.setdefault(why, []).append(_label(common.subject))
+                if why := way.decision(backend.name):
+                    self.chosen.setdefault(why, []).append(_label(common.subject))
                 yield replace(
                     common,
                     id=f"benchmark/{_label(common.subject)}/{backend.name}",
                     image=image.name,
                     operation=Operation.BENCHMARK,
                     parameters=_benchmark_parameters(backend, entry),
-                    inputs={"checkpoint": StageOutput(checkpoint)},
+                    inputs={"checkpoint": StageOutput(self._exported(checkpoint, common.subject, way))},
                     timed=True,
+                    caveat=way.caveat,
                 )
+
+    def _exported(self, checkpoint: str, subject: Subject | None, way: Way) -> str:
+        assert subject is not None  # noqa: S101  every measured stage has a subject
+        if way.export is None:
+            return checkpoint
+        return self.add(export_stage(way.export, checkpoint, subject, self.catalog, self.limits))
 
     def _refuse(self, common: Stage, backend: BackendDescription, why: Refused) -> None:
         assert common.subject is not None  # noqa: S101  every measured stage has a subject
@@ -263,7 +270,7 @@ def build_plan(manifest: Manifest, catalog: ImageCatalog, device: Device, data: 
 def _benchmark_parameters(backend: BackendDescription, entry: BenchmarkEntry) -> BenchmarkParameters:
     options = entry.options.get(backend.name, {})
     return BenchmarkParameters(
-        backend=backend.name, options=options, **entry.model_dump(exclude={"backends", "options"})
+        backend=backend.name, options=options, **entry.model_dump(exclude={"backends", "options", "dense_fallback"})
     )
 
 

@@ -51,7 +51,10 @@ class Subject(Frozen):
 
 @dataclass(frozen=True)
 class Stage:
-    """`timed` stages have their device alone. `depends_on_device` puts the device's model into the key."""
+    """`timed` stages have their device alone. `depends_on_device` puts the device's model into the key.
+
+    `caveat` says, in a few words that stand beside its figures, why they are not those of the subject's own weights.
+    """
 
     id: str
     image: str
@@ -63,6 +66,7 @@ class Stage:
     subject: Subject | None = None
     timed: bool = False
     depends_on_device: bool = True
+    caveat: str | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:

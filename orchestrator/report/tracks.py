@@ -114,8 +114,9 @@ def _value_cell(
 ) -> Cell:
     if entry is None:
         return footnotes.missing(reason or "not measured, and no part of the score")
+    text = value_text(entry.value, entry.unit)
     return Cell(
-        value_text(entry.value, entry.unit),
+        f"{text} ({entry.caveat})" if entry.caveat else text,
         note=None if reason is None else footnotes.number(reason),
         interval=measured_interval(report, score, entry) or noise_text(report, entry),
     )

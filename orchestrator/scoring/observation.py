@@ -33,7 +33,8 @@ class Observation(Frozen):
     set or measure within it. `protocol` says how it was measured; values of different protocols are never compared.
     `source` says where the value comes from (a stage key, a table), `metric` which of the source's metrics it is, where
     that has several. `noise_floor` is the relative difference that repeats of this very measurement show, where it was
-    measured. A failed measurement is a `Gap`, not a value.
+    measured. `caveat` says why a value is not that of the variant's own weights, where it is not. A failed measurement
+    is a `Gap`, not a value.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -52,6 +53,7 @@ class Observation(Frozen):
     metric: str = ""
     source: str = ""
     noise_floor: float | None = None
+    caveat: str | None = None
 
     @property
     def variant(self) -> Variant:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
 
-from harness.contract import Descriptor, FetchResult, Frozen, Operation, Reason, ResultEvent, Sha256
+from harness.contract import Descriptor, ExportResult, FetchResult, Frozen, Operation, Reason, ResultEvent, Sha256
 from harness.contract.result import CompressResult
 from orchestrator.manifest import Manifest
 from orchestrator.planning import NotPlanned, Stage, Subject
@@ -60,7 +60,7 @@ class StageRecord(Frozen):
     @property
     def artifact(self) -> Descriptor | None:
         result = self.final.result
-        return result.artifact if isinstance(result, FetchResult | CompressResult) else None
+        return result.artifact if isinstance(result, FetchResult | CompressResult | ExportResult) else None
 
 
 class StageStatus(StrEnum):
@@ -75,7 +75,10 @@ class StageStatus(StrEnum):
 
 
 class StageState(Frozen):
-    """One stage within one run: what was planned, and how far it came. `key` is known once its inputs are."""
+    """One stage within one run: what was planned, and how far it came. `key` is known once its inputs are.
+
+    `caveat` is the planned stage's, which stands wherever its figures do.
+    """
 
     operation: Operation
     image: str
@@ -85,6 +88,7 @@ class StageState(Frozen):
     key: Sha256 | None = None
     failure: Failure | None = None
     wall_seconds: float | None = None
+    caveat: str | None = None
 
     @classmethod
     def planned(cls, stage: Stage) -> Self:
@@ -93,6 +97,7 @@ class StageState(Frozen):
             image=stage.image,
             subject=stage.subject,
             parameters=stage.parameters.model_dump(mode="json"),
+            caveat=stage.caveat,
         )
 
     def reached(self, status: StageStatus, **facts: Any) -> Self:

@@ -31,7 +31,7 @@ def needed_bytes(stages: Iterable[Stage]) -> tuple[int, tuple[str, ...]]:
                 unknown.append(stage.subject.model)
             model_bytes[stage.subject.model] = size or 0
             total += _WORKING_COPIES * (size or 0)
-        elif stage.operation is Operation.COMPRESS and stage.subject is not None:
+        elif stage.operation in (Operation.COMPRESS, Operation.EXPORT) and stage.subject is not None:
             total += model_bytes.get(stage.subject.model, 0)
     return total + RESERVE_BYTES, tuple(unknown)
 

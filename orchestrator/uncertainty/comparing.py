@@ -9,6 +9,7 @@ from orchestrator.scoring import DENSE, Mode, Observation, Score, Track, Variant
 from orchestrator.uncertainty.estimate import Estimate, difference
 from orchestrator.uncertainty.figures import Figures
 from orchestrator.uncertainty.interval import NoInterval, interval_of, p_value
+from orchestrator.uncertainty.protocols import caveat_warnings
 from orchestrator.uncertainty.records import (
     Comparison,
     Contender,
@@ -164,6 +165,7 @@ class _Comparing:
         found = [f"{place.label}: {reason}" for place, reason in self._refused.items() if place in both]
         if left.device != right.device:
             found.append(f"{left.run} was measured on {left.device}, {right.run} on {right.device}")
+        found += caveat_warnings([*self._values_a.values(), *self._values_b.values()])
         dense_a, dense_b = self._a.observations(DENSE), self._b.observations(DENSE)
         for place in self._places:
             one, other = dense_a.get(place), dense_b.get(place)

@@ -1,4 +1,4 @@
-"""Where figures that were measured in different ways stand side by side."""
+"""Where figures that were measured in different ways, or of other weights than they seem, stand side by side."""
 
 from collections.abc import Iterable
 
@@ -18,6 +18,18 @@ def protocol_warnings(observations: Iterable[Observation]) -> tuple[str, ...]:
         if len(protocols) > 1
     )
     return tuple(dict.fromkeys(sentences))
+
+
+def caveat_warnings(observations: Iterable[Observation]) -> tuple[str, ...]:
+    """One sentence for each caveat of a model's variants on one backend."""
+    places: dict[tuple[str, str, str], dict[str, None]] = {}
+    for entry in observations:
+        if entry.caveat:
+            places.setdefault((entry.part, entry.model, entry.caveat), {})[entry.variant.label] = None
+    return tuple(
+        f"{part} of {model}: {', '.join(variants)} measured as {caveat}: not the speed of the method's own weights"
+        for (part, model, caveat), variants in places.items()
+    )
 
 
 def _who(protocols: dict[str, dict[str, None]]) -> str:

@@ -7,7 +7,7 @@ from orchestrator.scoring import Mode, Ratio, Score, Track, Variant, score_all
 from orchestrator.uncertainty.estimate import Estimate, difference
 from orchestrator.uncertainty.figures import Figures
 from orchestrator.uncertainty.interval import NoInterval, interval_of, value_interval
-from orchestrator.uncertainty.protocols import protocol_warnings
+from orchestrator.uncertainty.protocols import caveat_warnings, protocol_warnings
 from orchestrator.uncertainty.ranks import rank_stability
 from orchestrator.uncertainty.records import Interval, Resampling, RunScores, TrackRanks, TrackScore, ValueScore
 
@@ -35,7 +35,7 @@ def run_scores(run: Measured, scores: Sequence[Score], resampling: Resampling) -
         resampling=resampling,
         scores=tuple(_track_score(score, figures, overall, reasons, rivals[score.track]) for score in scores),
         ranks=tuple(entry for entry in ranks if isinstance(entry, TrackRanks)),
-        warnings=protocol_warnings(run.observations),
+        warnings=(*protocol_warnings(run.observations), *caveat_warnings(run.observations)),
     )
 
 

@@ -36,12 +36,8 @@ def refused(plan: Plan) -> list[tuple[str, Reason]]:
     ("method", "setting", "options", "reason"),
     [
         ("gptq", "W8A16", {}, Reason.FORMAT),
-        ("gptq", "W4A16", {"layout": "gptq"}, Reason.FORMAT),
         ("gptq", "W4A16g64", {"layout": "gptq", "symmetric": True, "act_order": True}, Reason.FORMAT),
-        ("omniquant", "W4A16", {"layout": "gptq"}, Reason.FORMAT),
         ("gptqmodel-gptq", "W8A16g32", {}, Reason.FORMAT),
-        ("llm-pruner", "20%", {"export": "original"}, Reason.SHAPE),
-        ("llm-pruner", "official-flag:25%", {}, Reason.SHAPE),
     ],
 )
 def test_what_an_engine_cannot_serve_is_not_planned_there(
@@ -52,6 +48,25 @@ def test_what_an_engine_cannot_serve_is_not_planned_there(
     timed = [stage.id for stage in plan.stages if stage.id.startswith("benchmark/tiny/") and "/dense/" not in stage.id]
     assert [name.rpartition("/")[2] for name in timed] == ["transformers"]
     assert plan.not_planned[0].source
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "options", "export"),
+    [
+        ("gptq", "W4A16", {"layout": "gptq"}, "compressed-tensors/pack-quantized"),
+        ("omniquant", "W4A16", {"layout": "gptq"}, "compressed-tensors/pack-quantized"),
+        ("llm-pruner", "20%", {"export": "original"}, "dense-padded"),
+        ("llm-pruner", "official-flag:25%", {}, "dense-padded"),
+    ],
+)
+def test_what_an_engine_reads_in_another_layout_is_exported_for_it(
+    method: str, setting: str, options: dict[str, object], export: str
+) -> None:
+    plan = plan_of(method, setting, **options)
+    assert refused(plan) == []
+    label = f"tiny/{method}-{setting}"
+    assert plan.stage(f"benchmark/{label}/vllm").needs == (f"export/{label}/{export}",)
+    assert plan.stage(f"benchmark/{label}/transformers").needs == (f"compress/{label}",)
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def _channels(block: Block) -> CoupledUnits:
 @torch.no_grad()
 def cut(units: CoupledUnits, kept: Tensor, device: torch.device) -> None:
     """Take all units but `kept` (ascending indices, on the host) out of the block's linears; computes on `device`."""
-    for linear, dim, members in _by_linear(units):
+    for linear, dim, members in by_linear(units):
         indices = torch.cat([member.indices(kept) for member in members]).to(device)
         module = linear.module
         module.weight = _select(module.weight, dim, indices)
@@ -137,7 +137,7 @@ def _select(parameter: Tensor, dim: int, indices: Tensor) -> nn.Parameter:
     return nn.Parameter(kept, requires_grad=False)
 
 
-def _by_linear(units: CoupledUnits) -> Iterator[tuple[NamedLinear, int, list[Member]]]:
+def by_linear(units: CoupledUnits) -> Iterator[tuple[NamedLinear, int, list[Member]]]:
     """Each linear once, with its members in the order in which they lie in it."""
     grouped: dict[str, list[Member]] = {}
     for member in units.members:

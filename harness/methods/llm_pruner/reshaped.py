@@ -8,14 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from harness.checkpoint import read_config
-from harness.errors import WorkerError
-from harness.fetch.tokenizer import mend_settings
 from harness.methods.base import CompressionContext
 from harness.methods.llm_pruner.coupled import head_size
 from harness.methods.skeleton.saving import Replacement, write_checkpoint
 from harness.models.pruned_shapes import LAYERS_KEY, LayerWidths, layers_config, uniform_config
-
-_PROBES = ("w1 some words 2", "  Zwei  Wörter\nand, 1984: x=3.14!", "naïve 漢字 🙂 don't")
+from harness.models.renamed import keep_tokenizer
 
 
 @dataclass(frozen=True)
@@ -63,19 +60,5 @@ def _make(name: str, parameter: Tensor) -> Replacement:
 
 
 def _write_renamed(context: CompressionContext, staging: Path, config: Mapping[str, Any]) -> None:
-    """Under another model type, transformers may build another tokenizer from the same files: write the one in use.
-
-    Raises:
-        WorkerError: the tokenizer that the checkpoint gives is still another.
-    """
-    from transformers import AutoTokenizer
-
     _write(context, staging, config)
-    context.tokenizer.save_pretrained(str(staging))
-    mend_settings(staging)
-    written = AutoTokenizer.from_pretrained(str(staging), local_files_only=True, trust_remote_code=False)
-    if any(written(text)["input_ids"] != context.tokenizer(text)["input_ids"] for text in _PROBES):
-        raise WorkerError(
-            f"the tokenizer reads other tokens once the model is called a {config['architectures'][0]}",
-            hint="use `export: original`, which keeps the architecture's name",
-        )
+    keep_tokenizer(context.tokenizer, staging, config["architectures"][0])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.contract import CheckpointFormat, Quantization, Reason
 from harness.errors import BadCheckpoint, Unsupported
-from harness.quantization.layouts import awq, gptq, int_quantized, pack_quantized
+from harness.quantization.layouts import awq, gptq, int_quantized, modelopt_awq, pack_quantized
 from harness.quantization.layouts.scheme import Scheme
 from harness.quantization.weight import QuantizedWeight
 
@@ -40,6 +40,7 @@ _LAYOUTS: dict[CheckpointFormat, _Layout] = {
     CheckpointFormat.INT_QUANTIZED: int_quantized,
     CheckpointFormat.GPTQ: gptq,
     CheckpointFormat.AWQ: awq,
+    CheckpointFormat.MODELOPT_AWQ: modelopt_awq,
 }
 
 
@@ -136,7 +137,14 @@ def check_config(
 
     Raises:
         BadCheckpoint: one says that the weights are quantized, or how, and the other does not.
+        Unsupported: the format is written for an engine, and not read here.
     """
+    if checkpoint_format is not CheckpointFormat.DENSE and checkpoint_format not in _LAYOUTS:
+        raise Unsupported(
+            Reason.FORMAT,
+            f"{checkpoint_format.value} weights are written for an engine that computes with them, and not read here",
+            hint="use the checkpoint that this one was exported from",
+        )
     stated = config.get("quantization_config")
     if checkpoint_format is CheckpointFormat.DENSE:
         if stated is not None:

@@ -1,0 +1,34 @@
+"""Whole export requests, as the tests of every target make them."""
+
+from pathlib import Path
+
+import torch
+from small_checkpoints import Recorder
+
+from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, ExportParameters, ExportRequest
+from harness.exporting import run
+from harness.models.loading import load_model
+
+PACK, INT = CheckpointFormat.PACK_QUANTIZED, CheckpointFormat.INT_QUANTIZED
+GPTQ, AWQ = CheckpointFormat.GPTQ, CheckpointFormat.AWQ
+MODELOPT_AWQ, MODELOPT_FP8 = CheckpointFormat.MODELOPT_AWQ, CheckpointFormat.MODELOPT_FP8
+DENSE = CheckpointFormat.DENSE
+
+
+def export(checkpoint: Path, target: CheckpointFormat, **parameters: object) -> tuple[Path, CheckpointDescriptor]:
+    """The new artifact's folder and descriptor."""
+    output = checkpoint.with_name(f"{checkpoint.name}-{target.name}-{len(list(checkpoint.parent.iterdir()))}")
+    output.mkdir()
+    request = ExportRequest(
+        id="export",
+        inputs={"checkpoint": str(checkpoint)},
+        output=str(output),
+        parameters=ExportParameters.model_validate({"target": target, **parameters}),
+    )
+    return output / "artifact", run(request, Recorder().reporter).artifact
+
+
+def logits(checkpoint: Path, tokens: torch.Tensor) -> torch.Tensor:
+    """What the checkpoint computes in float32, loaded as the evaluation loads it."""
+    with torch.no_grad():
+        return load_model(checkpoint, Device(threads=1)).model(tokens).logits

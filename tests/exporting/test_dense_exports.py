@@ -1,0 +1,67 @@
+"""Dense exports: what is dequantized computes the same here, and says that it is no longer packed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from export_requests import AWQ, DENSE, GPTQ, INT, PACK, export, logits
+from quantized_weights import Case, case, publish_quantized
+from safetensors.torch import load_file
+from tiny_checkpoints import publish_model, tiny_model, tiny_tokens
+
+from harness.checkpoint import read_config
+from harness.contract import Dtype, Reason
+from harness.errors import BadRequest, Unsupported
+
+TOKENS = tiny_tokens(2, 24)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        case(PACK, 3, 16, symmetric=False),
+        case(INT, 8, 0, symmetric=True, activation_bits=8),
+        case(GPTQ, 8, 0, symmetric=True),
+        case(AWQ, 4, 16, symmetric=False),
+    ],
+    ids=str,
+)
+def test_a_dequantized_checkpoint_computes_the_same_and_keeps_what_made_it(tmp_path: Path, stored: Case) -> None:
+    source = tmp_path / "source"
+    publish_quantized(source, "llama", stored)
+    folder, descriptor = export(source, DENSE)
+    assert torch.equal(logits(folder, TOKENS), logits(source, TOKENS))
+    assert "quantization_config" not in read_config(folder)
+    assert descriptor.exported is not None
+    assert (descriptor.exported.exact, descriptor.exported.dequantized) == (False, True)
+    assert descriptor.quantization == stored.quantization.model_copy(update={"simulated": True})
+    assert any("size and speed are those of a dense model" in note for note in descriptor.notes)
+    told = any("does not quantize the activations" in note for note in descriptor.notes)
+    assert told is (stored.quantization.activation_bits < 16)
+
+
+def test_weights_are_rounded_once_to_the_dtype_asked_for(tmp_path: Path) -> None:
+    stored = case(PACK, 4, 16, symmetric=True)
+    publish_quantized(tmp_path / "source", "llama", stored)
+    whole, descriptor = export(tmp_path / "source", DENSE, dtype=Dtype.FLOAT32)
+    half, _ = export(tmp_path / "source", DENSE, dtype=Dtype.FLOAT16)
+    exact = load_file(whole / "model.safetensors")
+    rounded = load_file(half / "model.safetensors")
+    assert descriptor.dtype is Dtype.FLOAT32
+    assert all(torch.equal(rounded[name], tensor.half()) for name, tensor in exact.items())
+    assert read_config(half)["torch_dtype"] == "float16"
+
+
+def test_values_beyond_float16_are_refused_with_the_tensor(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    model.lm_head.weight[3, 5] = 1e6
+    publish_model(tmp_path / "source", model)
+    with pytest.raises(Unsupported, match=r"lm_head\.weight has values beyond") as refusal:
+        export(tmp_path / "source", DENSE, dtype=Dtype.FLOAT16)
+    assert refusal.value.reason is Reason.DTYPE
+
+
+def test_options_of_dense_targets_are_refused_elsewhere(tmp_path: Path) -> None:
+    publish_quantized(tmp_path / "source", "llama", case(PACK, 4, 16, symmetric=True))
+    with pytest.raises(BadRequest, match="for dense targets"):
+        export(tmp_path / "source", GPTQ, dtype=Dtype.FLOAT16)
