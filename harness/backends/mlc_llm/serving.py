@@ -42,7 +42,7 @@ class MlcLlmEngine:
         self.memory_parts: MemoryParts | None = MemoryParts(
             weight_bytes=model.prepared.weight_bytes,
             absent={
-                "kv_cache_bytes": f"MLC-LLM does not tell it; room for {model.kv_cache_tokens} tokens was asked for",
+                "kv_cache_bytes": f"MLC-LLM does not tell it; {model.kv_cache_tokens} tokens were asked for",
                 **dict.fromkeys(("activation_bytes", "overhead_bytes"), "MLC-LLM does not tell it"),
             },
         )

@@ -58,23 +58,25 @@ def load_engine(
     refuse_other_gpus("TensorRT-LLM", device)
     chosen = dtype or descriptor.dtype
     kv_cache_tokens = kv_tokens + sequences * _SPARE_TOKENS
-    with TemporaryDirectory(prefix="tensorrt-llm-", ignore_cleanup_errors=True) as scratch:
-        with variables_set(_variables(Path(scratch))):
-            begin = time.perf_counter()
-            with start_up_deadline("TensorRT-LLM"):
-                llm = _start(checkpoint, chosen, context_tokens, sequences, kv_cache_tokens)
-            try:
-                yield LoadedEngine(
-                    llm=llm,
-                    descriptor=descriptor,
-                    dtype=chosen,
-                    dtype_reason=f"{chosen.value} {'was asked for' if dtype else 'is the dtype of the checkpoint'}",
-                    vocabulary=int(config["vocab_size"]),
-                    kv_cache_tokens=kv_cache_tokens,
-                    load_seconds=time.perf_counter() - begin,
-                )
-            finally:
-                llm.shutdown()
+    with (
+        TemporaryDirectory(prefix="tensorrt-llm-", ignore_cleanup_errors=True) as scratch,
+        variables_set(_variables(Path(scratch))),
+    ):
+        begin = time.perf_counter()
+        with start_up_deadline("TensorRT-LLM"):
+            llm = _start(checkpoint, chosen, context_tokens, sequences, kv_cache_tokens)
+        try:
+            yield LoadedEngine(
+                llm=llm,
+                descriptor=descriptor,
+                dtype=chosen,
+                dtype_reason=f"{chosen.value} {'was asked for' if dtype else 'is the dtype of the checkpoint'}",
+                vocabulary=int(config["vocab_size"]),
+                kv_cache_tokens=kv_cache_tokens,
+                load_seconds=time.perf_counter() - begin,
+            )
+        finally:
+            llm.shutdown()
 
 
 def _start(checkpoint: Path, dtype: Dtype, context_tokens: int, sequences: int, kv_cache_tokens: int) -> Any:

@@ -34,7 +34,9 @@ class TensorRtLlmEngine:
             absent={
                 "kv_cache_bytes": f"TensorRT-LLM does not tell it; room for {loaded.kv_cache_tokens} tokens was asked"
                 " for",
-                **dict.fromkeys(("weight_bytes", "activation_bytes", "overhead_bytes"), "TensorRT-LLM does not tell it"),
+                **dict.fromkeys(
+                    ("weight_bytes", "activation_bytes", "overhead_bytes"), "TensorRT-LLM does not tell it"
+                ),
             }
         )
         self._loaded = loaded
