@@ -2,25 +2,27 @@
 
 from collections.abc import Iterator
 
-from harness.contract import BenchmarkResult, Speed
+from harness.contract import BenchmarkParameters, BenchmarkResult, Speed
 from orchestrator.verification.record import Check, Outcome
 
+SERVES = "loads and serves"
 AGREEING_TOKENS = 8
 """Of the first tokens after the first prompt, so many must be the reference's: later ones may part at a near tie."""
 
 
-def check_result(result: BenchmarkResult, batch_sizes: tuple[int, ...], generate_tokens: int) -> Iterator[Check]:
-    """What one result can be held to by itself. The worker refuses another count of tokens than `generate_tokens`."""
-    yield Check(name="loads", outcome=Outcome.PASSED, message=f"in {result.load_seconds:.1f} s, as {result.dtype.value}")
+def check_result(result: BenchmarkResult, asked: BenchmarkParameters) -> Iterator[Check]:
+    """What one result can be held to by itself. The worker refuses another count of tokens than was asked for."""
+    how = f"in {result.load_seconds:.1f} s, as {result.dtype.value}"
+    yield Check(name=SERVES, outcome=Outcome.PASSED, message=how)
     yield _check(
-        "every batch size is timed with the exact count of tokens",
-        tuple(speed.batch_size for speed in result.speeds) == batch_sizes,
-        f"batches {', '.join(str(speed.batch_size) for speed in result.speeds)}, {generate_tokens} tokens each",
+        "exact count of tokens at every batch size",
+        tuple(speed.batch_size for speed in result.speeds) == asked.batch_sizes,
+        f"batches {', '.join(str(speed.batch_size) for speed in result.speeds)}, {asked.generate_tokens} tokens each",
     )
     yield _repeatable(result.speeds)
     yield _check(
-        "speed",
-        all(speed.decode_tokens_per_second > 0 and speed.samples for speed in result.speeds),
+        "speed of every repeat",
+        all(len(speed.samples) == asked.repeats for speed in result.speeds),
         ", ".join(f"{one.decode_tokens_per_second:.0f} tokens/s at batch {one.batch_size}" for one in result.speeds),
     )
     memory = result.memory
@@ -40,7 +42,8 @@ def check_agreement(result: BenchmarkResult, reference: BenchmarkResult | None, 
     if not ours:
         message = f"{result.backend} returns text, not the numbers of the tokens"
         return Check(name=name, outcome=Outcome.NOT_APPLICABLE, message=message)
-    alike = next((place for place, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), len(ours))
+    pairs = list(zip(ours, theirs, strict=False))
+    alike = next((place for place, (one, other) in enumerate(pairs) if one != other), len(pairs))
     return _check(
         name, alike >= AGREEING_TOKENS, f"the first {alike} of {len(ours)} tokens are alike, {AGREEING_TOKENS} must be"
     )

@@ -18,19 +18,21 @@ from harness.contract import (
     harness_digest,
 )
 from orchestrator.devices import ChosenDevice
+from orchestrator.errors import OrchestratorError
 from orchestrator.images import Image
-from orchestrator.running.resources import device_lock_path
+from orchestrator.running import resources
 from orchestrator.running.verdict import judge
 from orchestrator.runtime.base import ImageIdentity, Invocation, Limits, Runtime
 from orchestrator.store import Failure, locks
-from orchestrator.verification.checks import check_agreement, check_result
+from orchestrator.verification.checks import SERVES, check_agreement, check_result
 from orchestrator.verification.probe import write_probe
 from orchestrator.verification.record import FOLDER_NAME, Check, Outcome, Verification, write_verification
 
 REFERENCE = "transformers"
 _LIMITS = Limits(deadline_seconds=3600.0)
-_BATCH_SIZES = (1, 2)
-_PROMPT_TOKENS, _GENERATE_TOKENS = 16, 24
+_ASKED = BenchmarkParameters(
+    backend=REFERENCE, prompt_tokens=16, generate_tokens=24, batch_sizes=(1, 2), warmup=1, repeats=3
+)
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,7 @@ class _Trial:
         invocation = Invocation(
             image=subject.image,
             operation=Operation.BENCHMARK,
-            parameters=BenchmarkParameters(
-                backend=subject.backend.name,
-                prompt_tokens=_PROMPT_TOKENS,
-                generate_tokens=_GENERATE_TOKENS,
-                batch_sizes=_BATCH_SIZES,
-                repeats=3,
-            ),
+            parameters=_ASKED.model_copy(update={"backend": subject.backend.name}),
             folder=folder,
             stage=f"verify-{subject.backend.name}",
             run="verify",
@@ -106,25 +102,35 @@ class _Trial:
             device=device,
             limits=_LIMITS,
         )
-        lock = device_lock_path(device.uuids[0] if device.uuids else device.kind.value)
+        lock = resources.device_lock_path(device.uuids[0] if device.uuids else device.kind.value)
         with locks.hold(lock):
             completed = self.runtime.run(invocation, lambda event: None, threading.Event())
         return identity, judge(invocation.stage, folder, completed, _LIMITS.deadline_seconds)
 
 
-def _judge(
-    answer: ResultEvent | Failure, subject: Subject, reference: Subject, trial: _Trial
-) -> tuple[Check, ...]:
+def _judge(answer: ResultEvent | Failure, subject: Subject, reference: Subject, trial: _Trial) -> tuple[Check, ...]:
     if isinstance(answer, Failure):
         said = f"{answer.message} ({answer.hint})" if answer.hint else answer.message
-        return (Check(name="serves the checkpoint", outcome=Outcome.FAILED, message=said),)
-    result = answer.result
-    assert isinstance(result, BenchmarkResult)  # noqa: S101  the verdict compares the operation
-    checks = tuple(check_result(result, _BATCH_SIZES, _GENERATE_TOKENS))
+        return (Check(name=SERVES, outcome=Outcome.FAILED, message=said),)
+    result = _benchmarked(answer)
     if subject.backend.name == reference.backend.name:
-        return (*checks, check_agreement(result, None, "it is the reference itself"))
-    _, expected = trial.run(reference, Device(kind=DeviceKind.CPU))
-    if isinstance(expected, Failure):
-        return (*checks, check_agreement(result, None, f"the reference could not be run: {expected.message}"))
-    assert isinstance(expected.result, BenchmarkResult)  # noqa: S101  as above
-    return (*checks, check_agreement(result, expected.result, ""))
+        expected, absent = None, "it is the reference itself"
+    else:
+        expected, absent = _expected(reference, trial)
+    return (*check_result(result, _ASKED), check_agreement(result, expected, absent))
+
+
+def _expected(reference: Subject, trial: _Trial) -> tuple[BenchmarkResult | None, str]:
+    """What the reference makes of the same request; None, and why, where it cannot be run."""
+    try:
+        _, answer = trial.run(reference, Device(kind=DeviceKind.CPU))
+    except OrchestratorError as failure:
+        return None, f"the reference could not be run: {failure.message}"
+    if isinstance(answer, Failure):
+        return None, f"the reference could not be run: {answer.message}"
+    return _benchmarked(answer), ""
+
+
+def _benchmarked(answer: ResultEvent) -> BenchmarkResult:
+    assert isinstance(answer.result, BenchmarkResult)  # noqa: S101  the request was a benchmark
+    return answer.result

@@ -91,5 +91,6 @@ def work(request: BenchmarkRequest, folder: Path) -> Ended:
         env=os.environ | {"LLMCBENCH_IMAGE": str(image)},
     )
     lines = done.stdout.splitlines()
-    final = FINAL_EVENT.validate_json(lines[-1]) if lines and '"event":"started"' not in lines[-1] else None
+    ended = bool(lines) and json.loads(lines[-1])["event"] in ("result", "error")
+    final = FINAL_EVENT.validate_json(lines[-1]) if ended else None
     return Ended(lines, final, done.returncode, done.stderr)
