@@ -44,7 +44,12 @@ class Subject:
 
 
 def verify_backend(
-    subject: Subject, reference: Subject, device: ChosenDevice, runtime: Runtime, root: Path, note: Callable[[str], None]
+    subject: Subject,
+    reference: Subject,
+    device: ChosenDevice,
+    runtime: Runtime,
+    root: Path,
+    note: Callable[[str], None],
 ) -> tuple[Verification, Path]:
     """Put a backend to the test and keep the outcome below the store's folder `root`, where its path is returned.
 

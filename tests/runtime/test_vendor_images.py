@@ -58,7 +58,10 @@ def test_supplied_wheels_and_their_pins_go_into_the_build_context(copy: dict[str
     stage_context(copy["mlc-llm"], DeviceKind.CUDA, context, PackageSources(find_links=(str(folder),)))
     assert sorted(path.name for path in (context / "wheels").iterdir()) == [wheel.name for wheel in wheels]
     last = (context / "lock.txt").read_text().splitlines()[-2:]
-    assert [line.partition(" ")[0] for line in last] == ["mlc-ai-nightly-cu130==0.20.0", "mlc-llm-nightly-cu130==0.20.0"]
+    assert [line.partition(" ")[0] for line in last] == [
+        "mlc-ai-nightly-cu130==0.20.0",
+        "mlc-llm-nightly-cu130==0.20.0",
+    ]
     assert all("--hash=sha256:" in line for line in last)
 
 

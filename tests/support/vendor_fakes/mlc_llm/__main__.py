@@ -46,9 +46,7 @@ def _convert(parsed: argparse.Namespace) -> None:
     if model_type not in MODELS:
         raise ValueError(f"Unknown model type: {model_type}. Available ones: {list(MODELS)}")
     if fake_behaviour.asked("refuse"):
-        raise ValueError(
-            "Parameter model.layers.1.mlp.down_proj.weight has shape (256, 400), but expected [256, 512]"
-        )
+        raise ValueError("Parameter model.layers.1.mlp.down_proj.weight has shape (256, 400), but expected [256, 512]")
     parsed.output.mkdir(parents=True, exist_ok=True)
     (parsed.output / "params_shard_0.bin").write_bytes(bytes(1000))
 
