@@ -1,4 +1,4 @@
-"""What this machine offers to a run: engine, devices, data, space, images, backends. Each shortcoming says what to do."""
+"""What this machine offers to a run: engine, devices, data, space, images, backends. Shortcomings say what to do."""
 
 import shutil
 import sys

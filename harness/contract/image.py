@@ -73,7 +73,7 @@ class MethodDescription(Frozen):
 
 
 class BackendDescription(Frozen):
-    """`run_by_us` says, for each device, what this project's authors ran with it; what is not there they did not run."""
+    """`run_by_us` says for each device what this project's authors ran with it; what is not there they did not run."""
 
     name: str
     summary: str

@@ -58,5 +58,5 @@ def _repeatable(speeds: tuple[Speed, ...]) -> Check:
     return _check(name, not differing, said)
 
 
-def _check(name: str, passed: bool, message: str) -> Check:  # noqa: FBT001
+def _check(name: str, passed: bool, message: str) -> Check:
     return Check(name=name, outcome=Outcome.PASSED if passed else Outcome.FAILED, message=message)

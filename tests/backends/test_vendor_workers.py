@@ -1,4 +1,4 @@
-"""The adapters of both libraries as workers of their own, over stand-ins: what reaches the orchestrator, and what not."""
+"""The adapters of both libraries as workers of their own, over stand-ins: what reaches the orchestrator."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_a_noisy_and_slow_engine_leaves_stdout_to_the_events(
 ) -> None:
     engine.behave("noisy", "slow")
     ended = work(benchmark_request(checkpoint, backend=backend), tmp_path)
-    assert [json.loads(line)["event"] for line in ended.lines][0] == "started"
+    assert json.loads(ended.lines[0])["event"] == "started"
     assert isinstance(ended.final, ResultEvent)
     assert isinstance(ended.final.result, BenchmarkResult)
     assert ended.status == 0

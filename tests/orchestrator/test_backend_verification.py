@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
-from tests.orchestrator.workers import MEMORY
 
 from harness.checkpoint import open_checkpoint
 from harness.contract import (
@@ -35,6 +34,7 @@ from orchestrator.verification import Outcome, Verification, read_verification, 
 from orchestrator.verification.probe import write_probe
 from orchestrator.verification.verify import Subject
 from tests.orchestrator.conftest import IMAGES
+from tests.orchestrator.workers import MEMORY
 
 CATALOG = ImageCatalog(IMAGES)
 CPU = ChosenDevice(Device(threads=1), "test processor", "cpu: asked for")
@@ -120,7 +120,7 @@ def test_tokens_that_part_early_from_the_references_fail(tmp_path: Path) -> None
 def test_each_shortcoming_of_a_result_fails_its_check(ours: Answer, name: str, tmp_path: Path) -> None:
     done = verify(tmp_path, ours)
     assert failed(done) == [name]
-    assert f"FAILED the check here on test processor" in done.summary
+    assert "FAILED the check here on test processor" in done.summary
     assert name in done.summary
 
 

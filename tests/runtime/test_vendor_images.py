@@ -38,14 +38,14 @@ def fill_in(image: Image, folder: Path) -> list[Path]:
 
 
 def test_the_shipped_wheels_are_named_by_version_and_lack_their_sha256() -> None:
-    with pytest.raises(BadImage, match="mlc-ai-nightly-cu130 0.20.0, and its sha256 in .* is empty") as refusal:
+    with pytest.raises(BadImage, match=r"mlc-ai-nightly-cu130 0\.20\.0, and its sha256 in .* is empty") as refusal:
         vendor_wheels(ImageCatalog(IMAGES).images["mlc-llm"])
     assert "sha256sum FILE" in refusal.value.hint
 
 
 def test_a_build_without_them_stops_before_anything_is_built(copy: dict[str, Image]) -> None:
     notes: list[str] = []
-    with pytest.raises(BadImage, match="its sha256 in .* is empty"):
+    with pytest.raises(BadImage, match=r"its sha256 in .* is empty"):
         build_image(None, copy["mlc-llm"], DeviceKind.CUDA, notes.append)  # type: ignore[arg-type]
     assert notes == []
 

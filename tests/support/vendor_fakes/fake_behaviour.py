@@ -1,19 +1,22 @@
-"""How the stand-ins of `tensorrt_llm` and `mlc_llm` behave, from environment variables, so that a container obeys too.
+"""How the stand-ins of `tensorrt_llm` and `mlc_llm` behave, from environment variables: a container obeys them too.
 
-`FAKE_ENGINE` has names with commas: `noisy` prints on the real stdout from Python and below it, `slow` takes a second to
-start, `hang` never starts, `crash` ends the process in native code when it starts and `die` while it generates, `short`
-generates one token less than asked, `refuse` and `memory` raise what the real library raises. `FAKE_ENGINE_RECORD` names
-a file that gets one line of JSON for each thing the stand-in was asked.
+`FAKE_ENGINE` has names with commas: `noisy` writes to the real stdout from Python and from below it, `slow` takes a
+second to start, `hang` never starts, `crash` ends the process in native code when it starts and `die` while it
+generates, `short` generates one token less than asked, `prefixed` reads one prompt token more than given, `refuse` and
+`memory` raise what the real library raises. `FAKE_ENGINE_RECORD` names a file that gets one line of JSON for each thing
+that the stand-in was asked.
 """
 
 import json
 import os
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-SECONDS_A_TOKEN = 0.002
+SECONDS_A_TOKEN = 0.02
 
 
 class Documented(BaseModel):
@@ -34,13 +37,14 @@ def asked(what: str) -> bool:
 
 def record(what: str, **seen: Any) -> None:
     if path := os.environ.get("FAKE_ENGINE_RECORD"):
-        with open(path, "a", encoding="utf-8") as file:
+        with Path(path).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"what": what, **seen}) + "\n")
 
 
 def noise(text: str) -> None:
     if asked("noisy"):
-        print(f"[fake] {text}", flush=True)
+        sys.stdout.write(f"[fake] {text}\n")
+        sys.stdout.flush()
         os.write(1, f"[fake][INFO] {text}, from below Python\n".encode())
 
 

@@ -1,7 +1,7 @@
 """A stand-in for TensorRT-LLM with the argument names, types and defaults of its documented interface.
 
-From the API reference of version 1.2 (`llm-api/reference`: `LLM`, `TorchLlmArgs`, `KvCacheConfig`, `SamplingParams`) and
-`tensorrt_llm/sampling_params.py`, `tensorrt_llm/llmapi/llm.py` of NVIDIA/TensorRT-LLM: prompts are lists of token
+From the API reference (`llm-api/reference`: `LLM`, `TorchLlmArgs`, `KvCacheConfig`, `SamplingParams`), and from
+`tensorrt_llm/sampling_params.py` and `tensorrt_llm/llmapi/llm.py` of NVIDIA/TensorRT-LLM: prompts are lists of token
 numbers, and without a tokenizer `SamplingParams.end_id` must be given.
 """
 

@@ -1,4 +1,4 @@
-"""`tensorrt_llm.llmapi.KvCacheConfig`: the fields of its page in the API reference (`llm-api/reference/KvCacheConfig`)."""
+"""`KvCacheConfig`: the fields of its page in the API reference (`llm-api/reference/KvCacheConfig`)."""
 
 from fake_behaviour import Documented
 
