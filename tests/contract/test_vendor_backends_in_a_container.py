@@ -20,6 +20,7 @@ PROJECT = Path(__file__).parents[2]
 FAKES = PROJECT / "tests" / "support" / "vendor_fakes"
 IMAGE = ImageCatalog(PROJECT / "images").images["transformers"]
 """The harness in it has every backend's adapter."""
+DEADLINE_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_the_whole_contract_holds_around_an_engine_that_behaves_and_misbehaves(
 ) -> None:
     write_probe(tmp_path / "checkpoint")
 
-    def do(behaviour: str, deadline_seconds: float = 300) -> ResultEvent | Failure:
+    def do(behaviour: str) -> ResultEvent | Failure:
         folder = tmp_path / behaviour.replace(",", "-")
         folder.mkdir()
         invocation = Invocation(
@@ -52,11 +53,11 @@ def test_the_whole_contract_holds_around_an_engine_that_behaves_and_misbehaves(
             run="vendor",
             inputs={"checkpoint": tmp_path / "checkpoint", "fakes": FAKES},
             device=Device(threads=1),
-            limits=Limits(deadline_seconds=deadline_seconds, stop_seconds=2),
+            limits=Limits(deadline_seconds=DEADLINE_SECONDS),
             environment={"PYTHONPATH": "/opt/llmcbench:/in/fakes", "FAKE_ENGINE": behaviour},
         )
         completed = runtime.run(invocation, lambda event: None, threading.Event())
-        return judge("vendor", folder, completed, deadline_seconds)
+        return judge("vendor", folder, completed, DEADLINE_SECONDS)
 
     served = do("noisy,slow")
     assert isinstance(served, ResultEvent), served
@@ -64,12 +65,8 @@ def test_the_whole_contract_holds_around_an_engine_that_behaves_and_misbehaves(
     assert served.result.backend == backend
     assert [speed.repeatable for speed in served.result.speeds] == [True, True]
     assert "[INFO] starting, from below Python" in (tmp_path / "noisy-slow" / "stderr.log").read_text()
-    said = {behaviour: do(behaviour) for behaviour in ("short", "refuse", "crash", "die")}
-    said["hang"] = do("hang", deadline_seconds=30)
+    said = {behaviour: do(behaviour) for behaviour in ("short", "crash")}
     assert {behaviour: one.kind.value for behaviour, one in said.items() if isinstance(one, Failure)} == {
         "short": "internal",
-        "refuse": "unsupported",
         "crash": "crashed",
-        "die": "crashed",
-        "hang": "timed_out",
     }
