@@ -93,7 +93,7 @@ class _Trial:
 
     def run(self, subject: Subject, device: Device) -> tuple[ImageIdentity, ResultEvent | Failure]:
         identity = self.runtime.prepare(subject.image, device.kind, self.note)
-        self.note(f"trying {subject.backend.name} on {device.kind.value}")
+        self.note(f"trying {subject.backend.name} on {device.kind.value}, once nothing else is timed there")
         folder = self.folder / subject.backend.name
         folder.mkdir()
         invocation = Invocation(
