@@ -22,6 +22,7 @@ from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, Device, Dtype, Reason, Scalar
 from harness.errors import Unsupported
 from harness.models.loading import select_device
+from harness.models.pruned_shapes import refuse_layer_widths
 from harness.quantization.layouts import check_config
 
 _PAGE_TOKENS = 16
@@ -63,6 +64,7 @@ def prepared_model(
     conversion = choose_conversion(descriptor, dtype, options)
     check_config(descriptor.format, descriptor.quantization, config)
     refuse_unread_rotation("MLC-LLM", config)
+    refuse_layer_widths(config, "MLC-LLM")
     if importlib.util.find_spec("mlc_llm") is None:
         raise Unsupported(
             Reason.BACKEND, "MLC-LLM is not installed", hint="use the image `mlc-llm`; its README says how to build it"

@@ -17,6 +17,7 @@ from harness.backends.tensorrt_llm.refusals import explain, refuse_format
 from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, Device, Dtype, Reason
 from harness.errors import Unsupported
+from harness.models.pruned_shapes import refuse_layer_widths
 from harness.quantization.layouts import check_config
 
 _SPARE_TOKENS = 64
@@ -55,6 +56,7 @@ def load_engine(
     refuse_format(descriptor)
     check_config(descriptor.format, descriptor.quantization, config)
     refuse_unread_rotation("TensorRT-LLM", config)
+    refuse_layer_widths(config, "TensorRT-LLM")
     refuse_other_gpus("TensorRT-LLM", device)
     chosen = dtype or descriptor.dtype
     kv_cache_tokens = kv_tokens + sequences * _SPARE_TOKENS
