@@ -1,4 +1,4 @@
-"""The checkpoint that every backend can be tried with: a random LLaMA of about 2 million weights, written on the spot.
+"""The checkpoint that every backend can be tried with: a random LLaMA of 1.4 million weights, written on the spot.
 
 Its sizes are multiples of what the kernels of all libraries want: heads of 64, widths of 256 and 512. The vocabulary is
 one token a byte, and the tokenizer is written along, since some libraries do not load a model without one.
