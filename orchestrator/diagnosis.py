@@ -1,4 +1,4 @@
-"""What this machine offers to a run: engine, devices, data, space, images. Each shortcoming says what to do."""
+"""What this machine offers to a run: engine, devices, data, space, images, backends. Shortcomings say what to do."""
 
 import shutil
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.contract import Operation, cpu_model
+from harness.contract import DeviceKind, Operation, cpu_model
 from orchestrator.devices import find_gpus, why_no_gpu
 from orchestrator.errors import OrchestratorError
 from orchestrator.images import ImageCatalog
@@ -15,6 +15,7 @@ from orchestrator.runtime.choose import choose_runtime
 from orchestrator.sources import DATA_VARIABLE, data_folder
 from orchestrator.store import Store
 from orchestrator.store.space import RESERVE_BYTES
+from orchestrator.verification import read_verification
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def diagnose(store: Path, images: Path) -> tuple[Finding, ...]:
         *_attempt("runtime", lambda: _runtimes(store)),
         *_attempt("data", lambda: _data(images)),
         *_attempt("store", lambda: _space(store)),
+        *_attempt("backends", lambda: _backends(store, images)),
     )
 
 
@@ -113,3 +115,20 @@ def _space(store: Path) -> Iterator[Finding]:
     enough = free > RESERVE_BYTES
     hint = "" if enough else "free space with `orchestrator clean`, or choose another disk with --store"
     yield Finding("store", f"{store}: {free / 2**30:.1f} GiB free", hint, fatal=not enough)
+
+
+def _backends(store: Path, images: Path) -> Iterator[Finding]:
+    """Whether each backend was ever seen to work on what this machine has; if not, how to find out."""
+    kind = DeviceKind.CUDA if find_gpus() else DeviceKind.CPU
+    root = Store(store).root
+    for name, (image, backend) in ImageCatalog(images).backends.items():
+        subject = f"backend {name}"
+        command = f"`orchestrator backends verify {name}{' --runtime docker' if image.container_only else ''}`"
+        if kind not in image.description.devices:
+            yield Finding(subject, "needs an NVIDIA GPU; not run by us, and nothing to check it with here")
+        elif here := read_verification(root, name, kind):
+            yield Finding(subject, here.summary, "" if here.passed else f"see what failed with {command}")
+        elif run := backend.run_by_us.get(kind):
+            yield Finding(subject, f"run by us: {run}; not checked here")
+        else:
+            yield Finding(subject, f"not run by us on {kind.value}, and not checked here", f"check it with {command}")

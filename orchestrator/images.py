@@ -21,6 +21,7 @@ from harness.contract import (
 from orchestrator.errors import BadImage
 
 DESCRIPTION_NAME = "image.toml"
+VENDOR_WHEELS_NAME = "vendor-wheels.toml"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,15 @@ class Image:
     @property
     def dockerfile(self) -> Path:
         return self.folder / "Dockerfile"
+
+    @property
+    def container_only(self) -> str | None:
+        """Why a virtual environment of its lock is not enough to run it; None where it is."""
+        if self.description.foundation is not None:
+            return f"it is built on {self.description.foundation}"
+        if (self.folder / VENDOR_WHEELS_NAME).is_file():
+            return f"its lock is without the wheels of {VENDOR_WHEELS_NAME}"
+        return None
 
     def lock(self, device: DeviceKind) -> Path:
         """The hash-pinned requirements for a device: `locks/cpu.txt` or `locks/cuda.txt`."""

@@ -9,6 +9,8 @@ from typing import Protocol
 from harness.contract import Device, Dtype, Memory, MemoryParts, Scalar
 
 Prompts = tuple[tuple[int, ...], ...]
+Generated = tuple[int, ...] | str
+"""What came after one prompt: token numbers, or text where the library does not give the numbers."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ class TimedRun:
     `prefill_seconds` ends with the first token of every sequence; `decode_seconds` is the time of all later ones: taken
     apart within one generation where the library allows it, else the difference to generating one token after the same
     prompts. `step_seconds` are the times between successive tokens; empty where the library does not tell them.
+    `generated` is what came after each prompt.
     """
 
     generated_tokens: tuple[int, ...]
     prefill_seconds: float
     decode_seconds: float
     step_seconds: tuple[float, ...] = ()
+    generated: tuple[Generated, ...] = ()
 
 
 class Engine(Protocol):
@@ -72,10 +76,12 @@ class Serve(Protocol):
         sequences: int,
         kv_tokens: int,
         options: Mapping[str, Scalar],
+        work: Path,
     ) -> AbstractContextManager[Engine]:
         """Load `checkpoint`, ready for up to `sequences` at once, each of up to `context_tokens`.
 
         Keys and values are kept for `kv_tokens` positions in all, reserved beforehand. `options` are the backend's own.
+        `work` is an existing folder with room for a copy of the model; what is put there is removed again.
 
         Raises:
             Unsupported: the library cannot serve this checkpoint on this device.

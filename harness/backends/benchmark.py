@@ -31,7 +31,12 @@ from harness.profiling.profile import weight_bytes
 from harness.profiling.shape import read_shape
 from harness.reporter import Reporter
 
-_MODULES = {"transformers": "harness.backends.transformers", "vllm": "harness.backends.vllm.serving"}
+_MODULES = {
+    "transformers": "harness.backends.transformers",
+    "vllm": "harness.backends.vllm.serving",
+    "tensorrt-llm": "harness.backends.tensorrt_llm.serving",
+    "mlc-llm": "harness.backends.mlc_llm.serving",
+}
 _DEQUANTIZING = ("transformers",)
 """Backends that hold packed weights as dense ones."""
 _BLOCK_TOKENS = 128
@@ -59,6 +64,7 @@ def benchmark(request: BenchmarkRequest, reporter: Reporter) -> BenchmarkResult:
         sequences=max(parameters.batch_sizes),
         kv_tokens=kv_tokens,
         options=parameters.options,
+        work=Path(request.output),
     ) as engine:
         timer = Timer(engine, parameters, prompts, gpu_uuid(select_device(request.device)))
         speeds = timer.measure(reporter)

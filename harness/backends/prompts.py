@@ -1,4 +1,4 @@
-"""Prompts that are given instead of drawn: the input `prompts`, a file or a folder with one, cut to one length.
+"""The prompts of a benchmark: drawn, or given as the input `prompts`, a file or a folder with one, cut to one length.
 
 Lines of `.jsonl` hold `token_ids` or `text`; in `.txt` files blank lines lie between texts. Texts need the checkpoint's
 tokenizer, and get the special tokens that it adds by itself.
@@ -14,6 +14,14 @@ from typing import Any
 from harness.errors import BadRequest
 
 _HINT = "give lines of JSON with token_ids or text, each long enough, or let the prompts be drawn"
+
+
+def drawn_prompts(vocabulary: int, batch_size: int, tokens: int, seed: int) -> tuple[tuple[int, ...], ...]:
+    """Token numbers drawn evenly from the vocabulary, the same for every backend."""
+    import torch
+
+    drawn = torch.randint(vocabulary, (batch_size, tokens), generator=torch.Generator().manual_seed(seed))
+    return tuple(tuple(prompt) for prompt in drawn.tolist())
 
 
 def read_prompts(where: Path, checkpoint: Path, *, count: int, tokens: int) -> tuple[tuple[int, ...], ...]:

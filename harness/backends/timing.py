@@ -14,6 +14,8 @@ _MORE_WARM_UP = 4
 """Runs beyond those asked for, at most."""
 _TELEMETRY_SECONDS = 1.0
 _TELEMETRY_RUNS = 20
+_SHOWN_TOKENS = 32
+"""Of the first sequence, as evidence of what was generated."""
 
 
 class Timer:
@@ -100,6 +102,8 @@ class Timer:
             token_latency=token_latency(steps) if steps else None,
             token_latency_absent=None if steps else f"{parameters.backend} returns when all tokens are there",
             warmup_runs=warmup_runs,
+            greedy_tokens=_first_tokens(runs[0]),
+            repeatable=len({run.generated for run in runs}) == 1 if runs[0].generated else None,
             telemetry=telemetry,
             telemetry_absent=telemetry_absent,
         )
@@ -112,3 +116,8 @@ class Timer:
             if time.perf_counter() - begin >= _TELEMETRY_SECONDS:
                 break
         return tokens
+
+
+def _first_tokens(run: TimedRun) -> tuple[int, ...]:
+    first = run.generated[0] if run.generated else ""
+    return () if isinstance(first, str) else first[:_SHOWN_TOKENS]

@@ -94,7 +94,10 @@ class TransformersEngine:
         else:
             decoded = self._decoder.decode(tokens, generate_tokens)
         sequences, length = decoded.tokens.shape
-        return TimedRun((length,) * sequences, decoded.prefill_seconds, decoded.decode_seconds, decoded.step_seconds)
+        generated = tuple(tuple(sequence) for sequence in decoded.tokens.tolist())
+        return TimedRun(
+            (length,) * sequences, decoded.prefill_seconds, decoded.decode_seconds, decoded.step_seconds, generated
+        )
 
 
 @contextmanager
@@ -107,6 +110,7 @@ def serve(
     sequences: int,
     kv_tokens: int,
     options: Mapping[str, Scalar],
+    work: Path,
 ) -> Iterator[TransformersEngine]:
     """See `harness.backends.base.Serve`.
 

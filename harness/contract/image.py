@@ -92,9 +92,12 @@ class ExportDescription(Frozen):
 
 
 class BackendDescription(Frozen):
+    """`run_by_us` says for each device what this project's authors ran with it; what is not there they did not run."""
+
     name: str
     summary: str
     formats: tuple[CheckpointFormat, ...]
+    run_by_us: dict[DeviceKind, str] = {}
     architectures: tuple[str, ...] = ()
     """Empty: any architecture that transformers knows without remote code."""
 
@@ -139,6 +142,7 @@ class ImageDescription(Frozen):
     """The whole of `image.toml`. `parent` is the image that its Dockerfile builds on; None builds on the base image.
 
     `minimum_driver` is the oldest NVIDIA driver that the packages of its `cuda` lock, or of its children's, run on.
+    `foundation` is a vendor's image, by its name in a registry, that it builds on instead of either.
     """
 
     name: str
@@ -148,6 +152,7 @@ class ImageDescription(Frozen):
     network: bool = False
     parent: str | None = None
     minimum_driver: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$")
+    foundation: str | None = None
     methods: tuple[MethodDescription, ...] = ()
     exports: tuple[ExportDescription, ...] = ()
     backends: tuple[BackendDescription, ...] = ()

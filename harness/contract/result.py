@@ -180,7 +180,9 @@ class Speed(Frozen):
 
     `protocol` names the lengths and this batch size. `noise_floor` is the relative difference that two halves of these
     same runs show by chance: a speed-up within it is none. `token_latency` is None where the library does not tell when
-    each token came; `token_latency_absent` is then the reason.
+    each token came; `token_latency_absent` is then the reason. `greedy_tokens` begins what followed the first prompt,
+    empty where the library gives no token numbers; `repeatable` is whether every timed run generated the same, None
+    where the library does not say what it generated.
     """
 
     batch_size: PositiveInt
@@ -194,6 +196,8 @@ class Speed(Frozen):
     token_latency: TokenLatency | None = None
     token_latency_absent: str | None = None
     warmup_runs: NonNegativeInt | None = None
+    greedy_tokens: tuple[NonNegativeInt, ...] = ()
+    repeatable: bool | None = None
     telemetry: DeviceTelemetry | None = None
     telemetry_absent: str | None = None
 

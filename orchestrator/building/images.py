@@ -18,8 +18,9 @@ from orchestrator.building.locking import parent_folder
 from orchestrator.building.package_sources import PackageSources
 from orchestrator.building.record import RECORD_NAME, ImageRecord, differences, today, update_record
 from orchestrator.building.staging import pip_secrets, stage_context
+from orchestrator.building.vendor_wheels import vendor_wheels
 from orchestrator.errors import BadImage
-from orchestrator.images import Image, ImageCatalog
+from orchestrator.images import VENDOR_WHEELS_NAME, Image, ImageCatalog
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -39,14 +40,20 @@ def environment_tag(image: Image, device: DeviceKind) -> str:
 
 def environment_inputs(image: Image, device: DeviceKind) -> str:
     """Digest of every file that decides what is in the environment: Dockerfile, lock, and the parent's likewise."""
+    decisive = {
+        "dockerfile": _dockerfile_digest(image),
+        "lock": image.lock_digest(device),
+        "parent": _below_inputs(image, device),
+    }
+    wheels = image.folder / VENDOR_WHEELS_NAME
+    return digest_of(decisive | ({"vendor_wheels": digest_file(wheels)} if wheels.is_file() else {}))
+
+
+def _below_inputs(image: Image, device: DeviceKind) -> str:
+    if image.description.foundation is not None:
+        return image.description.foundation
     parent = parent_image(image)
-    return digest_of(
-        {
-            "dockerfile": _dockerfile_digest(image),
-            "lock": image.lock_digest(device),
-            "parent": base_inputs(image.folder.parent) if parent is None else environment_inputs(parent, device),
-        }
-    )
+    return base_inputs(image.folder.parent) if parent is None else environment_inputs(parent, device)
 
 
 def image_inputs(image: Image, device: DeviceKind) -> str:
@@ -84,6 +91,7 @@ def build_image(
         RuntimeUnavailable: there is no builder.
     """
     images = image.folder.parent
+    vendor_wheels(image)  # before anything is built for it
     _build_below(client, image, device, note, record=record)
     note(f"building image {image.name!r} for {device.value}")
     begin = time.monotonic()
@@ -98,6 +106,8 @@ def _build_below(
     client: "DockerClient", image: Image, device: DeviceKind, note: Callable[[str], None], *, record: bool
 ) -> None:
     """Make what the image stands on: the base image, or its parent's environment and all below that."""
+    if image.description.foundation is not None:
+        return  # the builder pulls it
     images, parent = image.folder.parent, parent_image(image)
     if parent is None:
         _settle(images, build_base(client, images, note), note, record=record)
@@ -167,6 +177,8 @@ def _settle(images: Path, built: ImageRecord, note: Callable[[str], None], *, re
 
 
 def _parent_tag(image: Image, device: DeviceKind) -> str:
+    if image.description.foundation is not None:
+        return image.description.foundation
     parent = parent_image(image)
     return BASE_TAG if parent is None else environment_tag(parent, device)
 

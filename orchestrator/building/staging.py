@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.contract import DeviceKind, digest_file, harness_folder
 from orchestrator.building.package_sources import PackageSources
+from orchestrator.building.vendor_wheels import find_vendor_wheels, vendor_wheels
 from orchestrator.errors import BadImage
 from orchestrator.images import Image
 
@@ -23,15 +24,19 @@ def stage_context(image: Image, device: DeviceKind, context: Path, sources: Pack
     """Fill `context`, an empty folder, with what a Dockerfile of `images/` may use.
 
     That is the image's folder without its locks, `lock.txt` for the device, `harness/`, and `wheels/`: the files of
-    local find-links folders that the lock names by hash.
+    local find-links folders that the lock names by hash. Vendor's wheels are added to both.
+
+    Raises:
+        BadImage: a vendor's wheel is not pinned yet, or is not in a find-links folder.
     """
     shutil.copytree(image.folder, context, ignore=_LEFT_OUT, dirs_exist_ok=True)
     lock = image.lock(device).read_text(encoding="utf-8")
-    (context / LOCK_NAME).write_text(lock, encoding="utf-8")
+    pins = "".join(wheel.pin for wheel in vendor_wheels(image))
+    (context / LOCK_NAME).write_text(lock + pins, encoding="utf-8")
     copy_harness(context / "harness")
     wheels = context / "wheels"
     wheels.mkdir()
-    for wheel in pinned_wheels(lock, sources):
+    for wheel in [*pinned_wheels(lock, sources), *find_vendor_wheels(image, sources)]:
         _link_or_copy(wheel, wheels / wheel.name)
 
 

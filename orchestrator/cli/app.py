@@ -2,6 +2,7 @@
 
 import typer
 
+from orchestrator.cli.backends import app as backends
 from orchestrator.cli.images import app as images
 from orchestrator.cli.inspection import clean, doctor, paper, report, status
 from orchestrator.cli.manifest import app as manifest
@@ -18,6 +19,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(images, name="images")
+app.add_typer(backends, name="backends")
 app.add_typer(manifest, name="manifest")
 app.command()(bench)
 app.command()(run)

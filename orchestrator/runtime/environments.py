@@ -15,7 +15,7 @@ from harness.contract import DeviceKind
 from orchestrator.building.locking import PYTHON_VERSION, parent_folder
 from orchestrator.building.package_sources import PackageSources
 from orchestrator.building.uv import UvFailed, run_uv
-from orchestrator.errors import BadImage
+from orchestrator.errors import BadImage, RuntimeUnavailable
 from orchestrator.images import Image
 from orchestrator.store.locks import hold
 
@@ -63,8 +63,12 @@ class Environments:
 
         Raises:
             BadImage: a lock is missing, or its packages cannot be installed.
-            RuntimeUnavailable: uv is not installed.
+            RuntimeUnavailable: uv is not installed, or the image is no environment of a lock.
         """
+        if image.container_only is not None:
+            raise RuntimeUnavailable(
+                f"image {image.name!r} runs as a container alone: {image.container_only}", hint="use --runtime docker"
+            )
         if found := self.find(image, device):
             return found
         with hold(self._folder / f".{image.name}-{device.value}.lock"):

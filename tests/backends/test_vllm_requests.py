@@ -14,8 +14,8 @@ from small_checkpoints import Recorder, publish_checkpoint, small_model
 from stored_zoo import with_a_narrow_layer
 from zoo import zoo_checkpoint
 
-from harness.backends import run
-from harness.backends.vllm import loading, process, refusals
+from harness.backends import hosting, run
+from harness.backends.vllm import loading, refusals
 from harness.backends.vllm.scoring import open_scorer
 from harness.contract import (
     BenchmarkParameters,
@@ -232,7 +232,7 @@ def test_an_explained_error_is_not_explained_again() -> None:
 
 
 def test_a_start_that_hangs_is_given_up(checkpoint: Path, fake: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "start_up_deadline", lambda: process.start_up_deadline(0.2))
+    monkeypatch.setattr(loading, "start_up_deadline", lambda library: hosting.start_up_deadline(library, 0.2))
     fake.loading = lambda: time.sleep(60)
     with pytest.raises(WorkerError, match=r"not ready within 0 s"):
         perform(checkpoint)
@@ -243,10 +243,10 @@ def test_a_start_that_hangs_in_native_code_ends_the_process_with_its_stack() -> 
     """Nothing can be raised while SIGALRM is blocked, as it is in effect when native code never returns."""
     program = """
 import signal, time
-from harness.backends.vllm import process
-process._GRACE_SECONDS = 0.3
+from harness.backends import hosting
+hosting._GRACE_SECONDS = 0.3
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
-with process.start_up_deadline(0.2):
+with hosting.start_up_deadline("the library", 0.2):
     time.sleep(60)
 """
     ended = subprocess.run(

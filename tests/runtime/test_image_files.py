@@ -21,7 +21,7 @@ from orchestrator.images import Image, ImageCatalog
 PROJECT = Path(__file__).parents[2]
 IMAGES = PROJECT / "images"
 CATALOG = ImageCatalog(IMAGES)
-LOCKS = [(image, device) for image in CATALOG.images.values() for device in DeviceKind]
+LOCKS = [(image, device) for image in CATALOG.images.values() for device in image.description.devices]
 PIN = re.compile(r"^([a-z0-9._-]+)==(\S+)", re.MULTILINE)
 
 
@@ -53,7 +53,7 @@ def test_every_pin_of_a_lock_has_a_hash_and_no_line_says_where_from(image, devic
 def test_images_of_one_layer_that_share_a_package_share_its_version(device):
     versions: dict[str, set[str]] = {}
     for image in (one for one in CATALOG.images.values() if one.name == "torch" or one.description.parent == "torch"):
-        for name, version in pins(image, device).items():
+        for name, version in pins(image, device).items() if device in image.description.devices else ():
             versions.setdefault(name, set()).add(version)
 
     assert {name: found for name, found in versions.items() if len(found) > 1} == {}
@@ -62,24 +62,31 @@ def test_images_of_one_layer_that_share_a_package_share_its_version(device):
 @pytest.mark.parametrize("device", DeviceKind)
 def test_a_lock_repeats_its_parents(device):
     for image in CATALOG.images.values():
-        if image.description.parent is not None:
+        if image.description.parent is not None and device in image.description.devices:
             parent = CATALOG.images[image.description.parent]
             assert pins(parent, device).items() <= pins(image, device).items()
 
 
 def test_each_device_has_its_build_of_torch():
-    for image in CATALOG.images.values():
-        assert pins(image, DeviceKind.CPU)["torch"].endswith("+cpu")
-        assert "+" not in pins(image, DeviceKind.CUDA)["torch"]
-        assert any(name.startswith("nvidia-") for name in pins(image, DeviceKind.CUDA))
-        gpu_libraries = {name for name in pins(image, DeviceKind.CPU) if name.startswith("nvidia-")}
-        assert gpu_libraries <= {"nvidia-ml-py"}
+    for image, device in LOCKS:
+        if image.description.foundation is not None:
+            assert "torch" not in pins(image, device)  # the vendor's image has its own
+            continue
+        libraries = {name for name in pins(image, device) if name.startswith("nvidia-")}
+        if device is DeviceKind.CPU:
+            assert pins(image, device)["torch"].endswith("+cpu")
+            assert libraries <= {"nvidia-ml-py"}
+        else:
+            assert "+" not in pins(image, device)["torch"]
+            assert libraries - {"nvidia-ml-py"}
 
 
 def test_the_record_is_of_the_dockerfiles_and_locks_as_they_are():
+    """Images that only the user can build, from what a vendor gives out, are not in it."""
     recorded = read_record(IMAGES)
 
-    assert {entry.name for entry in recorded.images} == {"base", *CATALOG.images}
+    ours = {name for name, image in CATALOG.images.items() if image.container_only is None}
+    assert {entry.name for entry in recorded.images} == {"base", *ours}
     for entry in recorded.images:
         assert entry.dockerfile_sha256 == digest_file(IMAGES / entry.name / "Dockerfile"), entry.name
         if entry.device is not None:

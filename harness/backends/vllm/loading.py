@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.backends.vllm.process import engine_environment, start_up_deadline
+from harness.backends.hosting import refuse_other_gpus, start_up_deadline
+from harness.backends.vllm.process import engine_environment
 from harness.backends.vllm.refusals import explain
 from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, Device, DeviceKind, Dtype, Reason
 from harness.errors import BadCheckpoint, Unsupported
-from harness.models.loading import select_device
 from harness.models.pruned_shapes import refuse_layer_widths
 from harness.quantization.layouts import check_config
 
@@ -81,10 +81,10 @@ def load_engine(
         "disable_log_stats": True,
         **options,
     }
-    _refuse_other_gpus(device)
+    refuse_other_gpus("vLLM", device)
     with engine_environment(device):
         begin = time.perf_counter()
-        with start_up_deadline():
+        with start_up_deadline("vLLM"):
             llm = _start(device, arguments)
         try:
             yield LoadedEngine(
@@ -149,14 +149,3 @@ def _kv_bytes_per_token(config: Mapping[str, Any], dtype: Dtype) -> int:
     except KeyError as missing:
         raise BadCheckpoint(f"config.json lacks {missing}", hint="fetch the checkpoint again") from missing
     return 2 * layers * int(config.get("num_key_value_heads") or heads) * head_size * _VALUE_BYTES[dtype]
-
-
-def _refuse_other_gpus(device: Device) -> None:
-    """vLLM takes the first GPU that it sees."""
-    where = select_device(device)
-    if where.type == "cuda" and where.index != 0:
-        raise Unsupported(
-            Reason.DEVICE,
-            f"vLLM computes on the first visible GPU, and {device.uuids[0]} is number {where.index}",
-            hint=f"start the worker with CUDA_VISIBLE_DEVICES={device.uuids[0]}",
-        )

@@ -1,12 +1,10 @@
-"""What vLLM's exceptions mean: it has no classes of its own for them, so their words decide.
-
-The words are those of 0.24.0 and 0.32.0. Anything unknown stays a failure and is never taken for a refusal.
-"""
+"""The words of vLLM's exceptions, as 0.24.0 and 0.32.0 have them."""
 
 import re
 
+from harness.backends import refusals
 from harness.contract import Reason
-from harness.errors import OutOfMemory, Unsupported, WorkerError
+from harness.errors import WorkerError
 
 _MEMORY = re.compile(
     r"out of memory|can't allocate memory|bad_alloc|No available memory for the cache blocks"
@@ -41,32 +39,9 @@ _REFUSALS: tuple[tuple[Reason, re.Pattern[str]], ...] = (
         ),
     ),
 )
+_WORDING = refusals.Wording("vLLM", _MEMORY, _REFUSALS)
 
 
 def explain(failure: BaseException, *, doing: str) -> WorkerError:
     """The error to raise instead of `failure`, which vLLM ended with while `doing`."""
-    if isinstance(failure, WorkerError):
-        return failure
-    text = _first_sentence(failure)
-    if isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError" or _MEMORY.search(str(failure)):
-        return OutOfMemory(
-            f"vLLM found too little memory: {text}",
-            hint="use a smaller batch or shorter sequences, a smaller model, or a larger device",
-        )
-    for reason, words in _REFUSALS:
-        if words.search(str(failure)):
-            return Unsupported(
-                reason, f"vLLM refuses this checkpoint: {text}", hint="docs/backends.md says what each build serves"
-            )
-    return WorkerError(
-        f"vLLM failed while {doing}: {type(failure).__name__}: {text}",
-        hint="the traceback is in the stage's stderr.log",
-    )
-
-
-def _first_sentence(failure: BaseException) -> str:
-    """One line: pydantic puts its own heading first and the words that matter after `Value error, `."""
-    text = str(failure)
-    if "Value error, " in text:
-        text = text.partition("Value error, ")[2].partition(" [type=")[0]
-    return re.sub(r"\s+", " ", text).strip() or "no reason given"
+    return refusals.explain(failure, _WORDING, doing=doing)

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
+from harness.backends.differences import Batch, time_by_difference
+from harness.backends.prompts import drawn_prompts
+from harness.backends.unused import served_as_dense
 from harness.backends.vllm.loading import LoadedEngine, load_engine
 from harness.backends.vllm.refusals import explain
 from harness.contract import CheckpointFormat, Device, Dtype, Memory, MemoryParts, Scalar
@@ -33,27 +34,17 @@ class VllmEngine:
         self, *, batch_size: int, prompt_tokens: int, generate_tokens: int, seed: int, prompts: Prompts | None = None
     ) -> TimedRun:
         """Time the prompts with one token each, which is the prefill, and again with all: the rest is decoding."""
-        asked = _as_vllm_takes_them(
-            prompts or _random_prompts(self._loaded.vocabulary, batch_size, prompt_tokens, seed)
+        drawn = prompts or drawn_prompts(self._loaded.vocabulary, batch_size, prompt_tokens, seed)
+        asked = [{"prompt_token_ids": list(prompt)} for prompt in drawn]
+        return time_by_difference(
+            "vllm",
+            lambda tokens: self._generate(asked, tokens),
+            batch_size=batch_size,
+            generate_tokens=generate_tokens,
         )
-        first, prefill_seconds = self._generate(asked, 1)
-        if first != (1,) * batch_size:
-            raise WorkerError(
-                f"vllm generated {first} tokens instead of one in each of {batch_size} sequences, so its prefill"
-                " cannot be timed",
-                hint="the installed vLLM counts differently from the pinned one; use the image's lock",
-            )
-        generated, whole_seconds = self._generate(asked, generate_tokens)
-        if whole_seconds <= prefill_seconds:
-            raise WorkerError(
-                f"vllm took {whole_seconds:.4f} s for {generate_tokens} tokens and {prefill_seconds:.4f} s for one,"
-                " so their difference is no time",
-                hint="leave the machine alone while timing, or generate more tokens",
-            )
-        return TimedRun(generated, prefill_seconds, whole_seconds - prefill_seconds)
 
-    def _generate(self, prompts: list[dict[str, list[int]]], tokens: int) -> tuple[tuple[int, ...], float]:
-        """Token counts and wall seconds of one batch; vLLM returns when every token is in host memory."""
+    def _generate(self, prompts: list[dict[str, list[int]]], tokens: int) -> Batch:
+        """vLLM returns when every token is in host memory."""
         from vllm import SamplingParams
 
         sampling = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
@@ -68,7 +59,8 @@ class VllmEngine:
                 f"vllm took {reused} prompt tokens from its cache instead of computing them",
                 hint="the installed vLLM does not turn prefix caching off when asked; use the image's lock",
             )
-        return tuple(len(output.outputs[0].token_ids) for output in outputs), seconds
+        generated = tuple(tuple(output.outputs[0].token_ids) for output in outputs)
+        return Batch(tuple(map(len, generated)), seconds, generated)
 
 
 @contextmanager
@@ -81,6 +73,7 @@ def serve(
     sequences: int,
     kv_tokens: int,
     options: Mapping[str, Scalar],
+    work: Path,
 ) -> Iterator[VllmEngine]:
     """See `harness.backends.base.Serve`. There are no options."""
     refuse_options("vllm", options, {})
@@ -95,29 +88,13 @@ def serve(
     engine.memory = peak.memory
 
 
-def _random_prompts(vocabulary: int, batch_size: int, tokens: int, seed: int) -> Prompts:
-    """The token numbers that the reference backend draws from the same seed."""
-    drawn = torch.randint(vocabulary, (batch_size, tokens), generator=torch.Generator().manual_seed(seed))
-    return tuple(tuple(prompt) for prompt in drawn.tolist())
-
-
-def _as_vllm_takes_them(prompts: Prompts) -> list[dict[str, list[int]]]:
-    return [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-
-
 def _notes(loaded: LoadedEngine) -> tuple[str, ...]:
     descriptor = loaded.descriptor
     notes = [
         "run eagerly, one operation after the other" if loaded.eager else "compiled, with vLLM's own defaults",
         f"key-value cache of {loaded.kv_cache_tokens} tokens, reserved before the first run",
     ]
-    if descriptor.sparsity is not None:
-        notes.append(
-            f"served as dense weights: {descriptor.sparsity.measured:.1%} zeros ({descriptor.sparsity.pattern})"
-            " bring no speed here"
-        )
+    notes += served_as_dense(descriptor)
     if descriptor.format is not CheckpointFormat.DENSE:
         notes.append(f"{descriptor.format.value} weights stay packed and are computed with by vLLM's own kernels")
-    elif descriptor.quantization is not None:
-        notes.append("served as dense weights: the simulated quantization brings no speed here")
     return tuple(notes)

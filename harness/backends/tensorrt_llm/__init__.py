@@ -1,0 +1,1 @@
+"""TensorRT-LLM as a deployment backend, through its offline `LLM` class on PyTorch. Not run by us."""

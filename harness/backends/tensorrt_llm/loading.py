@@ -1,0 +1,123 @@
+"""One checkpoint in TensorRT-LLM's `LLM` on PyTorch: the process around it, the cache's size, what is refused first.
+
+Names and defaults are those of `tensorrt_llm.llmapi` 1.2 (`TorchLlmArgs`, `KvCacheConfig` of its API reference).
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from harness.backends.hosting import refuse_other_gpus, start_up_deadline, variables_set
+from harness.backends.old_configurations import refuse_unread_rotation
+from harness.backends.tensorrt_llm.refusals import explain, refuse_format
+from harness.checkpoint import open_checkpoint, read_config
+from harness.contract import CheckpointDescriptor, Device, Dtype, Reason
+from harness.errors import Unsupported
+from harness.models.pruned_shapes import refuse_layer_widths
+from harness.quantization.layouts import check_config
+
+_SPARE_TOKENS = 64
+"""For each sequence, beyond its length: the scheduler works one step ahead, in blocks of 32 tokens."""
+_STEP_TOKENS = 8192
+"""The library's own default of `max_num_tokens`: positions that one step may compute."""
+
+
+@dataclass(frozen=True)
+class LoadedEngine:
+    """`llm` is TensorRT-LLM's own object; `kv_cache_tokens` is what its key-value cache was given room for."""
+
+    llm: Any
+    descriptor: CheckpointDescriptor
+    dtype: Dtype
+    dtype_reason: str
+    vocabulary: int
+    kv_cache_tokens: int
+    load_seconds: float
+
+
+@contextmanager
+def load_engine(
+    checkpoint: Path, device: Device, dtype: Dtype | None, *, context_tokens: int, sequences: int, kv_tokens: int
+) -> Iterator[LoadedEngine]:
+    """TensorRT-LLM with the checkpoint, for `sequences` at once of `context_tokens` each.
+
+    Nothing is reused between requests. CUDA graphs and the overlapping scheduler are on, as by default.
+
+    Raises:
+        BadCheckpoint: the folder is not a published checkpoint, or not stored as its descriptor says.
+        Unsupported: TensorRT-LLM cannot serve it here, or would misread it.
+        OutOfMemory: weights, cache or workspace do not fit.
+    """
+    descriptor, config = open_checkpoint(checkpoint), read_config(checkpoint)
+    refuse_format(descriptor)
+    check_config(descriptor.format, descriptor.quantization, config)
+    refuse_unread_rotation("TensorRT-LLM", config)
+    refuse_layer_widths(config, "TensorRT-LLM")
+    refuse_other_gpus("TensorRT-LLM", device)
+    chosen = dtype or descriptor.dtype
+    kv_cache_tokens = kv_tokens + sequences * _SPARE_TOKENS
+    with (
+        TemporaryDirectory(prefix="tensorrt-llm-", ignore_cleanup_errors=True) as scratch,
+        variables_set(_variables(Path(scratch))),
+    ):
+        begin = time.perf_counter()
+        with start_up_deadline("TensorRT-LLM"):
+            llm = _start(checkpoint, chosen, context_tokens, sequences, kv_cache_tokens)
+        try:
+            yield LoadedEngine(
+                llm=llm,
+                descriptor=descriptor,
+                dtype=chosen,
+                dtype_reason=f"{chosen.value} {'was asked for' if dtype else 'is the dtype of the checkpoint'}",
+                vocabulary=int(config["vocab_size"]),
+                kv_cache_tokens=kv_cache_tokens,
+                load_seconds=time.perf_counter() - begin,
+            )
+        finally:
+            llm.shutdown()
+
+
+def _start(checkpoint: Path, dtype: Dtype, context_tokens: int, sequences: int, kv_cache_tokens: int) -> Any:
+    try:
+        from tensorrt_llm import LLM
+        from tensorrt_llm.llmapi import KvCacheConfig
+    except ImportError as absent:
+        raise Unsupported(
+            Reason.BACKEND,
+            f"TensorRT-LLM cannot be imported: {absent}",
+            hint="use the image `tensorrt-llm`, which is built on NVIDIA's release image",
+        ) from absent
+    try:
+        return LLM(
+            model=str(checkpoint),
+            skip_tokenizer_init=True,
+            trust_remote_code=False,
+            tensor_parallel_size=1,
+            dtype=dtype.value,
+            max_batch_size=sequences,
+            max_seq_len=context_tokens,
+            max_num_tokens=max(_STEP_TOKENS, context_tokens),
+            kv_cache_config=KvCacheConfig(enable_block_reuse=False, max_tokens=kv_cache_tokens),
+        )
+    except Exception as failure:  # the library raises whatever its parts raise
+        raise explain(failure, doing="loading the checkpoint") from failure
+
+
+def _variables(scratch: Path) -> dict[str, str]:
+    """`TLLM_WORKER_USE_SINGLE_PROCESS`: by default even one GPU has a worker that MPI spawns, and in some releases
+    that fails inside containers."""
+    return {
+        "TLLM_WORKER_USE_SINGLE_PROCESS": "1",
+        "TLLM_LOG_LEVEL": "ERROR",
+        "TRTLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "XDG_CACHE_HOME": str(scratch / "xdg"),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
+        "TRITON_CACHE_DIR": str(scratch / "triton"),
+    }

@@ -1,0 +1,94 @@
+"""Images that stand on what a vendor gives out: NVIDIA's release image, and wheels that no index has."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness.contract import DeviceKind
+from orchestrator.building.images import build_image, environment_inputs
+from orchestrator.building.package_sources import PackageSources
+from orchestrator.building.staging import stage_context
+from orchestrator.building.vendor_wheels import find_vendor_wheels, vendor_wheels
+from orchestrator.errors import BadImage, RuntimeUnavailable
+from orchestrator.images import VENDOR_WHEELS_NAME, Image, ImageCatalog
+from orchestrator.runtime.environments import Environments
+
+IMAGES = Path(__file__).parents[2] / "images"
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> dict[str, Image]:
+    shutil.copytree(IMAGES, tmp_path / "images")
+    return ImageCatalog(tmp_path / "images").images
+
+
+def fill_in(image: Image, folder: Path) -> list[Path]:
+    """Two files in place of the wheels, with their sha256 written into the image's pins."""
+    pins = image.folder / VENDOR_WHEELS_NAME
+    text, wheels = pins.read_text(), []
+    for name in ("mlc_ai_nightly_cu130-0.20.0-py3-none-any.whl", "mlc_llm_nightly_cu130-0.20.0-py3-none-any.whl"):
+        wheel = folder / name
+        wheel.write_bytes(name.encode())
+        text = text.replace('sha256 = ""', f'sha256 = "{hashlib.sha256(name.encode()).hexdigest()}"', 1)
+        wheels.append(wheel)
+    pins.write_text(text)
+    return wheels
+
+
+def test_the_shipped_wheels_are_named_by_version_and_lack_their_sha256() -> None:
+    with pytest.raises(BadImage, match=r"mlc-ai-nightly-cu130 0\.20\.0, and its sha256 in .* is empty") as refusal:
+        vendor_wheels(ImageCatalog(IMAGES).images["mlc-llm"])
+    assert "sha256sum FILE" in refusal.value.hint
+
+
+def test_a_build_without_them_stops_before_anything_is_built(copy: dict[str, Image]) -> None:
+    notes: list[str] = []
+    with pytest.raises(BadImage, match=r"its sha256 in .* is empty"):
+        build_image(None, copy["mlc-llm"], DeviceKind.CUDA, notes.append)  # type: ignore[arg-type]
+    assert notes == []
+
+
+def test_supplied_wheels_and_their_pins_go_into_the_build_context(copy: dict[str, Image], tmp_path: Path) -> None:
+    folder, context = tmp_path / "wheels", tmp_path / "context"
+    folder.mkdir()
+    context.mkdir()
+    wheels = fill_in(copy["mlc-llm"], folder)
+    stage_context(copy["mlc-llm"], DeviceKind.CUDA, context, PackageSources(find_links=(str(folder),)))
+    assert sorted(path.name for path in (context / "wheels").iterdir()) == [wheel.name for wheel in wheels]
+    last = (context / "lock.txt").read_text().splitlines()[-2:]
+    assert [line.partition(" ")[0] for line in last] == [
+        "mlc-ai-nightly-cu130==0.20.0",
+        "mlc-llm-nightly-cu130==0.20.0",
+    ]
+    assert all("--hash=sha256:" in line for line in last)
+
+
+def test_a_pinned_wheel_that_is_nowhere_is_named(copy: dict[str, Image], tmp_path: Path) -> None:
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    fill_in(copy["mlc-llm"], folder)[1].write_bytes(b"another file")
+    with pytest.raises(BadImage, match="no find-links folder has the wheel of mlc-llm-nightly-cu130"):
+        find_vendor_wheels(copy["mlc-llm"], PackageSources(find_links=(str(folder),)))
+
+
+def test_other_pins_or_another_foundation_make_another_environment(copy: dict[str, Image], tmp_path: Path) -> None:
+    before = environment_inputs(copy["mlc-llm"], DeviceKind.CUDA)
+    fill_in(copy["mlc-llm"], tmp_path)
+    assert environment_inputs(copy["mlc-llm"], DeviceKind.CUDA) != before
+    before = environment_inputs(copy["tensorrt-llm"], DeviceKind.CUDA)
+    path = copy["tensorrt-llm"].description_path
+    path.write_text(path.read_text().replace("release:1.2.1", "release:1.2.2"))
+    changed = ImageCatalog(path.parents[1]).images["tensorrt-llm"]
+    assert environment_inputs(changed, DeviceKind.CUDA) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("tensorrt-llm", "it is built on nvcr.io"), ("mlc-llm", "without the wheels of")]
+)
+def test_the_process_runtime_refuses_them_with_the_reason(name: str, reason: str, tmp_path: Path) -> None:
+    image = ImageCatalog(IMAGES).images[name]
+    with pytest.raises(RuntimeUnavailable, match=f"runs as a container alone: .*{reason}") as refusal:
+        Environments(tmp_path).prepare(image, DeviceKind.CUDA, lambda note: None)
+    assert "--runtime docker" in refusal.value.hint

@@ -1,0 +1,63 @@
+"""How the stand-ins of `tensorrt_llm` and `mlc_llm` behave, from environment variables: a container obeys them too.
+
+`FAKE_ENGINE` has names with commas: `noisy` writes to the real stdout from Python and from below it, `slow` takes a
+second to start, `hang` never starts, `crash` ends the process in native code when it starts and `die` while it
+generates, `short` generates one token less than asked, `prefixed` reads one prompt token more than given, `refuse` and
+`memory` raise what the real library raises. `FAKE_ENGINE_RECORD` names a file that gets one line of JSON for each thing
+that the stand-in was asked.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+SECONDS_A_TOKEN = 0.02
+
+
+class Documented(BaseModel):
+    """Arguments of the real library by name and type. Another name or type is a TypeError."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+    def __init__(self, **arguments: Any) -> None:
+        try:
+            super().__init__(**arguments)
+        except ValidationError as invalid:
+            raise TypeError(f"{type(self).__name__}: {invalid}") from invalid
+
+
+def asked(what: str) -> bool:
+    return what in os.environ.get("FAKE_ENGINE", "").split(",")
+
+
+def record(what: str, **seen: Any) -> None:
+    if path := os.environ.get("FAKE_ENGINE_RECORD"):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"what": what, **seen}) + "\n")
+
+
+def noise(text: str) -> None:
+    if asked("noisy"):
+        sys.stdout.write(f"[fake] {text}\n")
+        sys.stdout.flush()
+        os.write(1, f"[fake][INFO] {text}, from below Python\n".encode())
+
+
+def start() -> None:
+    noise("starting")
+    if asked("slow"):
+        time.sleep(1.0)
+    if asked("hang"):
+        time.sleep(600)
+    if asked("crash"):
+        os.abort()
+
+
+def continuation(prompt: list[int], tokens: int, vocabulary: int = 97) -> list[int]:
+    """The same for the same prompt, and a longer one begins with a shorter one."""
+    return [(sum(prompt) * 31 + place * 7) % vocabulary for place in range(tokens - (asked("short") and tokens > 1))]
