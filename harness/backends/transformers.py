@@ -114,8 +114,8 @@ def serve(
     `compiled` and `tuned` are those of `Stepping`; `auto`, which is the default, takes `growing` on a CPU and on a GPU
     `tuned`, or `graph` where nothing can be compiled. Option `sparse`: `auto` packs the weights of a pruned model on a
     GPU where decoding `sequences` at once was measured to be faster, and multiplies prompts the fastest way that packed
-    weights allow; `off`, which is the default, serves zeros as weights. Option `codes`: `auto`, which is the default, computes
-    quantized linears from their codes on a GPU; `off` dequantizes them.
+    weights allow; `off`, which is the default, serves zeros as weights. Option `codes`: `auto`, which is the default,
+    computes quantized linears from their codes on a GPU; `off` dequantizes them.
     """
     refuse_options("transformers", options, OPTIONS)
     where = select_device(device)

@@ -21,6 +21,7 @@ _DTYPES: dict[torch.dtype, Any] = {torch.float16: FLOAT16, torch.bfloat16: BFLOA
 _SUM_BLOCK = 1024
 _PROGRAMS = 256
 _EXPAND_SEGMENTS = 8
+_EXPAND_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,12 @@ def _multiply_two_four(weight: TwoFourWeight, x: Tensor, launch: Launch) -> Tens
 
 
 def _expand_gaps(weight: GapWeight, scratch: Tensor) -> Tensor:
-    dense = scratch[: dense_elements(weight)].view(weight.rows, weight.in_features).zero_()
+    dense = scratch[: dense_elements(weight)].view(weight.rows, weight.in_features)
     tensors = (weight.stream, weight.starts, weight.ends, weight.order)
-    grid = (len(weight.order), -(-weight.longest // _EXPAND_SEGMENTS))
+    grid = (len(weight.order), max(1, -(-weight.longest // _EXPAND_SEGMENTS)))
     kernels: Any = gap_kernels
-    kernels.expand[grid](*tensors, dense.view(torch.int16), weight.rows, weight.in_features, _EXPAND_SEGMENTS)
+    sizes = (weight.rows, weight.in_features, _EXPAND_SEGMENTS)
+    kernels.expand[grid](*tensors, dense.view(torch.int16), *sizes, block=_EXPAND_BLOCK)
     return dense
 
 
