@@ -44,10 +44,10 @@ def most_tokens(weight: SparseWeight) -> int:
 
 def candidates(weight: SparseWeight, tokens: int) -> tuple[Launch, ...]:
     """The launches worth measuring for a number of tokens; the first one is a sound guess without measuring."""
-    if tokens > most_tokens(weight):
-        return ()
     if tokens == 1:
         return Launch(16), Launch(8), Launch(32), Launch(4)
+    if isinstance(weight, GapWeight) or tokens > most_tokens(weight):
+        return ()
     return _split(weight)
 
 
