@@ -117,9 +117,9 @@ def serve(
     Option `decoding`: `growing` is the library's own cache, for which nothing is reserved; `static`, `graph`,
     `compiled` and `tuned` are those of `Stepping`; `auto`, which is the default, takes `growing` on a CPU and on a GPU
     `tuned`, or `graph` where nothing can be compiled. Option `sparse`: `auto` packs the weights of a pruned model on a
-    GPU where decoding was measured to be faster, and multiplies prompts the fastest way that packed weights allow;
-    `off`, which is the default, serves zeros as weights. Option `codes`: `auto`, which is the default, computes
-    quantized linears from their codes on a GPU; `off` dequantizes them.
+    GPU where decoding `sequences` at once was measured to be faster, and multiplies prompts the fastest way that packed
+    weights allow; `off`, which is the default, serves zeros as weights. Option `codes`: `auto`, which is the default,
+    computes quantized linears from their codes on a GPU; `off` dequantizes them.
     """
     refuse_options("transformers", options, OPTIONS)
     where = select_device(device)
@@ -183,7 +183,7 @@ def _use_sparse(
         return ()
     from harness.backends.sparse_serving import use_sparse
 
-    return use_sparse(blocks, pattern=sparsity.pattern, tokens=(1, sequences), prompt_tokens=prompt_tokens)
+    return use_sparse(blocks, pattern=sparsity.pattern, tokens=(sequences,), prompt_tokens=prompt_tokens)
 
 
 def _obstacle(model: PreTrainedModel, positions: int) -> str | None:

@@ -95,8 +95,8 @@ def measured_parts(
 def tensor_bytes(model: Any) -> int:
     """Bytes of a loaded model's parameters and buffers, shared ones once, and of what modules say they hold besides."""
     tensors = [*model.parameters(), *model.buffers()]
-    packed = sum(getattr(module, "held_bytes", 0) for module in model.modules())
-    return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values()) + int(packed)
+    sizes: list[int] = list({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
+    return sum(sizes) + sum(int(getattr(module, "held_bytes", 0)) for module in model.modules())
 
 
 def _gigabytes(count: int) -> str:

@@ -11,6 +11,7 @@ from harness.backends.sparse import two_four as layout  # noqa: E402
 from harness.backends.sparse.choice import Choice, ChoiceTable, Path, Timing, guess, measure  # noqa: E402
 from harness.backends.sparse.dispatch import Scratch, SparseLinear  # noqa: E402
 from harness.backends.sparse.launch import Launch, candidates, multiply  # noqa: E402
+from harness.backends.sparse.operator import OpaqueSparseLinear  # noqa: E402
 from harness.errors import Unsupported  # noqa: E402
 
 
@@ -37,6 +38,15 @@ def test_the_bias_is_added_on_every_path(count):
 def test_leading_dimensions_are_kept():
     layer = SparseLinear(layout.pack(two_four(12, 64), name="layer"), None, scratch())
     assert layer(tokens_of(6, 64).view(2, 3, 64)).shape == (2, 3, 12)
+
+
+def test_tracing_sees_one_operator_in_place_of_a_layer():
+    layer = OpaqueSparseLinear(SparseLinear(layout.pack(two_four(12, 64), name="layer"), None, scratch()))
+    x = tokens_of(2, 64).view(1, 2, 64)
+    exported = torch.export.export(layer, (x,))
+    called = [node.target for node in exported.graph.nodes if node.op == "call_function"]
+    assert called == [torch.ops.llmcbench.sparse_linear.default]
+    assert torch.equal(exported.module()(x), layer.layer(x))
 
 
 def test_layers_share_one_scratch_as_large_as_the_largest_of_them():

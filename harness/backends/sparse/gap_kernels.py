@@ -81,23 +81,41 @@ def multiply_one_token(stream, starts, ends, order, x, y, rows, dtype: tl.conste
 
 
 @triton.jit
-def expand(stream, starts, ends, order, dense, rows, in_features, span):
-    """Write the values of a tile's segments p·span to (p + 1)·span into `dense`, int16 [rows, in_features] of zeros.
+def _bound(starts, segment, lane, end, in_features):
+    """The first input of each row that belongs to `segment` or a later one; all are before a row's end."""
+    start = tl.load(starts + segment * 32 + lane, mask=segment < end, other=0).to(tl.int32) & 0xFFFF
+    return tl.where(start == 0, in_features, start + 1)
 
-    Tensors are [entries, rows], so that the threads of a warp write neighbouring entries of one row.
+
+@triton.jit
+def expand(stream, starts, ends, order, dense, rows, in_features, span, block: tl.constexpr):
+    """Write the inputs of a tile's segments p·span to (p + 1)·span into `dense`, int16 [rows, in_features].
+
+    Tensors are [inputs or entries, rows], so that the threads of a warp write neighbouring inputs of one row. Zeros are
+    written first, by the same program: then values find them in the cache.
     """
-    tile = tl.program_id(0)
+    tile, part = tl.program_id(0), tl.program_id(1)
     lane = tl.arange(0, 32)[None, :]
     entry = tl.arange(0, 32)[:, None]
     row = tl.load(order + tile * 32 + lane)
+    inside = row < rows
     target = dense + row.to(tl.int64) * in_features
-    begin, end = tl.load(ends + tile), tl.load(ends + tile + 1)
-    begin += tl.program_id(1) * span
+    tile_end = tl.load(ends + tile + 1)
+    begin = tl.load(ends + tile) + part * span
+    end = tl.minimum(begin + span, tile_end)
+    low = tl.where(part == 0, 0, _bound(starts, begin, lane, tile_end, in_features))
+    high = _bound(starts, end, lane, tile_end, in_features)
+    longest = tl.max(tl.where(inside, high - low, 0))
+    for offset in range(0, longest, block):
+        column = low + offset + tl.arange(0, block)[:, None]
+        zero = tl.zeros((block, 32), dtype=tl.int16)
+        tl.store(target + column, zero, mask=inside & (column < high))
+    tl.debug_barrier()
     base = stream + begin.to(tl.int64) * 640
-    for segment in range(begin, tl.minimum(begin + span, end)):
+    for segment in range(begin, end):
         gap = (tl.load(base + entry // 8 + lane * 4) >> (entry % 8 * 4)) & 15
         column = (tl.load(starts + segment * 32 + lane).to(tl.int32) & 0xFFFF) + tl.cumsum(gap, axis=0)
         pair = tl.load(base + 128 + entry // 8 * 128 + lane * 4 + entry % 8 // 2)
         value = (pair >> (entry % 2 * 16)).to(tl.int16)
-        tl.store(target + column, value, mask=(value != 0) & (row < rows))
+        tl.store(target + column, value, mask=inside & (value != 0))
         base += 640

@@ -21,6 +21,7 @@ _DTYPES: dict[torch.dtype, Any] = {torch.float16: FLOAT16, torch.bfloat16: BFLOA
 _SUM_BLOCK = 1024
 _PROGRAMS = 256
 _EXPAND_SEGMENTS = 8
+_EXPAND_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ def most_tokens(weight: SparseWeight) -> int:
 
 def candidates(weight: SparseWeight, tokens: int) -> tuple[Launch, ...]:
     """The launches worth measuring for a number of tokens; the first one is a sound guess without measuring."""
-    if tokens > most_tokens(weight):
-        return ()
     if tokens == 1:
         return Launch(16), Launch(8), Launch(32), Launch(4)
+    if isinstance(weight, GapWeight) or tokens > most_tokens(weight):
+        return ()
     return _split(weight)
 
 
@@ -133,11 +134,12 @@ def _multiply_two_four(weight: TwoFourWeight, x: Tensor, launch: Launch) -> Tens
 
 
 def _expand_gaps(weight: GapWeight, scratch: Tensor) -> Tensor:
-    dense = scratch[: dense_elements(weight)].view(weight.rows, weight.in_features).zero_()
+    dense = scratch[: dense_elements(weight)].view(weight.rows, weight.in_features)
     tensors = (weight.stream, weight.starts, weight.ends, weight.order)
-    grid = (len(weight.order), -(-weight.longest // _EXPAND_SEGMENTS))
+    grid = (len(weight.order), max(1, -(-weight.longest // _EXPAND_SEGMENTS)))
     kernels: Any = gap_kernels
-    kernels.expand[grid](*tensors, dense.view(torch.int16), weight.rows, weight.in_features, _EXPAND_SEGMENTS)
+    sizes = (weight.rows, weight.in_features, _EXPAND_SEGMENTS)
+    kernels.expand[grid](*tensors, dense.view(torch.int16), *sizes, block=_EXPAND_BLOCK)
     return dense
 
 

@@ -57,19 +57,14 @@ def multiply_one_token(stream, x, y, rows, segments, dtype: tl.constexpr, warps:
 
 @triton.jit
 def _groups(stream, row, segment, segments, inside):
-    """A segment's pairs, and where each one's values stand: int32 [rows, 16] three times."""
+    """A segment's groups as they are in the dense weight, four 16-bit values each: int64 [rows, 16]."""
     group = tl.arange(0, 16)[None, :]
     base = stream + (row // 32 * segments + segment).to(tl.int64)[:, None] * 576
     lane = (row % 32)[:, None]
     pair = tl.load(base + 64 + group // 4 * 128 + lane * 4 + group % 4, mask=inside, other=0)
     places = tl.load(base + lane * 2 + group // 8, mask=inside, other=0) >> (group % 8 * 4)
-    return pair, places & 3, (places >> 2) & 3
-
-
-@triton.jit
-def _weight_at(place: tl.constexpr, pair, first, second):
-    """What stands at a place of each group, as the low half of an int32."""
-    return tl.where(first == place, pair, tl.where(second == place, pair >> 16, 0))
+    first = (pair & 0xFFFF).to(tl.int64) << ((places << 4) & 48)
+    return first | (((pair >> 16) & 0xFFFF).to(tl.int64) << ((places << 2) & 48))
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -93,17 +88,15 @@ def multiply_tokens(
     acc = tl.zeros((block_rows, block_tokens), dtype=tl.float32)
     begin = tl.program_id(1) * span
     end = tl.minimum(begin + span, segments)
-    pair, first, second = _groups(stream, row, begin, segments, inside)
+    groups = _groups(stream, row, begin, segments, inside)
     for segment in range(begin, end):
-        ahead = tl.minimum(segment + 1, end - 1)
-        next_pair, next_first, next_second = _groups(stream, row, ahead, segments, inside)
-        even = tl.join(_weight_at(0, pair, first, second), _weight_at(2, pair, first, second))
-        odd = tl.join(_weight_at(1, pair, first, second), _weight_at(3, pair, first, second))
+        ahead = _groups(stream, row, tl.minimum(segment + 1, end - 1), segments, inside)
+        even, odd = tl.join(groups, groups >> 32), tl.join(groups >> 16, groups >> 48)
         tile = tl.reshape(as_float(tl.join(even, odd), dtype), (block_rows, 64))
         at = token[None, :].to(tl.int64) * (segments * 64) + (segment * 64 + column)[:, None]
         inputs = tl.load(x + at, mask=token[None, :] < tokens, other=0.0)
         acc = tl.dot(tile, inputs, acc)
-        pair, first, second = next_pair, next_first, next_second
+        groups = ahead
     store_tile(y, acc, row, token, rows, tokens, tl.program_id(1))
 
 
@@ -113,9 +106,6 @@ def expand(stream, dense, rows, segments, block_rows: tl.constexpr):
     row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
     segment = tl.program_id(1)
     inside = (row < rows)[:, None]
-    pair, first, second = _groups(stream, row, segment, segments, inside)
-    low = (_weight_at(0, pair, first, second) & 0xFFFF) | (_weight_at(1, pair, first, second) << 16)
-    high = (_weight_at(2, pair, first, second) & 0xFFFF) | (_weight_at(3, pair, first, second) << 16)
-    whole = (low.to(tl.int64) & 0xFFFFFFFF) | (high.to(tl.int64) << 32)
+    groups = _groups(stream, row, segment, segments, inside)
     target = dense + (row.to(tl.int64) * segments + segment)[:, None] * 16 + tl.arange(0, 16)[None, :]
-    tl.store(target, whole, mask=inside)
+    tl.store(target, groups, mask=inside)
