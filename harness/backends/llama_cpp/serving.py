@@ -147,7 +147,7 @@ def _write(
     begin = time.perf_counter()
     dtype = asked or stored
     reason = f"{asked.value} was asked for" if asked else f"{stored.value} is the checkpoint's own dtype"
-    weights = options.get("weights", _DENSE)
+    weights = str(options.get("weights", _DENSE))
     kind = Kind(dtype.value if weights == _DENSE else weights)
     write_gguf(checkpoint, file, kind, context_tokens=context_tokens)
     return _Written(file, dtype, reason, time.perf_counter() - begin, kind)
