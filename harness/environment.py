@@ -25,6 +25,8 @@ _LIBRARIES = (
     "tensorrt-llm",
     "mlc-llm-nightly-cu130",
     "mlc-ai-nightly-cu130",
+    "xllamacpp",
+    "gguf",
     "pydantic",
 )
 

@@ -36,6 +36,7 @@ _MODULES = {
     "vllm": "harness.backends.vllm.serving",
     "tensorrt-llm": "harness.backends.tensorrt_llm.serving",
     "mlc-llm": "harness.backends.mlc_llm.serving",
+    "llama-cpp": "harness.backends.llama_cpp.serving",
 }
 _DEQUANTIZING = ("transformers",)
 """Backends that hold packed weights as dense ones."""

@@ -40,6 +40,12 @@ BACKENDS = (
             find_spec("vllm") is None, reason="vllm is installed in the environment of the image `vllm` alone"
         ),
     ),
+    pytest.param(
+        "llama-cpp",
+        marks=pytest.mark.skipif(
+            find_spec("xllamacpp") is None, reason="llama.cpp is installed in the environment of its image alone"
+        ),
+    ),
 )
 LAYOUTS = (
     stored(PACK, 2, symmetric=True),

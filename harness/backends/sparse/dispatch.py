@@ -69,7 +69,7 @@ class SparseLinear(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in_features] to [..., out_features]."""
+        """[..., in_features] to [..., out_features], contiguous, which cuSPARSELt's own result is not."""
         flat = x.reshape(-1, self.in_features)
         choice = self.table.choose(flat.shape[0])
         if choice.path is Path.KERNEL and choice.launch is not None:
@@ -79,7 +79,7 @@ class SparseLinear(nn.Module):
             y = nn.functional.linear(flat, self._structured, self._bias)
         else:
             y = nn.functional.linear(flat, expand(self._weight, self._scratch.buffer), self._bias)
-        return y.view(*x.shape[:-1], self.out_features)
+        return y.contiguous().view(*x.shape[:-1], self.out_features)
 
     def _second_copy(self) -> Any:
         if not self.table.needs_cusparselt:

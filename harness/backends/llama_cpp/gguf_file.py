@@ -1,0 +1,225 @@
+"""A dense checkpoint as a GGUF file that llama.cpp loads: the names, the numbers and the row order that it expects.
+
+Covered: Llama, Mistral, Qwen2 and Qwen3 with plain or `llama3` rotary embeddings. The file holds no tokenizer: prompts
+are token numbers here. Source: the GGUF specification, and the names and keys of the package `gguf`.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from harness.checkpoint import read_config, read_tensors
+from harness.contract import Reason
+from harness.errors import BadCheckpoint, Unsupported
+from harness.models.loading import load_config
+from harness.models.pruned_shapes import read_layer_widths
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+    from transformers import PretrainedConfig
+
+_BLOCK = 32
+"""Values of a row that share one scale in Q8_0 and Q4_0."""
+_HINT = "serve it with `transformers` or `vllm`"
+
+
+class Kind(StrEnum):
+    """What the matrices of a file are stored as. Q8_0 and Q4_0 round to nearest, with one scale for 32 values."""
+
+    F32 = "float32"
+    F16 = "float16"
+    BF16 = "bfloat16"
+    Q8_0 = "q8_0"
+    Q4_0 = "q4_0"
+
+
+@dataclass(frozen=True)
+class _Family:
+    """`pairs_neighbours`: its rotary embedding turns rows 2i and 2i+1 together, not i and i + half as the checkpoint's.
+
+    `biased` are the linears that have a bias.
+    """
+
+    architecture: str
+    pairs_neighbours: bool
+    biased: tuple[str, ...] = ()
+
+
+_FAMILIES = {
+    "llama": _Family("llama", pairs_neighbours=True),
+    "mistral": _Family("llama", pairs_neighbours=True),
+    "qwen2": _Family("qwen2", pairs_neighbours=False, biased=("q_proj", "k_proj", "v_proj")),
+    "qwen3": _Family("qwen3", pairs_neighbours=False),
+}
+
+
+def write_gguf(checkpoint: Path, target: Path, kind: Kind, *, context_tokens: int) -> None:
+    """Write the matrices as `kind`, the embeddings too, and vectors in float32; one tensor in memory at a time.
+
+    `context_tokens` is the longest sequence to be served: a window of attention must reach as far.
+
+    Raises:
+        Unsupported: the architecture, or a property of this model, is none that is written here.
+        BadCheckpoint: a tensor is missing, or there is one that the architecture does not have.
+    """
+    from gguf import MODEL_ARCH, GGUFWriter, get_tensor_name_map
+
+    config = load_config(checkpoint)
+    family = _family(config)
+    _refuse(checkpoint, config, context_tokens)
+    _refuse_rows(config, kind)
+    architecture = next(one for one in MODEL_ARCH if one.name == family.architecture.upper())
+    names = get_tensor_name_map(architecture, int(config.num_hidden_layers))
+    writer = GGUFWriter(target, family.architecture)
+    _add_numbers(writer, config)
+    tensors = [*_rotary_tensors(config), *_checkpoint_tensors(checkpoint, config, family, names.get_name)]
+    for one in tensors:
+        one.announce(writer, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for one in tensors:
+        writer.write_tensor_data(one.load(kind))
+    writer.close()
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor of the file: `read` gives it in the order of the file, in whatever dtype the checkpoint has."""
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+    def announce(self, writer: "GGUFWriter", kind: Kind) -> None:
+        import numpy
+        from gguf.quants import quant_shape_to_byte_shape
+
+        stored = self._kind(kind)
+        in_bytes = quant_shape_to_byte_shape(self.shape, stored)
+        writer.add_tensor_info(self.name, in_bytes, numpy.dtype(numpy.uint8), math.prod(in_bytes), raw_dtype=stored)
+
+    def load(self, kind: Kind) -> Any:
+        """A numpy array with the bytes of the file."""
+        from gguf.quants import quantize
+
+        return quantize(self.read().float().numpy(), self._kind(kind))
+
+    def _kind(self, kind: Kind) -> Any:
+        """The package's own word for it; vectors are always float32."""
+        from gguf import GGMLQuantizationType
+
+        return GGMLQuantizationType[kind.name if len(self.shape) > 1 else Kind.F32.name]
+
+
+def _family(config: "PretrainedConfig") -> _Family:
+    if config.model_type not in _FAMILIES:
+        raise Unsupported(
+            Reason.ARCHITECTURE,
+            f"no GGUF file is written for model type {config.model_type!r}",
+            hint=f"{_HINT}; written are: {', '.join(_FAMILIES)}",
+        )
+    return _FAMILIES[config.model_type]
+
+
+def _refuse(checkpoint: Path, config: Any, context_tokens: int) -> None:
+    """What these architectures can have in transformers, and the file has no place for or is not written with."""
+    if read_layer_widths(read_config(checkpoint)) is not None:
+        raise Unsupported(Reason.SHAPE, "its layers differ in width, and no GGUF file is written for that", hint=_HINT)
+    window = getattr(config, "sliding_window", None)
+    rotary = config.rope_parameters
+    reasons = {
+        f"attention reaches back {window} positions, which the file cannot say": window is not None
+        and window < context_tokens
+        and (config.model_type == "mistral" or "sliding_attention" in (getattr(config, "layer_types", None) or ())),
+        "its linears have biases": bool(getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)),
+        f"its activation is {config.hidden_act}": config.hidden_act != "silu",
+        f"its rotary embedding is of type {rotary['rope_type']}": rotary["rope_type"] not in ("default", "llama3"),
+        "its rotary embedding turns a part of each head": rotary.get("partial_rotary_factor", 1.0) != 1.0,
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise Unsupported(Reason.ARCHITECTURE, f"no GGUF file is written for it: {reason}", hint=_HINT)
+
+
+def _refuse_rows(config: Any, kind: Kind) -> None:
+    if kind not in (Kind.Q8_0, Kind.Q4_0):
+        return
+    if odd := [one for one in (config.hidden_size, config.intermediate_size) if one % _BLOCK]:
+        raise Unsupported(
+            Reason.SHAPE, f"rows of {odd[0]} values are no multiple of {_BLOCK}", hint="serve it with weights=dense"
+        )
+
+
+def _head_size(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _add_numbers(writer: "GGUFWriter", config: Any) -> None:
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(_head_size(config))
+    writer.add_value_length(_head_size(config))
+    writer.add_rope_dimension_count(_head_size(config))
+    writer.add_rope_freq_base(float(config.rope_parameters["rope_theta"]))
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("no_vocab")
+
+
+def _rotary_tensors(config: Any) -> Iterator[_Stored]:
+    """What the frequencies are divided by, where they are not a plain power of the base: float32 [half a head]."""
+    if config.rope_parameters["rope_type"] == "default":
+        return
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    half = _head_size(config) // 2
+    plain = float(config.rope_parameters["rope_theta"]) ** -(torch.arange(half, dtype=torch.float64) / half)
+    scaled, _ = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config, torch.device("cpu"))
+    factors = (plain / scaled.double()).float()
+    yield _Stored("rope_freqs.weight", (half,), lambda: factors)
+
+
+def _checkpoint_tensors(
+    checkpoint: Path, config: Any, family: _Family, find_name: Callable[..., str | None]
+) -> Iterator[_Stored]:
+    for name, entry in sorted(read_tensors(checkpoint).items()):
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        target = find_name(name, try_suffixes=(".weight", ".bias"))
+        if target is None or (name.endswith(".bias") and name.split(".")[-2] not in family.biased):
+            raise BadCheckpoint(
+                f"{checkpoint}: {family.architecture} has no tensor like {name!r}", hint="fetch the checkpoint again"
+            )
+        yield _Stored(target, tuple(entry.shape), _reader(checkpoint, name, config, family))
+
+
+def _reader(checkpoint: Path, name: str, config: Any, family: _Family) -> Callable[[], Tensor]:
+    from safetensors import safe_open
+
+    file = checkpoint / read_tensors(checkpoint)[name].file
+    linear = name.split(".")[-2]
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(linear)
+
+    def read() -> Tensor:
+        with safe_open(file, framework="pt") as opened:
+            values: Tensor = opened.get_tensor(name)
+        return neighbouring(values, heads) if family.pairs_neighbours and heads else values
+
+    return read
+
+
+def neighbouring(rows: Tensor, heads: int) -> Tensor:
+    """Rows [heads * size, ...] with i and i + size / 2 of every head laid side by side, as 2i and 2i + 1."""
+    halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
+    return halves.transpose(1, 2).reshape(rows.shape)

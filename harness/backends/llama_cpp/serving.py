@@ -1,0 +1,181 @@
+"""Speed of llama.cpp: the checkpoint written as a GGUF file, and its sequences decoded in one batch, step by step."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
+from harness.backends.llama_cpp.gguf_file import Kind, write_gguf
+from harness.backends.llama_cpp.library import open_library
+from harness.backends.llama_cpp.session import Log, Session, open_session
+from harness.checkpoint import open_checkpoint, read_config
+from harness.contract import (
+    CheckpointDescriptor,
+    CheckpointFormat,
+    Device,
+    DeviceKind,
+    Dtype,
+    Memory,
+    MemoryParts,
+    Reason,
+    Scalar,
+)
+from harness.environment import available_threads
+from harness.errors import Unsupported
+from harness.models.loading import select_device
+from harness.profiling.memory import measured_parts
+from harness.profiling.shape import read_shape
+from harness.telemetry import PeakMemory, resident_bytes
+
+_DENSE = "dense"
+OPTIONS = {"weights": (_DENSE, Kind.Q8_0.value, Kind.Q4_0.value)}
+_VALUE_BYTES = {Dtype.FLOAT32: 4, Dtype.BFLOAT16: 2, Dtype.FLOAT16: 2}
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A GGUF file, the dtype of keys and values, how long it took to write, and what its matrices are stored as."""
+
+    file: Path
+    dtype: Dtype
+    dtype_reason: str
+    seconds: float
+    kind: Kind
+
+
+class LlamaCppEngine:
+    """A checkpoint in llama.cpp. See `harness.backends.base.Engine`."""
+
+    def __init__(self, session: Session, written: _Written, descriptor: CheckpointDescriptor, begin: float) -> None:
+        self.info = EngineInfo(
+            written.dtype,
+            written.dtype_reason,
+            load_seconds=time.perf_counter() - begin,
+            notes=_notes(session, written, descriptor),
+        )
+        self.memory: Memory | None = None
+        self.memory_parts: MemoryParts | None = None
+        self.session = session
+
+    def run(
+        self, *, batch_size: int, prompt_tokens: int, generate_tokens: int, seed: int, prompts: Prompts | None = None
+    ) -> TimedRun:
+        decoded = self.session.generate(
+            prompts or _random_prompts(self.session.vocabulary, batch_size, prompt_tokens, seed), generate_tokens
+        )
+        return TimedRun(
+            generated_tokens=tuple(len(one) for one in decoded.tokens),
+            prefill_seconds=decoded.prefill_seconds,
+            decode_seconds=sum(decoded.step_seconds),
+            step_seconds=decoded.step_seconds,
+        )
+
+
+@contextmanager
+def serve(
+    checkpoint: Path,
+    device: Device,
+    dtype: Dtype | None,
+    *,
+    context_tokens: int,
+    sequences: int,
+    kv_tokens: int,
+    options: Mapping[str, Scalar],
+    work: Path,
+) -> Iterator[LlamaCppEngine]:
+    """See `harness.backends.base.Serve`.
+
+    Option `weights`: `q8_0` and `q4_0` round the dense weights to these types of llama.cpp; `dense`, which is the
+    default, keeps them. Writing the GGUF file is no part of the load time, nor of the memory.
+    """
+    refuse_options("llama-cpp", options, OPTIONS)
+    descriptor = open_checkpoint(checkpoint)
+    _refuse(descriptor, device)
+    library = open_library()
+    log = Log(library)
+    threads = device.threads or available_threads()
+    with TemporaryDirectory(prefix="gguf-") as scratch:
+        file = Path(scratch) / "model.gguf"
+        written = _write(checkpoint, file, descriptor.dtype, dtype, options, context_tokens=context_tokens)
+        where = select_device(device)
+        with PeakMemory(where) as peak:
+            resident_before = resident_bytes()
+            begin = time.perf_counter()
+            with open_session(
+                library, log, written.file, written.dtype, threads=threads, sequences=sequences, kv_tokens=kv_tokens
+            ) as session:
+                engine = LlamaCppEngine(session, written, descriptor, begin)
+                yield engine
+    engine.memory = peak.memory
+    engine.memory_parts = measured_parts(
+        peak.memory,
+        where,
+        weight_bytes=session.weight_bytes,
+        kv_cache_bytes=read_shape(read_config(checkpoint)).kv_cache_bytes(
+            tokens=session.kv_tokens, batch_size=1, value_bytes=_VALUE_BYTES[written.dtype]
+        ),
+        resident_before_bytes=resident_before,
+    )
+
+
+def _refuse(descriptor: CheckpointDescriptor, device: Device) -> None:
+    if device.kind is not DeviceKind.CPU:
+        raise Unsupported(
+            Reason.DEVICE, "this build of llama.cpp computes on a CPU only", hint="ask for the cpu, or for `vllm`"
+        )
+    if descriptor.format is not CheckpointFormat.DENSE:
+        raise Unsupported(
+            Reason.FORMAT,
+            f"{descriptor.format.value} weights are not carried into a GGUF file",
+            hint="serve them with `vllm` or `transformers`; llama.cpp takes dense checkpoints here",
+        )
+
+
+def _write(
+    checkpoint: Path,
+    file: Path,
+    stored: Dtype,
+    asked: Dtype | None,
+    options: Mapping[str, Scalar],
+    *,
+    context_tokens: int,
+) -> _Written:
+    begin = time.perf_counter()
+    dtype = asked or stored
+    reason = f"{asked.value} was asked for" if asked else f"{stored.value} is the checkpoint's own dtype"
+    weights = str(options.get("weights", _DENSE))
+    kind = Kind(dtype.value if weights == _DENSE else weights)
+    write_gguf(checkpoint, file, kind, context_tokens=context_tokens)
+    return _Written(file, dtype, reason, time.perf_counter() - begin, kind)
+
+
+def _random_prompts(vocabulary: int, batch_size: int, tokens: int, seed: int) -> Prompts:
+    """The token numbers that the reference backend draws from the same seed."""
+    drawn = torch.randint(vocabulary, (batch_size, tokens), generator=torch.Generator().manual_seed(seed))
+    return tuple(tuple(prompt) for prompt in drawn.tolist())
+
+
+def _notes(session: Session, written: _Written, descriptor: CheckpointDescriptor) -> tuple[str, ...]:
+    notes = [
+        f"written as a GGUF file in {written.seconds:.1f} s, which is no part of the load time",
+        f"key-value cache of {session.kv_tokens} tokens, reserved before the first run",
+        f"llama.cpp was compiled for {', '.join(session.instructions) or 'no vector instructions'}",
+    ]
+    if written.kind in (Kind.Q8_0, Kind.Q4_0):
+        notes.append(
+            f"weights rounded to llama.cpp's {written.kind.name}, and activations to 8 bits with them: neither is part"
+            " of the checkpoint, nor of its accuracy"
+        )
+    if descriptor.sparsity is not None:
+        notes.append(
+            f"served as dense weights: {descriptor.sparsity.measured:.1%} zeros ({descriptor.sparsity.pattern})"
+            " bring no speed here"
+        )
+    if descriptor.quantization is not None:
+        notes.append("served as dense weights: the simulated quantization brings no speed here")
+    return tuple(notes)
