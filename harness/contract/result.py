@@ -108,8 +108,10 @@ class EvaluationCost(Frozen):
 
     Preparing the items runs beside loading the model. `scored_items` and all token counts are those of `score_seconds`:
     `asked_tokens` is what a pass for each request would read, `computed_tokens` what the passes read in the end, with
-    `padding_tokens` beside them. Twice `parameter_count` times `computed_tokens` is the usual count of the
-    floating-point operations. `processes` counts those that had the model loaded, over all devices.
+    `padding_tokens` beside them. `model_operations` are the floating-point operations of the matrix products that they
+    needed, attention included and padding not; None for a model whose shape is not known. The rate of them is that of
+    all devices together; over a device's measured peak it is the model FLOPs utilisation. `processes` counts those that
+    had the model loaded, over all devices.
     """
 
     prepare_seconds: NonNegativeFloat
@@ -122,6 +124,8 @@ class EvaluationCost(Frozen):
     padding_tokens: NonNegativeInt
     items_per_second: NonNegativeFloat | None = None
     tokens_per_second: NonNegativeFloat | None = None
+    model_operations: NonNegativeInt | None = None
+    model_operations_per_second: NonNegativeFloat | None = None
     parameter_count: PositiveInt
     processes: PositiveInt = 1
 

@@ -36,17 +36,28 @@ class EngineFacts:
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """`asked` is what one pass for each request would read; `computed` and `padding` went through the model."""
+    """`asked` is what one pass for each request would read; `computed` and `padding` went through the model.
+
+    `operations` is what `Scorer.operations` says of it: None for a model of unknown shape.
+    """
 
     asked: int = 0
     computed: int = 0
     padding: int = 0
+    operations: int | None = 0
 
     def __add__(self, more: "TokenCounts") -> "TokenCounts":
-        return TokenCounts(self.asked + more.asked, self.computed + more.computed, self.padding + more.padding)
+        known = self.operations is not None and more.operations is not None
+        return TokenCounts(
+            self.asked + more.asked,
+            self.computed + more.computed,
+            self.padding + more.padding,
+            (self.operations or 0) + (more.operations or 0) if known else None,
+        )
 
     def __sub__(self, less: "TokenCounts") -> "TokenCounts":
-        return TokenCounts(self.asked - less.asked, self.computed - less.computed, self.padding - less.padding)
+        negative = None if less.operations is None else -less.operations
+        return self + TokenCounts(-less.asked, -less.computed, -less.padding, negative)
 
 
 class Engine(Protocol):
@@ -89,7 +100,9 @@ class LocalEngine:
     @property
     def tokens(self) -> TokenCounts:
         work = self._scorer.work
-        return TokenCounts(work.requested_tokens, work.computed_tokens, work.padding_tokens)
+        return TokenCounts(
+            work.requested_tokens, work.computed_tokens, work.padding_tokens, self._scorer.operations
+        )
 
     def facts(self) -> EngineFacts:
         return self._facts

@@ -218,6 +218,8 @@ def _cost(attempt: _Attempt, parameter_count: int) -> EvaluationCost:
         padding_tokens=tokens.padding,
         items_per_second=scored_items / seconds if timed else None,
         tokens_per_second=tokens.computed / seconds if timed else None,
+        model_operations=tokens.operations,
+        model_operations_per_second=tokens.operations / seconds if timed and tokens.operations is not None else None,
         parameter_count=parameter_count,
         processes=attempt.loaded.processes,
     )

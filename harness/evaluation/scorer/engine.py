@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.errors import OutOfMemory
+from harness.errors import OutOfMemory, Unsupported
 from harness.evaluation.likelihood import context_length
 from harness.evaluation.prepared import Answer, TokenRequest
 from harness.evaluation.scorer.chains import Chain, ModelLimits, make_chains
 from harness.evaluation.scorer.forward import Forward, ReadBatch, RunningBatch
 from harness.evaluation.scorer.memory import choose_token_budget, is_out_of_memory, release_cached_memory
-from harness.evaluation.scorer.planning import Batch, PlanLimits, plan_batches
+from harness.evaluation.scorer.planning import Batch, PlanLimits, pairs_within, plan_batches
+from harness.profiling.shape import Shape, read_shape
 
 if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
@@ -25,8 +26,8 @@ _ROW_TOKENS = 256
 class Work:
     """What was done so far. `computed_tokens` went through the model, `padding_tokens` with them, for nothing.
 
-    `read_positions` are those whose logits were computed; `requested_tokens` is what one pass for each request would
-    have read.
+    `read_positions` are those whose logits were computed; `seen_keys` counts, over the computed tokens, those that each
+    may see. `requested_tokens` is what one pass for each request would have read.
     """
 
     requests: int = 0
@@ -34,6 +35,7 @@ class Work:
     computed_tokens: int = 0
     padding_tokens: int = 0
     read_positions: int = 0
+    seen_keys: int = 0
 
 
 class Scorer:
@@ -64,6 +66,20 @@ class Scorer:
         elif self._forward.reason_against_sharing:
             report(f"common beginnings are computed again for each request: {self._forward.reason_against_sharing}")
         self.work = Work()
+        self._shape = _shape(loaded)
+
+    @property
+    def operations(self) -> int | None:
+        """Floating-point operations that the model's matrix products needed for the work so far; None if unknown.
+
+        Two for each weight of the linears and computed token, and of the output embedding and read position; four for
+        each head's dimension, computed token and key that it may see. Padding, and keys that it may not, are no need.
+        """
+        if self._shape is None:
+            return None
+        linears = self.work.computed_tokens * (self._shape.decoder_weights + self._shape.projection_weights)
+        head = self.work.read_positions * self._shape.head_weights
+        return 2 * (linears + head) + 4 * self.work.seen_keys * self._shape.all_heads * self._shape.head_size
 
     @property
     def computed_tokens(self) -> int:
@@ -134,6 +150,7 @@ class Scorer:
             computed_tokens=running.trunk_tokens + tokens,
             padding_tokens=running.layout.tokens.size - tokens,
             read_positions=len(running.layout.reads),
+            seen_keys=pairs_within(running.trunk_tokens) + sum(row.seen_keys for row in batch.rows),
         )
         return running
 
@@ -158,6 +175,13 @@ def _model_limits(loaded: "LoadedModel") -> ModelLimits:
     model: Any = loaded.model
     embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
     return ModelLimits(context_length(loaded), min(int(embedding.weight.shape[0]) for embedding in embeddings))
+
+
+def _shape(loaded: "LoadedModel") -> Shape | None:
+    try:
+        return read_shape(loaded.model.config.to_dict())
+    except Unsupported:
+        return None
 
 
 def _requested_tokens(requests: Sequence[TokenRequest], limits: ModelLimits) -> int:

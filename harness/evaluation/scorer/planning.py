@@ -45,6 +45,12 @@ class Row:
     def tokens(self) -> int:
         return sum(len(chain.tokens) - shared for chain, shared in zip(self.chains, self.shared, strict=True))
 
+    @property
+    def seen_keys(self) -> int:
+        """Over all new tokens, the tokens that each may see: those before it in its chain, and itself."""
+        lengths = ((len(chain.tokens), shared) for chain, shared in zip(self.chains, self.shared, strict=True))
+        return sum(pairs_within(length) - pairs_within(shared) for length, shared in lengths)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -66,6 +72,11 @@ class Batch:
     def is_tree(self) -> bool:
         """Whether a token may not see all tokens before it in its row."""
         return len(self.trunk) > 0 or any(len(row.chains) > 1 for row in self.rows)
+
+
+def pairs_within(length: int) -> int:
+    """Pairs of a token and one that it may see, in a sequence of `length` tokens."""
+    return length * (length + 1) // 2
 
 
 def plan_batches(chains: Sequence[Chain], limits: PlanLimits) -> list[Batch]:
