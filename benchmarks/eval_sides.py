@@ -37,6 +37,9 @@ class Ours:
     def score(self, requests: Sequence[Any]) -> list[float]:
         return [answer.log_likelihood for _, answer in sorted(self._scorer.score(requests), key=lambda one: one[0])]
 
+    def warm_up(self, requests: Sequence[Any]) -> None:
+        self.score(requests)
+
     def work(self) -> dict[str, float]:
         """What was done so far; `operations` as `Scorer.operations` counts them."""
         work = self._scorer.work
@@ -68,8 +71,15 @@ class LmEval:
         self.remarks = [f"batch_size {size}, softmax_dtype {order['peer_softmax_dtype']}"]
 
     def score(self, requests: Sequence[Any]) -> list[float]:
+        return self._answer(requests)
+
+    def warm_up(self, requests: Sequence[Any]) -> None:
+        """In a batch of known size, so that none is searched."""
+        self._answer(requests, override_bs=len(requests))
+
+    def _answer(self, requests: Sequence[Any], **named: Any) -> list[float]:
         encoded = [(("", ""), list(request.context), list(request.continuation)) for request in requests]
-        return [float(value) for value, _ in self._model._loglikelihood_tokens(encoded, disable_tqdm=True)]
+        return [float(value) for value, _ in self._model._loglikelihood_tokens(encoded, disable_tqdm=True, **named)]
 
     def work(self) -> dict[str, float]:
         return {"search_seconds": self._search_seconds}
@@ -154,7 +164,7 @@ def serve(order: dict[str, Any], say: Any) -> None:
     say({"load_seconds": time.perf_counter() - begin, "matmul_operations_per_second": peak})
     for line in sys.stdin:
         items, available = items_of(line.strip(), facts, order)
-        model.score([request for item in items[:_WARM_UP] for request in item])
+        model.warm_up([request for item in items[:_WARM_UP] for request in item])
         told = len(model.remarks)
         torch.cuda.empty_cache()
         scored = timed(model, items, available)

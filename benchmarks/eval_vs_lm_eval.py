@@ -149,7 +149,9 @@ def summarise(runs: dict[str, list[Run]]) -> dict[str, Any]:
         **{name: ours[name] for name in ("items", "items_available", "requests", "requested_tokens", "work")},
         "seconds": seconds,
         "all_seconds": {side: [run["seconds"] for run in found] for side, found in runs.items()},
-        "whole_task_seconds": {side: value * ours["items_available"] / ours["items"] for side, value in seconds.items()},
+        "whole_task_seconds": {
+            side: value * ours["items_available"] / ours["items"] for side, value in seconds.items()
+        },
         "items_per_second": {side: ours["items"] / value for side, value in seconds.items()},
         "requested_tokens_per_second": {side: ours["requested_tokens"] / value for side, value in seconds.items()},
         "computed_tokens_per_second": ours["work"]["computed_tokens"] / seconds["ours"],

@@ -1,7 +1,15 @@
-"""Checkpoints and calibration text of a known model's shape, with random weights: nothing is downloaded."""
+"""Checkpoints and calibration text of a known model's shape, with random weights: nothing is downloaded.
 
+python benchmarks/h200/shapes.py --shape llama-2-7b --like CHECKPOINT --into DIR [--layers N] [--device cuda]
+
+makes one that reads text: its tokenizer is that of CHECKPOINT, and its vocabulary is as large as that one's.
+"""
+
+import argparse
 import gzip
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -10,7 +18,9 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from harness.checkpoint import publish
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from harness.checkpoint import publish, read_config
 from harness.contract import CheckpointDescriptor, CheckpointFormat, DatasetDescriptor, Dtype
 
 SHAPES = {
@@ -37,19 +47,35 @@ SHAPES = {
         "rms_norm_eps": 1e-5,
     },
 }
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _STD = 0.02
 _DOCUMENTS = 256
 
 
-def make_checkpoint(folder: Path, shape: str, *, layers: int | None, seed: int, device: torch.device) -> None:
-    """Publish a float16 LLaMA of this shape, cut to `layers` if given; one shard a block."""
+def make_checkpoint(
+    folder: Path, shape: str, *, layers: int | None, seed: int, device: torch.device, like: Path | None = None
+) -> None:
+    """Publish a float16 LLaMA of this shape, cut to `layers` if given; one shard a block.
+
+    `like` is a checkpoint whose tokenizer and vocabulary size it gets; without, its words are w2, w3, and so on.
+    """
     staging = folder.with_name(f"{folder.name}.staging")
     staging.mkdir(parents=True)
-    settings = SHAPES[shape] | ({} if layers is None else {"num_hidden_layers": layers})
-    config = LlamaConfig(**settings, dtype="float16", bos_token_id=0, eos_token_id=1)
+    settings: dict[str, object] = SHAPES[shape] | {"bos_token_id": 0, "eos_token_id": 1}
+    if layers is not None:
+        settings["num_hidden_layers"] = layers
+    if like is not None:
+        other = read_config(like)
+        settings |= {name: other[name] for name in ("vocab_size", "bos_token_id", "eos_token_id")}
+    config = LlamaConfig(**settings, dtype="float16")
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(staging)
-    tokenizer(config.vocab_size).save_pretrained(staging)
+    if like is None:
+        tokenizer(config.vocab_size).save_pretrained(staging)
+    else:
+        for name in _TOKENIZER_FILES:
+            if (like / name).exists():
+                shutil.copyfile(like / name, staging / name)
     generator = torch.Generator(device).manual_seed(seed)
     index: dict[str, str] = {}
     for number, names in enumerate(_shards(config)):
@@ -123,3 +149,20 @@ def tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     words_only.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"bos_token": "<s>", "eos_token": "</s>"}
     return PreTrainedTokenizerFast(tokenizer_object=words_only, **special)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--like", type=Path, required=True)
+    parser.add_argument("--into", type=Path, required=True)
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda")
+    given = parser.parse_args()
+    device = torch.device(given.device)
+    make_checkpoint(given.into, given.shape, layers=given.layers, seed=given.seed, device=device, like=given.like)
+
+
+if __name__ == "__main__":
+    main()

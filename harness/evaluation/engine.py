@@ -100,9 +100,7 @@ class LocalEngine:
     @property
     def tokens(self) -> TokenCounts:
         work = self._scorer.work
-        return TokenCounts(
-            work.requested_tokens, work.computed_tokens, work.padding_tokens, self._scorer.operations
-        )
+        return TokenCounts(work.requested_tokens, work.computed_tokens, work.padding_tokens, self._scorer.operations)
 
     def facts(self) -> EngineFacts:
         return self._facts
