@@ -9,9 +9,9 @@ spends on searching a batch size is counted and shown by itself, since it search
 
 Every measurement is appended to FILE.runs.jsonl at once. The same command again goes on where it was, also after a
 kill; `--seconds` ends it in time. FILE is written anew after each task: provenance, summaries, and every item whose
-likeliest choice differs, with both sides' values. `--sides ours` measures ours alone. `--data` is a folder in the layout
-of LLMCBENCH_DATA. Ends with status 3 while something is left, and with status 1 if a float32 log-likelihood differs by
-more than 1e-3 of its value, or if less than 99.8 % of the picks are the same in float32.
+likeliest choice differs, with both sides' values. `--sides ours` measures ours alone. `--data` is a folder in the
+layout of LLMCBENCH_DATA. Ends with status 3 while something is left, and with status 1 if in float32 a log-likelihood
+differs by more than 1e-3 of its value or less than 99.8 % of the picks are the same.
 """
 
 import argparse
