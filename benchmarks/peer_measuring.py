@@ -76,6 +76,7 @@ def step(bench: Bench, side: str, name: str, document: dict[str, Any]) -> dict[s
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(bench.device.threads),
         "MKL_NUM_THREADS": str(bench.device.threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # as the runtimes start workers: spinning threads stall beside other processes
         "TOKENIZERS_PARALLELISM": "false",
     }
     if bench.device.kind is DeviceKind.CPU:

@@ -1,10 +1,13 @@
 """Which devices this host has, and which one a run uses. Every automatic choice comes with its reason."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.contract import Device, DeviceKind, cpu_model
 from orchestrator.errors import BadManifest
+
+_ALL_GPUS = "cuda:all"
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class ChosenDevice:
-    """`model` is the processor's or the GPU's name: results of different models are different measurements.
+    """`model` is the processor's or the GPUs' name: results of different models are different measurements.
 
     `driver` is the NVIDIA driver's version, None on a CPU.
     """
@@ -90,29 +93,33 @@ def why_no_gpu() -> NoGpu:
 
 
 def choose_device(requested: str) -> ChosenDevice:
-    """Resolve `auto`, `cpu`, `cuda` or a GPU's UUID.
+    """Resolve `auto`, `cpu`, `cuda`, `cuda:all`, or one or several UUIDs of GPUs with commas between them.
 
     Raises:
-        BadManifest: the device does not exist here.
+        BadManifest: a device does not exist here, is named twice, or the GPUs are not of one model.
     """
     if requested == "cpu":
         return _cpu("asked for")
     gpus = find_gpus()
     if requested == "auto":
         return _gpu(gpus[0], "the first GPU that the driver reports") if gpus else _cpu("no NVIDIA GPU here")
-    if requested == "cuda":
+    if requested in ("cuda", _ALL_GPUS):
         if not gpus:
             why = why_no_gpu()
             raise BadManifest(
-                f"device 'cuda' is asked for, but {why.message}",
+                f"device {requested!r} is asked for, but {why.message}",
                 hint=f"use the device 'cpu' (DEVICE=cpu), or {why.hint}",
             )
-        return _gpu(gpus[0], "asked for")
+        return _gpu(gpus[0], "asked for") if requested == "cuda" else _several(gpus, "all GPUs are asked for")
+    return _several([_named(name.strip(), gpus) for name in requested.split(",")], "asked for by UUID")
+
+
+def _named(name: str, gpus: Sequence[Gpu]) -> Gpu:
     for gpu in gpus:
-        if gpu.uuid == requested:
-            return _gpu(gpu, "asked for by UUID")
-    known = ", ".join(["auto", "cpu", "cuda", *(gpu.uuid for gpu in gpus)])
-    raise BadManifest(f"unknown device {requested!r}", hint=f"use one of: {known}")
+        if gpu.uuid == name:
+            return gpu
+    known = ", ".join(["auto", "cpu", "cuda", _ALL_GPUS, *(gpu.uuid for gpu in gpus)])
+    raise BadManifest(f"unknown device {name!r}", hint=f"use one of these, or UUIDs with commas between them: {known}")
 
 
 def _cpu(reason: str) -> ChosenDevice:
@@ -126,6 +133,22 @@ def _gpu(gpu: Gpu, reason: str) -> ChosenDevice:
     return ChosenDevice(
         Device(kind=DeviceKind.CUDA, uuids=(gpu.uuid,)), gpu.name, f"{gpu.name} ({gpu.uuid}): {reason}", gpu.driver
     )
+
+
+def _several(gpus: Sequence[Gpu], reason: str) -> ChosenDevice:
+    if len(gpus) == 1:
+        return _gpu(gpus[0], reason)
+    uuids = tuple(gpu.uuid for gpu in gpus)
+    if len(set(uuids)) < len(uuids):
+        raise BadManifest("a GPU is named twice", hint="name each GPU once; `evaluate.processes` puts several on one")
+    if len({gpu.name for gpu in gpus}) > 1:
+        raise BadManifest(
+            f"the GPUs are not of one model: {', '.join(f'{gpu.uuid} is a {gpu.name}' for gpu in gpus)}",
+            hint="name GPUs of one model, since a result is kept under its device's model",
+        )
+    device = Device(kind=DeviceKind.CUDA, uuids=uuids)
+    shared = f"{len(gpus)} x {gpus[0].name}, evaluations on all of them, all else on {uuids[0]}: {reason}"
+    return ChosenDevice(device, gpus[0].name, shared, gpus[0].driver)
 
 
 def _text(value: str | bytes) -> str:

@@ -20,7 +20,9 @@ Store = Annotated[
 ProgressOption = Annotated[
     ProgressMode, typer.Option("--progress", help="live: bars; plain: lines; none: nothing; auto: live on a terminal.")
 ]
-Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, or a GPU's UUID.")]
+Device = Annotated[
+    str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:all, or UUIDs of GPUs: GPU-a,GPU-b.")
+]
 Runtime = Annotated[str, typer.Option("--runtime", "-r", help="auto, docker or process.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 

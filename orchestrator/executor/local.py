@@ -1,6 +1,7 @@
 """This host: one lane for each device, and lanes beside them for the stages that need none."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
@@ -49,18 +50,17 @@ def _skip_hopeless(waiting: list[Stage], succeeded: dict[str, bool], skip: Calla
 
 
 def _startable(waiting: list[Stage], running: dict[Future[bool], Stage], succeeded: dict[str, bool]) -> list[Stage]:
-    busy = [_lane(stage) for stage in running.values()]
+    busy = Counter(lane for stage in running.values() for lane in _lanes(stage))
     chosen = []
     for stage in waiting:
-        lane = _lane(stage)
-        room = _FETCH_LANES if lane == Operation.FETCH.value else 1
-        if all(succeeded.get(need) for need in stage.needs) and busy.count(lane) < room:
-            busy.append(lane)
+        lanes = _lanes(stage)
+        free = all(busy[lane] < (_FETCH_LANES if lane == Operation.FETCH.value else 1) for lane in lanes)
+        if free and all(succeeded.get(need) for need in stage.needs):
+            busy.update(lanes)
             chosen.append(stage)
     return chosen
 
 
-def _lane(stage: Stage) -> str:
-    if stage.operation is Operation.FETCH:
-        return Operation.FETCH.value
-    return stage.device.uuids[0] if stage.device.uuids else stage.device.kind.value
+def _lanes(stage: Stage) -> tuple[str, ...]:
+    """A stage on several devices takes all their lanes."""
+    return (Operation.FETCH.value,) if stage.operation is Operation.FETCH else stage.device_names

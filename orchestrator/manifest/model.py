@@ -118,6 +118,8 @@ class LimitsEntry(Frozen):
 
 
 class Manifest(Frozen):
+    """`device`: see `orchestrator.devices.choose_device`; several UUIDs may stand in a list, too."""
+
     schema_version: Literal[1] = 1
     name: Name
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
@@ -127,13 +129,20 @@ class Manifest(Frozen):
     profile: ProfileEntry | None = None
     benchmark: BenchmarkEntry | None = None
     scoring: ScoringEntry = ScoringEntry()
-    device: str = "auto"
+    device: Annotated[str, BeforeValidator(lambda value: _joined(value))] = "auto"
     runtime: Literal["auto", "docker", "process"] = "auto"
     limits: LimitsEntry = LimitsEntry()
 
     @property
     def digest(self) -> str:
         return digest_of(self.model_dump(mode="json"))
+
+
+def _joined(value: object) -> object:
+    """A list of UUIDs in the form of the command line, with commas between them."""
+    if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
+        return ",".join(value)
+    return value
 
 
 def _as_text(value: object) -> object:

@@ -55,6 +55,11 @@ class _Builder:
     chosen: dict[str, list[str]] = field(default_factory=dict)
 
     @property
+    def first_device(self) -> Device:
+        """For what works on one device: all but evaluations, which are spread over all GPUs."""
+        return self.device.model_copy(update={"uuids": self.device.uuids[:1]})
+
+    @property
     def fetch_image(self) -> Image:
         return self.catalog.only(Operation.FETCH)
 
@@ -142,7 +147,7 @@ class _Builder:
                 "calibration": StageOutput(self.fetch_dataset(asked.dataset, substitute)),
                 **self._recovery(method, entry.recovery),
             },
-            device=self.device,
+            device=self.first_device,
             limits=self.limits,
             subject=subject,
             timed=True,
@@ -166,7 +171,7 @@ class _Builder:
             image="",
             operation=Operation.PROFILE,
             parameters=ProfileParameters(),
-            device=self.device,
+            device=self.first_device,
             limits=self.limits,
             subject=subject,
         )
@@ -189,6 +194,7 @@ class _Builder:
                 id=f"evaluate/{_label(common.subject)}/{task}",
                 image=image.name,
                 operation=Operation.EVALUATE,
+                device=self.device,
                 parameters=EvaluateParameters(
                     task=task,
                     limit=entry.limit_of(task),

@@ -51,7 +51,7 @@ class Subject(Frozen):
 
 @dataclass(frozen=True)
 class Stage:
-    """`timed` stages have their device alone. `depends_on_device` puts the device's model into the key.
+    """`timed` stages have their devices alone. `depends_on_device` puts the device's model into the key.
 
     `caveat` says, in a few words that stand beside its figures, why they are not those of the subject's own weights.
     """
@@ -67,6 +67,11 @@ class Stage:
     timed: bool = False
     depends_on_device: bool = True
     caveat: str | None = None
+
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        """The devices that it occupies: UUIDs of GPUs, or the kind where none is named."""
+        return self.device.uuids or (self.device.kind.value,)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -110,6 +115,8 @@ def key_material(
     }
     if stage.depends_on_device:
         material["device"] = {"model": device_model, "threads": stage.device.threads}
+        if len(stage.device.uuids) > 1:
+            material["device"]["count"] = len(stage.device.uuids)
     canonical_json(material)
     return material
 

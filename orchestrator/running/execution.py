@@ -12,7 +12,7 @@ from harness.contract import DeviceKind, Event, Sha256
 from orchestrator.errors import Interrupted, OrchestratorError
 from orchestrator.images import ImageCatalog
 from orchestrator.planning import HostFolder, Stage, key_material, stage_key
-from orchestrator.running.resources import hold_device
+from orchestrator.running.resources import hold_devices
 from orchestrator.running.verdict import judge
 from orchestrator.runtime.base import ImageIdentity, Invocation, Runtime
 from orchestrator.store import BadArtifact, Failure, FailureKind, Provenance, StageRecord, Store, now
@@ -80,7 +80,7 @@ def execute(
         with workshop.store.claim(key, workshop.cancel):
             if record := workshop.store.find(key):
                 return Finished(key, record, cached=True)
-            with hold_device(stage, workshop.cancel):
+            with hold_devices(stage, workshop.cancel):
                 on_start()
                 return _run(stage, inputs, workshop, key, material, on_event)
     except Interrupted:

@@ -43,7 +43,7 @@ def preview(setup: Setup) -> Iterator[StagePreview]:
             },
             needs=stage.needs,
             timed=stage.timed,
-            device=stage.device.uuids[0] if stage.device.uuids else stage.device.kind.value,
+            device=",".join(stage.device_names),
             key=key,
         )
 

@@ -3,7 +3,8 @@
 import os
 import tempfile
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from orchestrator.planning import Stage
@@ -15,7 +16,16 @@ def device_lock_path(name: str) -> Path:
     return Path(tempfile.gettempdir()) / f"llmcbench-{os.getuid()}" / f"device-{name}.lock"
 
 
-def hold_device(stage: Stage, cancel: threading.Event) -> AbstractContextManager[None]:
-    """Hold the stage's device: alone when the stage is timed, together with other untimed stages otherwise."""
-    name = stage.device.uuids[0] if stage.device.uuids else stage.device.kind.value
-    return locks.hold(device_lock_path(name), shared=not stage.timed, cancel=cancel)
+@contextmanager
+def hold_devices(stage: Stage, cancel: threading.Event) -> Iterator[None]:
+    """Hold the stage's devices: alone when the stage is timed, together with other untimed stages otherwise.
+
+    They are taken in one order by everyone, so that two orchestrators never wait for each other.
+
+    Raises:
+        Interrupted: `cancel` was set while waiting.
+    """
+    with ExitStack() as held:
+        for name in sorted(stage.device_names):
+            held.enter_context(locks.hold(device_lock_path(name), shared=not stage.timed, cancel=cancel))
+        yield

@@ -31,6 +31,8 @@ MANIFEST = {
     "device": "cpu",
 }
 
+CPU = ChosenDevice(Device(threads=1), "test processor", "cpu: asked for")
+
 
 @dataclass
 class Bench:
@@ -38,6 +40,7 @@ class Bench:
 
     root: Path
     catalog: ImageCatalog = field(default_factory=lambda: ImageCatalog(IMAGES))
+    device: ChosenDevice = CPU
 
     @property
     def store(self) -> Store:
@@ -45,9 +48,8 @@ class Bench:
 
     def setup(self, runtime: Runtime, manifest: dict[str, object] | None = None) -> Setup:
         asked = Manifest.model_validate(manifest or MANIFEST)
-        device = ChosenDevice(Device(threads=1), "test processor", "cpu: asked for")
-        plan = build_plan(asked, self.catalog, device.device, None)
-        return Setup(asked, plan, self.catalog, self.store, runtime, device, ())
+        plan = build_plan(asked, self.catalog, self.device.device, None)
+        return Setup(asked, plan, self.catalog, self.store, runtime, self.device, ())
 
     def run(
         self,

@@ -49,11 +49,12 @@ def test_an_unchanged_image_is_not_built_again(containers):
     assert notes == []
 
 
-def test_the_gpus_asked_for_are_named_by_uuid(hostile):
-    options = container_options(Launch(hostile, b"", device=Device(kind=DeviceKind.CUDA, uuids=(GPU,))))
+@pytest.mark.parametrize("gpus", [(GPU,), (GPU, "GPU-other")])
+def test_the_gpus_asked_for_are_named_by_uuid(hostile, gpus):
+    options = container_options(Launch(hostile, b"", device=Device(kind=DeviceKind.CUDA, uuids=gpus)))
 
     assert options["device_requests"] == [
-        {"Driver": "", "Count": 0, "DeviceIDs": [GPU], "Capabilities": [["gpu"]], "Options": {}}
+        {"Driver": "", "Count": 0, "DeviceIDs": list(gpus), "Capabilities": [["gpu"]], "Options": {}}
     ]
 
 
