@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.contract import (
+    REFERENCE_ENGINE,
     BackendDescription,
     BenchmarkParameters,
     CompressParameters,
@@ -20,11 +21,12 @@ from harness.contract import (
 )
 from orchestrator.errors import BadManifest
 from orchestrator.images import Image, ImageCatalog
-from orchestrator.manifest import BenchmarkEntry, CompressEntry, Manifest, ModelEntry
+from orchestrator.manifest import BenchmarkEntry, CompressEntry, EvaluateEntry, Manifest, ModelEntry
 from orchestrator.planning.exporting import Way, export_stage, find_way
 from orchestrator.planning.resolving import (
     resolve_backend,
     resolve_calibration,
+    resolve_engine,
     resolve_method,
     resolve_setting,
 )
@@ -171,29 +173,58 @@ class _Builder:
             subject=subject,
         )
         for stage in (
-            *self._evaluations(common, checkpoint),
+            *self._evaluations(common, checkpoint, known),
             *self._profiles(common, checkpoint),
             *self._benchmarks(common, checkpoint, known),
         ):
             self.add(stage)
 
-    def _evaluations(self, common: Stage, checkpoint: str) -> Iterator[Stage]:
+    def _evaluations(self, common: Stage, checkpoint: str, known: Checkpoint) -> Iterator[Stage]:
+        """By the reference, and by each backend that can evaluate this checkpoint, in the way that it serves it."""
         entry = self.manifest.evaluate
-        for task in entry.tasks if entry else ():
+        for name in entry.engine if entry else ():
             assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
+            found = resolve_engine(name, self.catalog)
+            if found is None:
+                yield from self._task_stages(common, checkpoint, entry)
+                continue
+            image, backend = found
+            benchmark = self.manifest.benchmark
+            fallback = benchmark is not None and benchmark.dense_fallback
+            way = _scoring_refusal(backend) or find_way(
+                backend.name, self.catalog, self.device, known, dense_fallback=fallback
+            )
+            if isinstance(way, Refused):
+                self._refuse(common, backend, way, Operation.EVALUATE)
+            else:
+                served = replace(common, caveat=way.caveat)
+                read = self._exported(checkpoint, common.subject, way)
+                yield from self._task_stages(served, read, entry, image, backend)
+
+    def _task_stages(
+        self,
+        common: Stage,
+        checkpoint: str,
+        entry: EvaluateEntry,
+        deployed: Image | None = None,
+        backend: BackendDescription | None = None,
+    ) -> Iterator[Stage]:
+        """A stage a task, in the task's own image or in that of the backend which is `deployed`."""
+        for task in entry.tasks:
             if task not in self.catalog.tasks:
                 raise BadManifest(unknown("task", task, self.catalog.tasks), hint="`orchestrator images list` has all")
             image, description = self.catalog.tasks[task]
             yield replace(
                 common,
-                id=f"evaluate/{_label(common.subject)}/{task}",
-                image=image.name,
+                id=f"evaluate/{_label(common.subject)}/{task}" + (f"/{backend.name}" if backend else ""),
+                image=(deployed or image).name,
                 operation=Operation.EVALUATE,
                 parameters=EvaluateParameters(
                     task=task,
+                    engine=backend.name if backend else REFERENCE_ENGINE,
                     limit=entry.limit_of(task),
                     token_budget=entry.token_budget,
-                    processes=entry.processes,
+                    processes=1 if backend else entry.processes,
                 ),
                 inputs={
                     "checkpoint": StageOutput(checkpoint),
@@ -219,7 +250,7 @@ class _Builder:
             image, backend = resolve_backend(name, self.catalog)
             way = find_way(backend.name, self.catalog, self.device, known, dense_fallback=entry.dense_fallback)
             if isinstance(way, Refused):
-                self._refuse(common, backend, way)
+                self._refuse(common, backend, way, Operation.BENCHMARK)
             else:
                 if why := way.decision(backend.name):
                     self.chosen.setdefault(why, []).append(_label(common.subject))
@@ -240,11 +271,16 @@ class _Builder:
             return checkpoint
         return self.add(export_stage(way.export, checkpoint, subject, self.catalog, self.limits))
 
-    def _refuse(self, common: Stage, backend: BackendDescription, why: Refused) -> None:
+    def _refuse(self, common: Stage, backend: BackendDescription, why: Refused, operation: Operation) -> None:
         assert common.subject is not None  # noqa: S101  every measured stage has a subject
         self.not_planned.append(
             NotPlanned(
-                subject=common.subject, backend=backend.name, reason=why.reason, message=why.message, source=why.source
+                subject=common.subject,
+                backend=backend.name,
+                reason=why.reason,
+                message=why.message,
+                source=why.source,
+                operation=operation,
             )
         )
 
@@ -265,6 +301,14 @@ def build_plan(manifest: Manifest, catalog: ImageCatalog, device: Device, data: 
         for checkpoint, subject, known in variants:
             builder.measure(checkpoint, subject, known)
     return Plan(tuple(builder.stages.values()), tuple(builder.not_planned), builder.decisions)
+
+
+def _scoring_refusal(backend: BackendDescription) -> Refused | None:
+    """Why a backend cannot evaluate anything; None where it can."""
+    if backend.scores:
+        return None
+    message = f"{backend.name} gives no log-likelihoods of a prompt's tokens here, so it cannot evaluate"
+    return Refused(Reason.BACKEND, message, f"`scores` in the image.toml that offers {backend.name}")
 
 
 def _benchmark_parameters(backend: BackendDescription, entry: BenchmarkEntry) -> BenchmarkParameters:
