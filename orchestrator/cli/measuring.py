@@ -74,7 +74,7 @@ def plan(
             typer.echo(f"{stage.status:8} {stage.id}  [{stage.image}]{needs}")
     for one in setup.plan.not_planned:
         typer.echo(
-            f"not planned: {one.subject.label} on {one.backend}: {one.message} ({one.reason.value};"
+            f"not planned: {one.operation.value} {one.subject.label} on {one.backend}: {one.message} ({one.reason.value};"
             f" source: {one.source})",
             err=True,
         )

@@ -17,6 +17,7 @@ from harness.contract import (
     MethodDescription,
     Operation,
     ProfileParameters,
+    Reason,
     TextFile,
 )
 from orchestrator.errors import BadManifest
