@@ -51,10 +51,10 @@ def _compared(record: RunRecord, results: Mapping[str, StageRecord], store: Stor
 
 
 def _facts(reference: _Evaluation, deployed: _Evaluation, engine: str, store: Store) -> dict[str, object]:
-    for name, one in ((REFERENCE_ENGINE, reference), (engine, deployed)):
-        if one.result is None:
-            return {"reason": f"no result of {name}: {one.absence}"}
-    assert reference.result and reference.stored and deployed.result and deployed.stored  # noqa: S101  checked above
+    if reference.stored is None or reference.result is None:
+        return {"reason": f"no result of {REFERENCE_ENGINE}: {reference.absence}"}
+    if deployed.stored is None or deployed.result is None:
+        return {"reason": f"no result of {engine}: {deployed.absence}"}
     metric = reference.result.metric
     facts: dict[str, object] = {
         "metric": metric,
@@ -63,9 +63,10 @@ def _facts(reference: _Evaluation, deployed: _Evaluation, engine: str, store: St
         "reference_dtype": reference.result.dtype,
         "engine_dtype": deployed.result.dtype,
     }
+    reference_path = items_file(reference.stored, reference.result, store).path
+    engine_path = items_file(deployed.stored, deployed.result, store).path
     try:
-        paths = (items_file(one.stored, one.result, store).path for one in (reference, deployed))
-        return facts | compare_outcomes(*paths, metric).facts
+        return facts | compare_outcomes(reference_path, engine_path, metric).facts
     except NoInterval as reason:
         return facts | {"reason": str(reason)}
 

@@ -20,7 +20,7 @@ def agreement(
 ) -> None:
     """Show how a backend's picks and log-likelihoods differ from the reference's, item by item.
 
-    For runs whose manifest evaluates by several engines: `evaluate: {engine: [transformers, vllm]}`.
+    For runs whose manifest lists several engines under `evaluate`, such as manifests/deployed.yaml.
     """
     from orchestrator.agreement import run_agreement
     from orchestrator.measured import stored_results
