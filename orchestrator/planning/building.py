@@ -5,24 +5,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.contract import (
-    REFERENCE_ENGINE,
     BackendDescription,
     BenchmarkParameters,
     CompressParameters,
     DatasetDescription,
     DatasetSource,
     Device,
-    EvaluateParameters,
     FetchParameters,
     MethodDescription,
     Operation,
     ProfileParameters,
-    Reason,
     TextFile,
 )
 from orchestrator.errors import BadManifest
 from orchestrator.images import Image, ImageCatalog
-from orchestrator.manifest import BenchmarkEntry, CompressEntry, EvaluateEntry, Manifest, ModelEntry
+from orchestrator.manifest import BenchmarkEntry, CompressEntry, Manifest, ModelEntry
+from orchestrator.planning.evaluating import Engine, scoring_refusal, task_stages
 from orchestrator.planning.exporting import Way, export_stage, find_way
 from orchestrator.planning.resolving import (
     resolve_backend,
@@ -43,7 +41,6 @@ from orchestrator.sources import (
     text_file,
     without_folder,
 )
-from orchestrator.suggest import unknown
 from orchestrator.support import Checkpoint, Refused
 
 
@@ -182,56 +179,26 @@ class _Builder:
 
     def _evaluations(self, common: Stage, checkpoint: str, known: Checkpoint) -> Iterator[Stage]:
         """By the reference, and by each backend that can evaluate this checkpoint, in the way that it serves it."""
-        entry = self.manifest.evaluate
+        entry, benchmark = self.manifest.evaluate, self.manifest.benchmark
+        fallback = benchmark is not None and benchmark.dense_fallback
+        labelled = replace(common, id=_label(common.subject))
         for name in entry.engine if entry else ():
             assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
             found = resolve_engine(name, self.catalog)
             if found is None:
-                yield from self._task_stages(common, checkpoint, entry)
+                yield from task_stages(labelled, checkpoint, entry, self.catalog, self.fetch_dataset)
                 continue
-            image, backend = found
-            benchmark = self.manifest.benchmark
-            fallback = benchmark is not None and benchmark.dense_fallback
-            way = _scoring_refusal(backend) or find_way(
+            engine = Engine(*found)
+            backend = engine.backend
+            way = scoring_refusal(backend) or find_way(
                 backend.name, self.catalog, self.device, known, dense_fallback=fallback
             )
             if isinstance(way, Refused):
                 self._refuse(common, backend, way, Operation.EVALUATE)
             else:
-                served = replace(common, caveat=way.caveat)
+                served = replace(labelled, caveat=way.caveat)
                 read = self._exported(checkpoint, common.subject, way)
-                yield from self._task_stages(served, read, entry, image, backend)
-
-    def _task_stages(
-        self,
-        common: Stage,
-        checkpoint: str,
-        entry: EvaluateEntry,
-        deployed: Image | None = None,
-        backend: BackendDescription | None = None,
-    ) -> Iterator[Stage]:
-        """A stage a task, in the task's own image or in that of the backend which is `deployed`."""
-        for task in entry.tasks:
-            if task not in self.catalog.tasks:
-                raise BadManifest(unknown("task", task, self.catalog.tasks), hint="`orchestrator images list` has all")
-            image, description = self.catalog.tasks[task]
-            yield replace(
-                common,
-                id=f"evaluate/{_label(common.subject)}/{task}" + (f"/{backend.name}" if backend else ""),
-                image=(deployed or image).name,
-                operation=Operation.EVALUATE,
-                parameters=EvaluateParameters(
-                    task=task,
-                    engine=backend.name if backend else REFERENCE_ENGINE,
-                    limit=entry.limit_of(task),
-                    token_budget=entry.token_budget,
-                    processes=1 if backend else entry.processes,
-                ),
-                inputs={
-                    "checkpoint": StageOutput(checkpoint),
-                    "dataset": StageOutput(self.fetch_dataset(description.dataset)),
-                },
-            )
+                yield from task_stages(served, read, entry, self.catalog, self.fetch_dataset, engine)
 
     def _profiles(self, common: Stage, checkpoint: str) -> Iterator[Stage]:
         if self.manifest.profile is not None:
@@ -302,14 +269,6 @@ def build_plan(manifest: Manifest, catalog: ImageCatalog, device: Device, data: 
         for checkpoint, subject, known in variants:
             builder.measure(checkpoint, subject, known)
     return Plan(tuple(builder.stages.values()), tuple(builder.not_planned), builder.decisions)
-
-
-def _scoring_refusal(backend: BackendDescription) -> Refused | None:
-    """Why a backend cannot evaluate anything; None where it can."""
-    if backend.scores:
-        return None
-    message = f"{backend.name} gives no log-likelihoods of a prompt's tokens here, so it cannot evaluate"
-    return Refused(Reason.BACKEND, message, f"`scores` in the image.toml that offers {backend.name}")
 
 
 def _benchmark_parameters(backend: BackendDescription, entry: BenchmarkEntry) -> BenchmarkParameters:
