@@ -77,9 +77,14 @@ def _checkpoints(record: RunRecord, results: Mapping[str, StageRecord]) -> dict[
 def _items(results: Mapping[str, StageRecord], store: Store) -> dict[str, ItemsFile]:
     files = {}
     for stage in results.values():
-        key, result = stage.provenance.key, stage.final.result
+        result = stage.final.result
         if isinstance(result, EvaluateResult):
-            data = stage.provenance.material.get("inputs", {}).get("dataset", "")
-            folder = store.stages / key / OUTPUT_NAME
-            files[key] = ItemsFile(folder / Path(result.items_file).name, scored=result.items, data=str(data))
+            files[stage.provenance.key] = items_file(stage, result, store)
     return files
+
+
+def items_file(stage: StageRecord, result: EvaluateResult, store: Store) -> ItemsFile:
+    """Where the outcomes of a stored evaluation lie."""
+    data = stage.provenance.material.get("inputs", {}).get("dataset", "")
+    folder = store.stages / stage.provenance.key / OUTPUT_NAME
+    return ItemsFile(folder / Path(result.items_file).name, scored=result.items, data=str(data))

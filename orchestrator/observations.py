@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from harness.contract import (
+    REFERENCE_ENGINE,
     BenchmarkResult,
     CompressResult,
     EvaluateResult,
@@ -13,6 +14,7 @@ from harness.contract import (
 from orchestrator.images import ImageCatalog
 from orchestrator.manifest import ScoringEntry
 from orchestrator.planning import Subject
+from orchestrator.planning.resolving import engine_name
 from orchestrator.scoring import (
     TRUTHFULNESS_TASK,
     Expectation,
@@ -88,17 +90,22 @@ def _observations(
 def _accuracy(
     base: Observation, result: EvaluateResult, task: TaskDescription, scoring: ScoringEntry
 ) -> Iterator[Observation]:
-    """A figure for each place that the task enters, or for none of a score: then it is shown and not counted."""
+    """A figure for each place that the task enters, or for none of a score: then it is shown and not counted.
+
+    Of several engines, only that one's figures count which `scoring` names.
+    """
     metric = scoring.truthfulness if task.dataset == TRUTHFULNESS_TASK else result.metric
+    counts = result.engine == engine_name(scoring.engine)
     facts = {
-        "name": result.task,
+        "name": result.task if counts else f"{result.task} by {result.engine}",
         "value": result.metrics[metric],
         "metric": metric,
         "unit": "fraction" if task.higher_is_better else "perplexity",
         "higher_is_better": task.higher_is_better,
         "protocol": _protocol(result),
     }
-    for track, part in parts_of_task(result.task, scoring) or ((Track(task.track), UNCOUNTED),):
+    places = parts_of_task(result.task, scoring) if counts else ()
+    for track, part in places or ((Track(task.track), UNCOUNTED),):
         yield base.model_copy(update={**facts, "track": track, "part": part})
 
 
@@ -174,6 +181,8 @@ def _gaps(name: str, state: StageState, subject: Subject, scoring: ScoringEntry)
     )
     if state.operation is Operation.EVALUATE:
         task = str(state.parameters["task"])
+        if state.parameters.get("engine", REFERENCE_ENGINE) != engine_name(scoring.engine):
+            return
         for track, part in parts_of_task(task, scoring):
             yield gap.model_copy(update={"track": track, "part": part, "name": task})
     elif state.operation is Operation.PROFILE:
@@ -186,23 +195,29 @@ def _gaps(name: str, state: StageState, subject: Subject, scoring: ScoringEntry)
 
 def _not_asked_for(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
     """Parts of the complete scores that the manifest leaves out, or that no image can measure yet."""
-    asked = record.manifest.evaluate.tasks if record.manifest.evaluate else ()
+    evaluate, scoring = record.manifest.evaluate, record.manifest.scoring
+    asked = evaluate.tasks if evaluate else ()
+    engines = tuple(map(engine_name, evaluate.engine)) if evaluate else ()
     for variant in _variants(record):
-        for task in expected_tasks(record.manifest.scoring):
+        for task in expected_tasks(scoring):
             if task not in asked:
                 known = task in catalog.tasks
                 reason = "not in this run's manifest" if known else "no image offers this task yet"
                 yield Gap(variant=variant, name=task, reason=reason)
+            elif engine_name(scoring.engine) not in engines:
+                reason = f"evaluated by {', '.join(engines)} alone, and scores count what {scoring.engine} finds"
+                yield Gap(variant=variant, name=task, reason=reason)
         if record.manifest.profile is None:
             yield Gap(variant=variant, track=Track.INFERENCE_CONSUMPTION, reason="not in this run's manifest")
     for refused in record.not_planned:
-        yield Gap(
-            variant=Variant(method=refused.subject.method, setting=refused.subject.setting),
-            model=refused.subject.model,
-            track=Track.HARDWARE_ACCELERATION,
-            part=refused.backend,
-            reason=f"{refused.message} (source: {refused.source})" if refused.source else refused.message,
-        )
+        variant = Variant(method=refused.subject.method, setting=refused.subject.setting)
+        reason = f"{refused.message} (source: {refused.source})" if refused.source else refused.message
+        gap = Gap(variant=variant, model=refused.subject.model, reason=reason)
+        if refused.operation is Operation.BENCHMARK:
+            yield gap.model_copy(update={"track": Track.HARDWARE_ACCELERATION, "part": refused.backend})
+        elif refused.backend == engine_name(scoring.engine):
+            for task in asked:
+                yield gap.model_copy(update={"name": task})
 
 
 def _variants(record: RunRecord) -> tuple[Variant, ...]:
@@ -214,5 +229,5 @@ def _backends(record: RunRecord) -> tuple[str, ...]:
     planned = [
         str(state.parameters["backend"]) for state in record.stages.values() if state.operation is Operation.BENCHMARK
     ]
-    refused = [one.backend for one in record.not_planned]
+    refused = [one.backend for one in record.not_planned if one.operation is Operation.BENCHMARK]
     return tuple(dict.fromkeys([*planned, *refused]))

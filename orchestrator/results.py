@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from harness.contract import (
+    REFERENCE_ENGINE,
     CheckpointDescriptor,
     CompressResult,
     DatasetDescriptor,
@@ -10,6 +11,7 @@ from harness.contract import (
     FetchResult,
     Operation,
 )
+from orchestrator.agreement import run_agreement
 from orchestrator.images import ImageCatalog
 from orchestrator.measured import compressed_variants, measured, stored_results
 from orchestrator.report import (
@@ -57,6 +59,7 @@ def build_report(record: RunRecord, store: Store, catalog: ImageCatalog, mode: M
         scores=scores,
         uncertainty=run_scores(measurements, scores, Resampling()),
         observations=measurements.observations,
+        agreement=run_agreement(record, results, store).tasks,
         stages=tuple(_stages(record)),
         costs=tuple(_costs(record, results)),
         provenance=_provenance(record, results),
@@ -149,7 +152,8 @@ def _provenance(record: RunRecord, results: dict[str, StageRecord]) -> Provenanc
             origins[result.artifact.name] = result.artifact.origin
             notes.extend(result.artifact.notes)
         elif isinstance(result, EvaluateResult):
-            notes.append(f"evaluated in {result.dtype.value}: {result.dtype_reason}")
+            by = "" if result.engine == REFERENCE_ENGINE else f" by {result.engine}"
+            notes.append(f"evaluated{by} in {result.dtype.value}: {result.dtype_reason}")
     return Provenance(
         harness_digest=", ".join(dict.fromkeys(digests)) or "nothing was run",
         manifest_digest=record.manifest.digest,

@@ -67,6 +67,7 @@ from harness.contract.measurement import (
     TokenLatency,
 )
 from harness.contract.request import (
+    REFERENCE_ENGINE,
     REQUEST,
     BenchmarkParameters,
     BenchmarkRequest,
@@ -124,6 +125,7 @@ __all__ = [
     "DESCRIPTOR_NAME",
     "EVENT",
     "FINAL_EVENT",
+    "REFERENCE_ENGINE",
     "REQUEST",
     "RESULT_NAME",
     "RESUME_NAME",

@@ -92,12 +92,16 @@ class ExportDescription(Frozen):
 
 
 class BackendDescription(Frozen):
-    """`run_by_us` says for each device what this project's authors ran with it; what is not there they did not run."""
+    """`run_by_us` says for each device what this project's authors ran with it; what is not there they did not run.
+
+    `scores`: it gives the log-likelihoods of a prompt's own tokens, so that the image can evaluate through it.
+    """
 
     name: str
     summary: str
     formats: tuple[CheckpointFormat, ...]
     run_by_us: dict[DeviceKind, str] = {}
+    scores: bool = False
     architectures: tuple[str, ...] = ()
     """Empty: any architecture that transformers knows without remote code."""
 

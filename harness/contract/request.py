@@ -133,14 +133,20 @@ class ExportParameters(Frozen):
     dtype: Dtype | None = None
 
 
+REFERENCE_ENGINE = "transformers"
+"""The engine whose figures the scores use, and which every protocol is defined by."""
+
+
 class EvaluateParameters(Frozen):
     """`limit` takes the first items (documents, or perplexity segments) of the task; None takes all.
 
+    `engine` computes the log-likelihoods: the reference, or a backend that serves the checkpoint with its own kernels.
     `token_budget` bounds the tokens of one forward pass; None chooses it from the memory that is free. `processes` work
     on the items of each device, each with the model loaded for itself; CPU threads are divided among them.
     """
 
     task: str
+    engine: str = REFERENCE_ENGINE
     limit: PositiveInt | None = None
     token_budget: PositiveInt | None = None
     processes: PositiveInt = 1

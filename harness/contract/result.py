@@ -15,6 +15,7 @@ from harness.contract.measurement import (
     StartUp,
     TokenLatency,
 )
+from harness.contract.request import REFERENCE_ENGINE
 
 
 class Memory(Frozen):
@@ -133,6 +134,8 @@ class EvaluationCost(Frozen):
 class EvaluateResult(Frozen):
     """`metric` names the entry of `metrics` that enters the score. `items_file` holds one JSON line an item.
 
+    `engine` computed the log-likelihoods; one that is not the reference stands before the protocol's name as well.
+
     `excluded` counts items that could not be scored, by reason: the denominator never shrinks without saying so.
     `truncated_items` lost the beginning of a context that is too long for the model; they are scored. `notes` says what
     was simulated of a quantized checkpoint, and what was chosen without being asked for.
@@ -140,6 +143,7 @@ class EvaluateResult(Frozen):
 
     operation: Literal["evaluate"] = "evaluate"
     task: str
+    engine: str = REFERENCE_ENGINE
     protocol: str
     metric: str
     metrics: dict[str, float]

@@ -32,6 +32,7 @@ class EngineFacts:
     load_seconds: float
     quantization_note: str | None
     processes: int = 1
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """One evaluate request from beginning to end: data, items, model, outcomes, result. See docs/evaluation.md."""
 
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from harness.contract import (
 from harness.environment import describe_environment
 from harness.errors import BadRequest, MissingData
 from harness.evaluation.catalog import Task, find_task
+from harness.evaluation.deployed import DeployedEngine, ScoringBackend, find_scoring_backend, longest_request
 from harness.evaluation.engine import Engine, EngineFacts, EngineJob, TokenCounts, open_engine
 from harness.evaluation.outcomes import write_items
 from harness.evaluation.pieces import PieceSize, cut_pieces
@@ -35,13 +36,21 @@ Rows = Mapping[str, Sequence[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What is evaluated on what; the folders' contents are those of the descriptors."""
+    """What is evaluated on what; the folders' contents are those of the descriptors.
+
+    `backend` answers in place of the reference scorer, where it is not None.
+    """
 
     task: Task
     data: DatasetDescriptor
     rows: Rows
     folder: Path
     checkpoint: CheckpointDescriptor
+    backend: ScoringBackend | None
+
+    @property
+    def protocol(self) -> str:
+        return self.task.protocol if self.backend is None else f"{self.backend.name}/{self.task.protocol}"
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,8 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> EvaluateResult:
     discard(output)
     return EvaluateResult(
         task=inputs.task.name,
-        protocol=inputs.task.protocol,
+        engine=request.parameters.engine,
+        protocol=inputs.protocol,
         metric=inputs.task.metric,
         metrics=summary.metrics,
         items=summary.scored,
@@ -101,18 +111,18 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> EvaluateResult:
         dtype_reason=loaded.dtype_reason,
         wall_seconds=time.monotonic() - begin,
         cost=_cost(attempt, inputs.checkpoint.parameter_count),
-        notes=(*filter(None, [loaded.quantization_note]), *prepared.notes, *remarks.notes),
+        notes=(*filter(None, [loaded.quantization_note]), *loaded.notes, *prepared.notes, *remarks.notes),
     )
 
 
 def _attempt(request: EvaluateRequest, inputs: _Inputs, remarks: _Remarks, reporter: Reporter) -> _Attempt:
     """Prepare the task beside loading the model, then score what no earlier attempt has scored."""
     parameters = request.parameters
-    facts = _model_facts(inputs.folder)
+    facts = _model_facts(inputs)
     job = EngineJob(inputs.folder, request.device, parameters.dtype, parameters.token_budget)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare") as beside:
         preparing = beside.submit(_prepare, inputs, facts, parameters.limit)
-        with open_engine(job, parameters.processes, remarks) as engine:
+        with _open(inputs.backend, job, parameters.processes, facts, preparing, remarks) as engine:
             prepared, prepare_seconds = preparing.result()
             loaded = engine.facts()
             size = PieceSize.suiting(
@@ -130,7 +140,23 @@ def _attempt(request: EvaluateRequest, inputs: _Inputs, remarks: _Remarks, repor
     return _Attempt(prepared, loaded, kept.in_order(), kept.resumed, tokens, prepare_seconds, score_seconds)
 
 
+def _open(
+    backend: ScoringBackend | None,
+    job: EngineJob,
+    processes: int,
+    facts: "ModelFacts",
+    preparing: "Future[tuple[Prepared[Any], float]]",
+    report: Callable[[str], None],
+) -> Engine:
+    """The reference loads while the items are prepared; a backend reserves memory for the longest of them."""
+    if backend is None:
+        return open_engine(job, processes, report)
+    prepared, _ = preparing.result()
+    return DeployedEngine(backend, job, longest_request(prepared, facts.context_length))
+
+
 def _open_inputs(request: EvaluateRequest) -> _Inputs:
+    backend = find_scoring_backend(request.parameters)
     task = find_task(request.parameters.task)
     dataset = input_folder(request, "dataset")
     data = open_dataset(dataset, verify=True)
@@ -141,7 +167,7 @@ def _open_inputs(request: EvaluateRequest) -> _Inputs:
         )
     rows = {split: _read_split(dataset, data, split) for split in task.splits}
     folder = input_folder(request, "checkpoint")
-    return _Inputs(task, data, rows, folder, open_checkpoint(folder))
+    return _Inputs(task, data, rows, folder, open_checkpoint(folder), backend)
 
 
 def _read_split(folder: Path, data: DatasetDescriptor, split: str) -> list[dict[str, Any]]:
@@ -154,12 +180,15 @@ def _read_split(folder: Path, data: DatasetDescriptor, split: str) -> list[dict[
     return read_rows(folder, split)
 
 
-def _model_facts(folder: Path) -> "ModelFacts":
+def _model_facts(inputs: _Inputs) -> "ModelFacts":
+    """What preparing needs to know. The context is as long as the engine makes use of."""
     from harness.evaluation.definitions import ModelFacts
     from harness.models.loading import load_config, load_tokenizer
 
-    config = load_config(folder)
-    return ModelFacts.of(load_tokenizer(folder), config)
+    config = load_config(inputs.folder)
+    facts = ModelFacts.of(load_tokenizer(inputs.folder), config)
+    lost_positions = 0 if inputs.backend is None else inputs.backend.lost_positions
+    return replace(facts, context_length=facts.context_length - lost_positions)
 
 
 def _prepare(inputs: _Inputs, facts: "ModelFacts", limit: int | None) -> tuple["Prepared[Any]", float]:

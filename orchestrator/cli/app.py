@@ -2,6 +2,7 @@
 
 import typer
 
+from orchestrator.cli.agreement import agreement
 from orchestrator.cli.backends import app as backends
 from orchestrator.cli.images import app as images
 from orchestrator.cli.inspection import clean, doctor, paper, report, status
@@ -28,6 +29,7 @@ app.command()(status)
 app.command()(report)
 app.command()(score)
 app.command()(compare)
+app.command()(agreement)
 app.command()(paper)
 app.command()(support)
 app.command()(doctor)

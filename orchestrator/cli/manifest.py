@@ -54,7 +54,8 @@ def show(manifest: File, as_json: options.Json = False) -> None:
         typer.echo(
             f"  compress {entry.name or entry.method} {entry.setting or 'default setting'}  {options_text}".rstrip()
         )
-    typer.echo(f"  evaluate {', '.join(read.evaluate.tasks) if read.evaluate else 'nothing'}")
+    evaluated = f"{', '.join(read.evaluate.tasks)} by {', '.join(read.evaluate.engine)}" if read.evaluate else "nothing"
+    typer.echo(f"  evaluate {evaluated}")
     scoring = read.scoring
     replaced = [f"{task} for {name}" for name, task in scoring.tasks.items()]
     chosen = [*replaced, f"truthfulness {scoring.truthfulness}"]

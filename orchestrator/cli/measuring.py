@@ -73,11 +73,8 @@ def plan(
             needs = f"  after {', '.join(stage.needs)}" if stage.needs else ""
             typer.echo(f"{stage.status:8} {stage.id}  [{stage.image}]{needs}")
     for one in setup.plan.not_planned:
-        typer.echo(
-            f"not planned: {one.subject.label} on {one.backend}: {one.message} ({one.reason.value};"
-            f" source: {one.source})",
-            err=True,
-        )
+        what = f"{one.operation.value} {one.subject.label} on {one.backend}"
+        typer.echo(f"not planned: {what}: {one.message} ({one.reason.value}; source: {one.source})", err=True)
     for decision in setup.plan.decisions:
         typer.echo(f"note: {decision}", err=True)
 

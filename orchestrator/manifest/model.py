@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
 
-from harness.contract import CalibrationPolicy, Dtype, Frozen, Scalar, digest_of
+from harness.contract import REFERENCE_ENGINE, CalibrationPolicy, Dtype, Frozen, Scalar, digest_of
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
@@ -55,10 +55,15 @@ class CompressEntry(Frozen):
 class EvaluateEntry(Frozen):
     """`limit` bounds the items of every task, or of the tasks it names; a task it does not name is run in full.
 
-    `token_budget` bounds the tokens of one forward pass, None leaves it to the worker; `processes` work side by side.
+    `engine` computes the log-likelihoods: the reference, `transformers`, or a backend, so that the accuracy is that of
+    what is deployed. With several each task is scored by each of them. `token_budget` bounds the tokens of one forward
+    pass, None leaves it to the worker; `processes` of the reference work side by side.
     """
 
     tasks: tuple[str, ...]
+    engine: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(lambda value: _as_list(value))] = (
+        REFERENCE_ENGINE,
+    )
     limit: PositiveInt | dict[str, PositiveInt] | None = None
     token_budget: PositiveInt | None = None
     processes: PositiveInt = 1
@@ -102,12 +107,14 @@ class ScoringEntry(Frozen):
 
     `tasks` names, for a data set of tracks 1 and 6, the task whose figure enters, where it is not the task of that name
     (`mmlu: mmlu-5shot`). `generalization` is the perplexity task of track 2, by default the one of track 1.
-    `truthfulness` is the metric of TruthfulQA that enters track 6.
+    `truthfulness` is the metric of TruthfulQA that enters track 6. `engine` is the one whose figures enter tracks 1, 2
+    and 6, of those that `evaluate` lists.
     """
 
     tasks: dict[str, str] = {}
     generalization: str | None = None
     truthfulness: Literal["mc1", "mc2"] = "mc2"
+    engine: str = REFERENCE_ENGINE
 
 
 class LimitsEntry(Frozen):
@@ -143,6 +150,11 @@ def _joined(value: object) -> object:
     if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
         return ",".join(value)
     return value
+
+
+def _as_list(value: object) -> object:
+    """A single name stands for a list of one."""
+    return [value] if isinstance(value, str) else value
 
 
 def _as_text(value: object) -> object:

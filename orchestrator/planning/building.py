@@ -11,7 +11,6 @@ from harness.contract import (
     DatasetDescription,
     DatasetSource,
     Device,
-    EvaluateParameters,
     FetchParameters,
     MethodDescription,
     Operation,
@@ -21,10 +20,12 @@ from harness.contract import (
 from orchestrator.errors import BadManifest
 from orchestrator.images import Image, ImageCatalog
 from orchestrator.manifest import BenchmarkEntry, CompressEntry, Manifest, ModelEntry
+from orchestrator.planning.evaluating import Engine, scoring_refusal, task_stages
 from orchestrator.planning.exporting import Way, export_stage, find_way
 from orchestrator.planning.resolving import (
     resolve_backend,
     resolve_calibration,
+    resolve_engine,
     resolve_method,
     resolve_setting,
 )
@@ -40,7 +41,6 @@ from orchestrator.sources import (
     text_file,
     without_folder,
 )
-from orchestrator.suggest import unknown
 from orchestrator.support import Checkpoint, Refused
 
 
@@ -176,36 +176,34 @@ class _Builder:
             subject=subject,
         )
         for stage in (
-            *self._evaluations(common, checkpoint),
+            *self._evaluations(common, checkpoint, known),
             *self._profiles(common, checkpoint),
             *self._benchmarks(common, checkpoint, known),
         ):
             self.add(stage)
 
-    def _evaluations(self, common: Stage, checkpoint: str) -> Iterator[Stage]:
-        entry = self.manifest.evaluate
-        for task in entry.tasks if entry else ():
+    def _evaluations(self, common: Stage, checkpoint: str, known: Checkpoint) -> Iterator[Stage]:
+        """By the reference, and by each backend that can evaluate this checkpoint, in the way that it serves it."""
+        entry, benchmark = self.manifest.evaluate, self.manifest.benchmark
+        fallback = benchmark is not None and benchmark.dense_fallback
+        labelled = replace(common, id=_label(common.subject), device=self.device)
+        for name in entry.engine if entry else ():
             assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
-            if task not in self.catalog.tasks:
-                raise BadManifest(unknown("task", task, self.catalog.tasks), hint="`orchestrator images list` has all")
-            image, description = self.catalog.tasks[task]
-            yield replace(
-                common,
-                id=f"evaluate/{_label(common.subject)}/{task}",
-                image=image.name,
-                operation=Operation.EVALUATE,
-                device=self.device,
-                parameters=EvaluateParameters(
-                    task=task,
-                    limit=entry.limit_of(task),
-                    token_budget=entry.token_budget,
-                    processes=entry.processes,
-                ),
-                inputs={
-                    "checkpoint": StageOutput(checkpoint),
-                    "dataset": StageOutput(self.fetch_dataset(description.dataset)),
-                },
+            found = resolve_engine(name, self.catalog)
+            if found is None:
+                yield from task_stages(labelled, checkpoint, entry, self.catalog, self.fetch_dataset)
+                continue
+            engine = Engine(*found)
+            backend = engine.backend
+            way = scoring_refusal(backend) or find_way(
+                backend.name, self.catalog, self.device, known, dense_fallback=fallback
             )
+            if isinstance(way, Refused):
+                self._refuse(common, backend, way, Operation.EVALUATE)
+            else:
+                served = replace(labelled, caveat=way.caveat, device=common.device)
+                read = self._exported(checkpoint, common.subject, way)
+                yield from task_stages(served, read, entry, self.catalog, self.fetch_dataset, engine)
 
     def _profiles(self, common: Stage, checkpoint: str) -> Iterator[Stage]:
         if self.manifest.profile is not None:
@@ -225,7 +223,7 @@ class _Builder:
             image, backend = resolve_backend(name, self.catalog)
             way = find_way(backend.name, self.catalog, self.device, known, dense_fallback=entry.dense_fallback)
             if isinstance(way, Refused):
-                self._refuse(common, backend, way)
+                self._refuse(common, backend, way, Operation.BENCHMARK)
             else:
                 if why := way.decision(backend.name):
                     self.chosen.setdefault(why, []).append(_label(common.subject))
@@ -246,11 +244,16 @@ class _Builder:
             return checkpoint
         return self.add(export_stage(way.export, checkpoint, subject, self.catalog, self.limits))
 
-    def _refuse(self, common: Stage, backend: BackendDescription, why: Refused) -> None:
+    def _refuse(self, common: Stage, backend: BackendDescription, why: Refused, operation: Operation) -> None:
         assert common.subject is not None  # noqa: S101  every measured stage has a subject
         self.not_planned.append(
             NotPlanned(
-                subject=common.subject, backend=backend.name, reason=why.reason, message=why.message, source=why.source
+                subject=common.subject,
+                backend=backend.name,
+                reason=why.reason,
+                message=why.message,
+                source=why.source,
+                operation=operation,
             )
         )
 

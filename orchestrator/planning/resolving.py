@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from harness.contract import (
+    REFERENCE_ENGINE,
     BackendDescription,
     Calibration,
     CheckpointFormat,
@@ -29,10 +30,29 @@ def resolve_method(name: str, catalog: ImageCatalog) -> tuple[Image, MethodDescr
 
 def resolve_backend(name: str, catalog: ImageCatalog) -> tuple[Image, BackendDescription]:
     """The image that offers a backend, by its name or short form. Raises BadManifest for an unknown one."""
-    full = BACKEND_ALIASES.get(name.lower(), name.lower())
+    full = engine_name(name)
     if full not in catalog.backends:
         raise BadManifest(unknown("backend", full, catalog.backends), hint="`orchestrator images list` has all")
     return catalog.backends[full]
+
+
+def resolve_engine(name: str, catalog: ImageCatalog) -> tuple[Image, BackendDescription] | None:
+    """The image and backend that evaluate as deployed; None for the reference. Raises BadManifest if unknown."""
+    if engine_name(name) == REFERENCE_ENGINE:
+        return None
+    known = {REFERENCE_ENGINE, *catalog.backends}
+    if engine_name(name) not in known:
+        scoring = sorted(one.name for _, one in catalog.backends.values() if one.scores)
+        raise BadManifest(
+            unknown("engine", engine_name(name), known),
+            hint=f"these evaluate: {', '.join([REFERENCE_ENGINE, *scoring])}",
+        )
+    return resolve_backend(name, catalog)
+
+
+def engine_name(name: str) -> str:
+    """The full name that a short form stands for."""
+    return BACKEND_ALIASES.get(name.lower(), name.lower())
 
 
 def resolve_setting(entry: CompressEntry, method: MethodDescription) -> Setting:

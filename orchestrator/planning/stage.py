@@ -80,13 +80,17 @@ class Stage:
 
 
 class NotPlanned(Frozen):
-    """A benchmark that the manifest asks for and that is known beforehand to be impossible, with reason and source."""
+    """What the manifest asks of a backend and is known beforehand to be impossible, with reason and source.
+
+    `operation` is to time it, or to evaluate through it.
+    """
 
     subject: Subject
     backend: str
     reason: Reason
     message: str
     source: str = ""
+    operation: Operation = Operation.BENCHMARK
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
-"""What `orchestrator score` and `orchestrator compare` print."""
+"""What `orchestrator score`, `orchestrator compare` and `orchestrator agreement` print."""
 
 from rich import box
 from rich.console import RenderableType
 from rich.text import Text
 
+from orchestrator.agreement import RunAgreement
+from orchestrator.report.agreement import agreement_table, disagreement_table
 from orchestrator.report.formats import MISSING, interval_text, score_text, value_text
 from orchestrator.report.table import Cell, Footnotes, Table, cells, columns
 from orchestrator.report.terminal import plain_text, rich_table
@@ -46,6 +48,14 @@ def comparison_blocks(document: Comparison) -> list[RenderableType]:
     blocks += [rich_table(table, box.ROUNDED) for table in tables if table.rows]
     blocks += [plain_text(f"[{number}] {reason}") for number, reason in footnotes.entries]
     return [*blocks, *_closing(document.resampling, document.warnings)]
+
+
+def agreement_blocks(document: RunAgreement, most: int) -> list[RenderableType]:
+    """The agreement of each task, then up to `most` items of each that the engines pick differently."""
+    footnotes = Footnotes()
+    tables = [agreement_table(document.tasks, footnotes), disagreement_table(document.tasks, most)]
+    blocks: list[RenderableType] = [rich_table(table, box.ROUNDED) for table in tables if table.rows]
+    return blocks + [plain_text(f"[{number}] {reason}") for number, reason in footnotes.entries]
 
 
 def _overall(document: RunScores, footnotes: Footnotes) -> Table:

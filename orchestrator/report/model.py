@@ -5,6 +5,7 @@ from enum import StrEnum
 from pydantic import AwareDatetime, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from harness.contract import Frozen
+from orchestrator.agreement.records import TaskAgreement
 from orchestrator.scoring import Mode, Observation, Score, Track, Variant
 from orchestrator.uncertainty import RunScores, TrackScore
 
@@ -87,8 +88,8 @@ class Provenance(Frozen):
 
 class RunReport(Frozen):
     """One run. `scores` holds dense and every compressed variant in every track that the manifest asked for; a track
-    that it did not ask for has no score. `uncertainty` has the same scores with their intervals. `results_path` is
-    where requests, results and raw items lie."""
+    that it did not ask for has no score. `uncertainty` has the same scores with their intervals. `agreement`
+    compares the engines of evaluations. `results_path` is where requests, results and raw items lie."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
@@ -103,6 +104,7 @@ class RunReport(Frozen):
     scores: tuple[Score, ...]
     uncertainty: RunScores | None = None
     observations: tuple[Observation, ...]
+    agreement: tuple[TaskAgreement, ...] = ()
     stages: tuple[StageEntry, ...]
     costs: tuple[CostEntry, ...] = ()
     provenance: Provenance

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from orchestrator.report.agreement import agreement_table, disagreement_table
 from orchestrator.report.details import cost_table, image_table, model_table, stage_table, variant_table
 from orchestrator.report.formats import plural
 from orchestrator.report.intervals import reading, score_cell
@@ -54,6 +55,8 @@ def view(report: RunReport) -> View:
     overview = _overview(report, footnotes)
     tracks = track_views(report, footnotes)
     details = (
+        agreement_table(report.agreement, footnotes),
+        disagreement_table(report.agreement),
         model_table(report),
         variant_table(report),
         cost_table(report),

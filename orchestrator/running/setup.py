@@ -12,7 +12,7 @@ from orchestrator.running.run import Setup
 from orchestrator.runtime.choose import choose_runtime
 from orchestrator.runtime.docker import DockerRuntime
 from orchestrator.runtime.process import ProcessRuntime
-from orchestrator.scoring.choices import check_choices
+from orchestrator.scoring.choices import check_choices, check_engine
 from orchestrator.sources import DATA_VARIABLE, data_folder
 from orchestrator.store import Store
 from orchestrator.suggest import unknown
@@ -38,6 +38,7 @@ def prepare_setup(manifest: Manifest, store: Path, images: Path) -> Setup:
             the store cannot be used.
     """
     catalog = ImageCatalog(images)
+    check_engine(manifest)
     check_choices(manifest.scoring, {name: task for name, (_, task) in catalog.tasks.items()})
     device = choose_device(manifest.device)
     data = data_folder()

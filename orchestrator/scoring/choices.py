@@ -2,13 +2,29 @@
 
 from collections.abc import Mapping
 
-from harness.contract import TaskDescription
+from harness.contract import REFERENCE_ENGINE, TaskDescription
 from orchestrator.errors import BadManifest
-from orchestrator.manifest import ScoringEntry
+from orchestrator.manifest import Manifest, ScoringEntry
+from orchestrator.planning.resolving import engine_name
 from orchestrator.scoring.expectation import PERPLEXITY_TASK, TRACK_1_TASKS, TRACK_6_TASKS
 from orchestrator.suggest import unknown
 
 _NAMES = (*TRACK_1_TASKS, *TRACK_6_TASKS)
+
+
+def check_engine(manifest: Manifest) -> None:
+    """Hold the engine of the scores against those that evaluate.
+
+    Raises:
+        BadManifest: the manifest chooses one for the scores that it does not evaluate by.
+    """
+    engines = [engine_name(name) for name in manifest.evaluate.engine] if manifest.evaluate else []
+    chosen = engine_name(manifest.scoring.engine)
+    if chosen not in (REFERENCE_ENGINE, *engines):
+        raise BadManifest(
+            unknown("engine of the scores", chosen, engines or [REFERENCE_ENGINE]),
+            hint="`scoring.engine` is one that `evaluate.engine` lists; see docs/manifests.md",
+        )
 
 
 def check_choices(scoring: ScoringEntry, tasks: Mapping[str, TaskDescription]) -> None:

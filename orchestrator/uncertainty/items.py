@@ -7,17 +7,19 @@ import json
 import math
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.uncertainty.estimate import Floats
 from orchestrator.uncertainty.interval import NoInterval
+
+ParsedT = TypeVar("ParsedT")
 
 _DAMAGES = (
     OSError,
@@ -110,19 +112,29 @@ class _Row:
 
 
 def _rows(file: ItemsFile, metric: str) -> list[_Row]:
-    name = file.path.name
-    found: list[_Row] = []
+    found = read_outcomes(file.path, lambda item: _row(item, metric))
+    if len({row.is_segment for row in found}) > 1:
+        raise NoInterval(f"{file.path.name} holds items of different kinds")
+    return found
+
+
+def read_outcomes(path: Path, parse: Callable[[dict[str, Any]], ParsedT]) -> list[ParsedT]:
+    """What `parse` makes of each line of a file of outcomes; there is at least one.
+
+    Raises:
+        NoInterval: the file is missing or damaged.
+    """
+    name = path.name
+    found: list[ParsedT] = []
     try:
-        with _open(file.path) as lines:
-            found.extend(_row(json.loads(line), metric) for line in lines)
+        with _open(path) as lines:
+            found.extend(parse(json.loads(line)) for line in lines)
     except FileNotFoundError:
         raise NoInterval(f"the outcomes of the items ({name}) are not in the store") from None
     except _DAMAGES as damaged:
         raise NoInterval(f"line {len(found) + 1} of {name} is not readable: {_clause(damaged)}") from damaged
     if not found:
         raise NoInterval(f"{name} holds no items")
-    if len({row.is_segment for row in found}) > 1:
-        raise NoInterval(f"{name} holds items of different kinds")
     return found
 
 

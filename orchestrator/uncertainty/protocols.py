@@ -27,7 +27,7 @@ def caveat_warnings(observations: Iterable[Observation]) -> tuple[str, ...]:
         if entry.caveat:
             places.setdefault((entry.part, entry.model, entry.caveat), {})[entry.variant.label] = None
     return tuple(
-        f"{part} of {model}: {', '.join(variants)} measured as {caveat}: not the speed of the method's own weights"
+        f"{part} of {model}: {', '.join(variants)} measured as {caveat}: not a figure of the method's own weights"
         for (part, model, caveat), variants in places.items()
     )
 

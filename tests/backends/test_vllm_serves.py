@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_checkpoints import Recorder, publish_checkpoint, small_model
+from small_checkpoints import Recorder, publish_checkpoint, publish_dataset, small_model
 from stored_zoo import Stored, quantize, stored
 from zoo import zoo_checkpoint
 
+from harness import evaluation
 from harness.backends import run
 from harness.backends.vllm.scoring import open_scorer
 from harness.contract import (
@@ -20,9 +21,13 @@ from harness.contract import (
     CheckpointFormat,
     Device,
     Dtype,
+    EvaluateParameters,
+    EvaluateRequest,
+    EvaluateResult,
     Reason,
 )
 from harness.errors import Unsupported
+from harness.evaluation.outcomes import ChoiceItem, read_items
 from harness.evaluation.prepared import TokenRequest
 from harness.models.loading import load_model
 
@@ -76,8 +81,8 @@ def reference(checkpoint: Path) -> list[float]:
     return sums
 
 
-def deployed(checkpoint: Path, dtype: Dtype | None = None) -> list[float]:
-    with open_scorer(checkpoint, DEVICE, dtype, context_tokens=128, sequences=3) as scorer:
+def deployed(checkpoint: Path, dtype: Dtype | None = None, **steps: int) -> list[float]:
+    with open_scorer(checkpoint, DEVICE, dtype, context_tokens=128, sequences=3, **steps) as scorer:
         answers = dict(scorer.score(requests()))
     assert sorted(answers) == list(range(len(requests())))
     return [answers[index].log_likelihood for index in sorted(answers)]
@@ -90,6 +95,39 @@ def distance(first: Sequence[float], second: Sequence[float]) -> float:
 
 def test_dense_weights_give_the_likelihoods_of_transformers(dense: Path) -> None:
     assert deployed(dense, Dtype.FLOAT32) == pytest.approx(reference(dense), rel=1e-5)
+
+
+def test_prompts_longer_than_a_step_give_the_same_likelihoods(dense: Path) -> None:
+    assert deployed(dense, Dtype.FLOAT32, step_tokens=32) == pytest.approx(reference(dense), rel=1e-5)
+
+
+def evaluated(dense: Path, data: Path, output: Path, engine: str) -> tuple[EvaluateResult, tuple[ChoiceItem, ...]]:
+    output.mkdir()
+    request = EvaluateRequest(
+        id="test",
+        device=DEVICE,
+        inputs={"checkpoint": str(dense), "dataset": str(data)},
+        output=str(output),
+        parameters=EvaluateParameters(task="arc_easy", engine=engine, dtype=Dtype.FLOAT32),
+    )
+    result = evaluation.run(request, Recorder().reporter)
+    return result, read_items(output / result.items_file, ChoiceItem)
+
+
+def test_a_task_gets_the_outcomes_of_the_reference(dense: Path, tmp_path: Path) -> None:
+    """With the task definitions of the lm-eval that is installed beside vLLM."""
+    answers = {"text": ["yes", "no, it is a letter", "perhaps"], "label": ["A", "B", "C"]}
+    rows = [
+        {"id": str(number), "question": f"Is {number} a number?", "choices": answers, "answerKey": "A"}
+        for number in range(12)
+    ]
+    data = publish_dataset(tmp_path / "data", "arc_easy", {"test": rows})
+    result, deployed_items = evaluated(dense, data, tmp_path / "vllm", "vllm")
+    _, reference_items = evaluated(dense, data, tmp_path / "transformers", "transformers")
+    assert result.protocol == "vllm/choice/arc_easy@lm-eval-0.4.13"
+    assert [item.document for item in deployed_items] == [item.document for item in reference_items]
+    for ours, theirs in zip(deployed_items, reference_items, strict=True):
+        assert ours.log_likelihoods == pytest.approx(theirs.log_likelihoods, rel=1e-4)
 
 
 @pytest.mark.parametrize("how", SERVED, ids=str)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.backends.hosting import refuse_other_gpus, start_up_deadline
+from harness.backends.unused import served_as_dense
 from harness.backends.vllm.process import engine_environment
 from harness.backends.vllm.refusals import explain
 from harness.checkpoint import open_checkpoint, read_config
-from harness.contract import CheckpointDescriptor, Device, DeviceKind, Dtype, Reason
+from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, DeviceKind, Dtype, Reason
 from harness.errors import BadCheckpoint, Unsupported
 from harness.models.pruned_shapes import refuse_layer_widths
 from harness.quantization.layouts import check_config
@@ -100,6 +101,19 @@ def load_engine(
             )
         finally:
             _stop(llm)
+
+
+def loading_notes(loaded: LoadedEngine) -> tuple[str, ...]:
+    """How the checkpoint is run, and what of its compression the engine makes no use of."""
+    descriptor = loaded.descriptor
+    notes = [
+        "run eagerly, one operation after the other" if loaded.eager else "compiled, with vLLM's own defaults",
+        f"key-value cache of {loaded.kv_cache_tokens} tokens, reserved before the first run",
+    ]
+    notes += served_as_dense(descriptor)
+    if descriptor.format is not CheckpointFormat.DENSE:
+        notes.append(f"{descriptor.format.value} weights stay packed and are computed with by vLLM's own kernels")
+    return tuple(notes)
 
 
 def _start(device: Device, arguments: Mapping[str, Any]) -> Any:

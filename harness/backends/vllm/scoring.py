@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.backends.vllm.loading import LoadedEngine, load_engine
+from harness.backends.vllm.loading import LoadedEngine, load_engine, loading_notes
 from harness.backends.vllm.refusals import explain
 from harness.contract import Device, Dtype, Reason
 from harness.errors import Unsupported
+from harness.evaluation.engine import EngineFacts
 from harness.evaluation.prepared import Answer, TokenRequest
-
-_STEP_TOKENS = 2048
-"""Positions of one step. Each takes a float32 logit for every token of the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,17 @@ class VllmScorer:
     loaded: LoadedEngine
     context_tokens: int
     sequences: int
+
+    @property
+    def facts(self) -> EngineFacts:
+        loaded = self.loaded
+        return EngineFacts(
+            dtype=loaded.dtype,
+            dtype_reason=loaded.dtype_reason,
+            load_seconds=loaded.load_seconds,
+            quantization_note=None,
+            notes=("scored by vLLM from prompt log-probabilities", *loading_notes(loaded)),
+        )
 
     def score(self, requests: Sequence[TokenRequest]) -> Iterator[tuple[int, Answer]]:
         """The index of each request and its answer, in order. A continuation without tokens gets NaN.
@@ -75,16 +84,25 @@ class VllmScorer:
 
 @contextmanager
 def open_scorer(
-    checkpoint: Path, device: Device, dtype: Dtype | None, *, context_tokens: int, sequences: int
+    checkpoint: Path,
+    device: Device,
+    dtype: Dtype | None,
+    *,
+    context_tokens: int,
+    sequences: int,
+    step_tokens: int = 2048,
 ) -> Iterator[VllmScorer]:
-    """Load `checkpoint` into vLLM for scoring. Raises as `harness.backends.vllm.loading.load_engine` says."""
+    """Load `checkpoint` into vLLM for scoring. Raises as `harness.backends.vllm.loading.load_engine` says.
+
+    `step_tokens` bounds the positions of one step. Each takes a float32 logit for every token of the vocabulary.
+    """
     with load_engine(
         checkpoint,
         device,
         dtype,
         context_tokens=context_tokens,
         sequences=sequences,
-        max_num_batched_tokens=max(_STEP_TOKENS, sequences),
+        max_num_batched_tokens=max(step_tokens, sequences),
     ) as loaded:
         yield VllmScorer(loaded, context_tokens, sequences)
 

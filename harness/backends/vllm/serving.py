@@ -9,10 +9,9 @@ from typing import Any
 from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
 from harness.backends.differences import Batch, time_by_difference
 from harness.backends.prompts import drawn_prompts
-from harness.backends.unused import served_as_dense
-from harness.backends.vllm.loading import LoadedEngine, load_engine
+from harness.backends.vllm.loading import LoadedEngine, load_engine, loading_notes
 from harness.backends.vllm.refusals import explain
-from harness.contract import CheckpointFormat, Device, Dtype, Memory, MemoryParts, Scalar
+from harness.contract import Device, Dtype, Memory, MemoryParts, Scalar
 from harness.errors import WorkerError
 from harness.models.loading import select_device
 from harness.telemetry import PeakMemory
@@ -22,7 +21,7 @@ class VllmEngine:
     """A checkpoint in vLLM's offline engine. See `harness.backends.base.Engine`."""
 
     def __init__(self, loaded: LoadedEngine) -> None:
-        self.info = EngineInfo(loaded.dtype, loaded.dtype_reason, loaded.load_seconds, notes=_notes(loaded))
+        self.info = EngineInfo(loaded.dtype, loaded.dtype_reason, loaded.load_seconds, notes=loading_notes(loaded))
         self.memory: Memory | None = None
         self.memory_parts: MemoryParts | None = MemoryParts(
             kv_cache_bytes=loaded.kv_cache_bytes,
@@ -86,15 +85,3 @@ def serve(
         engine = VllmEngine(loaded)
         yield engine
     engine.memory = peak.memory
-
-
-def _notes(loaded: LoadedEngine) -> tuple[str, ...]:
-    descriptor = loaded.descriptor
-    notes = [
-        "run eagerly, one operation after the other" if loaded.eager else "compiled, with vLLM's own defaults",
-        f"key-value cache of {loaded.kv_cache_tokens} tokens, reserved before the first run",
-    ]
-    notes += served_as_dense(descriptor)
-    if descriptor.format is not CheckpointFormat.DENSE:
-        notes.append(f"{descriptor.format.value} weights stay packed and are computed with by vLLM's own kernels")
-    return tuple(notes)

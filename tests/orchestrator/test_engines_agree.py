@@ -1,0 +1,218 @@
+"""Evaluations by several engines: what is planned, what counts in the scores, and how far the engines agree."""
+
+import json
+from pathlib import Path
+
+import pytest
+import zstandard
+from typer.testing import CliRunner
+from workers import honest_worker, is_pruned
+
+from harness.contract import (
+    Device,
+    EvaluateParameters,
+    EvaluateRequest,
+    EvaluateResult,
+    Operation,
+    WorkRequest,
+    WorkResult,
+)
+from orchestrator.agreement import RunAgreement
+from orchestrator.cli.app import app
+from orchestrator.errors import BadManifest
+from orchestrator.images import ImageCatalog
+from orchestrator.manifest import Manifest
+from orchestrator.planning import Plan, build_plan
+from orchestrator.report import RunReport
+from orchestrator.results import build_report
+from orchestrator.runtime.fake import FakeRuntime
+from orchestrator.scoring import Track
+from orchestrator.scoring.choices import check_engine
+from tests.orchestrator.conftest import IMAGES, MANIFEST, Bench
+
+BOTH = {**MANIFEST, "evaluate": {"tasks": ["wikitext2", "arc_easy"], "limit": 4, "engine": ["transformers", "vllm"]}}
+OUTCOMES = {
+    "transformers": [(-1.0, -2.0), (-3.0, -2.5), (-1.0, -1.5), (-4.0, -1.0)],
+    "vllm": [(-1.5, -2.0), (-2.0, -2.5), (-1.0, -1.25), (None, None)],
+}
+
+
+def scoring_worker(request: WorkRequest, output: Path) -> WorkResult:
+    """As the honest worker, but each engine has likelihoods of its own; vLLM leaves out the last item."""
+    result = honest_worker(request, output)
+    if not (isinstance(request, EvaluateRequest) and isinstance(result, EvaluateResult)):
+        return result
+    engine, texts = request.parameters.engine, request.parameters.task == "wikitext2"
+    if is_pruned(request) and engine == "vllm" and texts:
+        raise RuntimeError("the kernel does not take this shape")
+    found = OUTCOMES[engine]
+    if texts:
+        lines = [{"index": n, "negative_log_likelihood": -pair[0], "tokens": 9} for n, pair in enumerate(found[:3])]
+    else:
+        picks = [None if None in pair else pair.index(max(pair)) for pair in found]
+        lines = [
+            {
+                "index": n,
+                "document": f"{n:x}",
+                "log_likelihoods": pair,
+                "gold": 0,
+                "picked": 0,
+                "picked_norm": pick,
+                "correct": {} if pick is None else {result.metric: float(pick == 0)},
+            }
+            for n, (pair, pick) in enumerate(zip(found, picks, strict=True))
+        ]
+    packed = zstandard.compress(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    (output / result.items_file).write_bytes(packed)
+    protocol = result.protocol if engine == "transformers" else f"{engine}/{result.protocol}"
+    return result.model_copy(update={"engine": engine, "protocol": protocol})
+
+
+def plan_of(bench: Bench, **evaluate: object) -> Plan:
+    manifest = {**MANIFEST, "evaluate": {"tasks": ["arc_easy"], **evaluate}}
+    return build_plan(Manifest.model_validate(manifest), bench.catalog, Device(threads=1), None)
+
+
+def evaluations(plan: Plan) -> list[tuple[str, str, str]]:
+    """Stage, image and engine of each evaluation of the dense model."""
+    return [
+        (stage.id, stage.image, stage.parameters.engine)
+        for stage in plan.stages
+        if isinstance(stage.parameters, EvaluateParameters) and "dense" in stage.id
+    ]
+
+
+REFERENCE = ("evaluate/tiny/dense/arc_easy", "evaluate", "transformers")
+DEPLOYED = ("evaluate/tiny/dense/arc_easy/vllm", "vllm", "vllm")
+
+
+@pytest.mark.parametrize(
+    ("asked", "planned"),
+    [
+        ({}, [REFERENCE]),
+        ({"engine": "hf"}, [REFERENCE]),
+        ({"engine": "vllm"}, [DEPLOYED]),
+        ({"engine": ["transformers", "vllm"], "processes": 2}, [REFERENCE, DEPLOYED]),
+    ],
+)
+def test_each_engine_has_its_own_stage_in_its_own_image(bench: Bench, asked, planned) -> None:
+    plan = plan_of(bench, **asked)
+    assert evaluations(plan) == planned
+    for stage in plan.stages:
+        if stage.image == "vllm":
+            assert stage.parameters.processes == 1
+
+
+def test_an_engine_that_gives_no_log_likelihoods_is_listed_and_not_attempted(bench: Bench, monkeypatch) -> None:
+    """As for any backend whose image.toml does not say that it scores."""
+    image, backend = bench.catalog.backends["vllm"]
+    silent = {
+        **bench.catalog.backends,
+        "silent": (image, backend.model_copy(update={"name": "silent", "scores": False})),
+    }
+    monkeypatch.setattr(bench.catalog, "backends", silent)
+    plan = plan_of(bench, engine=["transformers", "silent"])
+    assert evaluations(plan) == [REFERENCE]
+    refused = plan.not_planned[0]
+    assert (refused.operation, refused.backend, refused.reason.value) == (Operation.EVALUATE, "silent", "backend")
+    assert "gives no log-likelihoods" in refused.message
+
+
+def test_an_unknown_engine_gets_a_suggestion(bench: Bench) -> None:
+    with pytest.raises(BadManifest, match="unknown engine 'vlm'; did you mean 'vllm'") as caught:
+        plan_of(bench, engine="vlm")
+    assert caught.value.hint == "these evaluate: transformers, vllm"
+
+
+def test_scores_cannot_count_an_engine_that_is_not_asked_for() -> None:
+    with pytest.raises(BadManifest, match="unknown engine of the scores 'vllm'"):
+        check_engine(Manifest.model_validate({**MANIFEST, "scoring": {"engine": "vllm"}}))
+    check_engine(Manifest.model_validate({**BOTH, "scoring": {"engine": "vllm"}}))
+
+
+def report_of(bench: Bench, manifest: dict[str, object]) -> RunReport:
+    record = bench.run(FakeRuntime(scoring_worker), manifest)
+    return build_report(record, bench.store, ImageCatalog(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("scoring", "counted", "shown"),
+    [({}, "transformers", "arc_easy by vllm"), ({"engine": "vllm"}, "vllm", "arc_easy by transformers")],
+)
+def test_one_engine_counts_and_the_other_is_shown(bench: Bench, scoring, counted, shown) -> None:
+    report = report_of(bench, {**BOTH, "scoring": scoring})
+    found = {entry.name: entry for entry in report.observations if entry.track is Track.PERFORMANCE}
+    assert found["arc_easy"].part == "knowledge"
+    assert found["arc_easy"].protocol.startswith("vllm/") == (counted == "vllm")
+    assert found[shown].part == "other"
+
+
+def test_without_the_reference_the_scores_say_what_is_missing(bench: Bench) -> None:
+    report = report_of(bench, {**MANIFEST, "evaluate": {"tasks": ["arc_easy"], "engine": "vllm"}})
+    reasons = {one.reason for score in report.scores for one in score.coverage.missing if one.name == "arc_easy"}
+    assert reasons == {"evaluated by vllm alone, and scores count what transformers finds"}
+    assert report.agreement == ()
+
+
+def ask(bench: Bench, *arguments: str) -> str:
+    found = CliRunner().invoke(app, [*arguments, "--store", str(bench.root)], catch_exceptions=False)
+    assert found.exit_code == 0, found.output
+    return found.stdout
+
+
+def test_agreement_is_counted_item_by_item(bench: Bench) -> None:
+    bench.run(FakeRuntime(scoring_worker), BOTH)
+    document = RunAgreement.model_validate_json(ask(bench, "agreement", "last", "--json"))
+    one = next(one for one in document.tasks if one.task == "arc_easy" and one.variant.is_dense)
+    assert (one.items, one.picks, one.identical_picks, one.identical_percent) == (4, 4, 2, 50.0)
+    assert (one.log_likelihoods, one.largest_difference_nats, one.largest_difference_index) == (6, 1.0, 1)
+    assert one.mean_difference_nats == pytest.approx((0.5 + 1.0 + 0.25) / 6)
+    moved, lost = one.differing
+    assert (moved.index, moved.reference_picked, moved.engine_picked) == (1, 1, 0)
+    assert (moved.reference_log_likelihoods, moved.engine_log_likelihoods) == ((-3.0, -2.5), (-2.0, -2.5))
+    assert (lost.index, lost.reference_picked, lost.engine_picked) == (3, 1, None)
+
+
+def test_texts_have_differences_and_no_picks(bench: Bench) -> None:
+    bench.run(FakeRuntime(scoring_worker), BOTH)
+    document = RunAgreement.model_validate_json(ask(bench, "agreement", "last", "--json"))
+    one = next(one for one in document.tasks if one.task == "wikitext2" and one.variant.is_dense)
+    assert (one.items, one.picks, one.identical_percent, one.differing) == (3, 0, None, ())
+    assert (one.largest_difference_nats, one.mean_difference_nats) == (1.0, pytest.approx(0.5))
+    failed = next(one for one in document.tasks if one.task == "wikitext2" and not one.variant.is_dense)
+    assert failed.reason is not None
+    assert "no result of vllm" in failed.reason
+    assert "the kernel does not take this shape" in failed.reason
+
+
+def test_report_and_command_show_the_agreement_and_the_items(bench: Bench) -> None:
+    bench.run(FakeRuntime(scoring_worker), BOTH)
+    paths = ask(bench, "report", "last", "--format", "markdown,html,json").split()
+    for path in paths[:2]:
+        text = Path(path).read_text("utf-8")
+        assert "Agreement with the reference, item by item" in text
+        assert "50.0 % (2/4)" in text
+        assert "-3.000, -2.500" in text
+        assert "the kernel does not take this shape" in text
+    assert RunReport.model_validate_json(Path(paths[2]).read_text("utf-8")).agreement[0].engine == "vllm"
+    printed = ask(bench, "agreement", "last", "--items", "1")
+    assert "50.0 % (2/4)" in printed
+    assert "the first 1 of each task" in printed
+
+
+def test_a_run_of_one_engine_has_nothing_to_compare(bench: Bench) -> None:
+    bench.run(FakeRuntime(scoring_worker))
+    assert "by one engine alone" in ask(bench, "agreement")
+
+
+def test_outcomes_that_are_not_of_the_same_items_are_not_compared(bench: Bench) -> None:
+    def other_rows(request: WorkRequest, output: Path) -> WorkResult:
+        result = scoring_worker(request, output)
+        if isinstance(result, EvaluateResult) and result.engine == "vllm":
+            lines = zstandard.decompress((output / result.items_file).read_bytes(), 10**6).splitlines(keepends=True)
+            (output / result.items_file).write_bytes(zstandard.compress(b"".join(lines[1:])))
+        return result
+
+    bench.run(FakeRuntime(other_rows), BOTH)
+    document = RunAgreement.model_validate_json(ask(bench, "agreement", "last", "--json"))
+    assert {one.reason for one in document.tasks if one.variant.is_dense} == {"not of the same items"}
