@@ -1,8 +1,8 @@
 """The linears of a quantized checkpoint computed from its integer codes, where there are kernels for them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from harness.backends.fused_blocks import JoinedLinear
 from harness.backends.integer.linears import CodesLinear, Int8Linear, Scratch
 from harness.backends.integer.weights import BITS, LEAST_GROUP, pack, stack
-from harness.checkpoint import read_tensors
+from harness.checkpoint import read_config, read_tensors
 from harness.contract import CheckpointDescriptor, CheckpointFormat
 from harness.errors import WorkerError
 from harness.models.packed import PackedFormat, QuantizedLinears
@@ -31,20 +31,29 @@ def obstacle(
     if descriptor.quantization is None or descriptor.quantization.attention_bits is not None:
         return "queries, keys and values are quantized in simulation"
     if descriptor.format is CheckpointFormat.INT_QUANTIZED:
-        sizes = {size for entry in read_tensors(checkpoint).values() if entry.dtype == "I8" for size in entry.shape}
-        odd = [size for size in sizes if size % _EIGHTHS]
-        return f"the product of 8-bit integers takes sizes of whole eighths, not {min(odd)}" if odd else None
+        whole = {size for entry in read_tensors(checkpoint).values() if entry.dtype == "I8" for size in entry.shape}
+        uneven = [size for size in whole if size % _EIGHTHS]
+        return f"the product of 8-bit integers takes sizes of whole eighths, not {min(uneven)}" if uneven else None
     if scheme.activation_bits < _WHOLE_BITS:
         return f"no kernel here multiplies activations of {scheme.activation_bits} bits"
     if scheme.bits not in BITS:
         return f"the kernels read {' and '.join(map(str, BITS))} bits, not {scheme.bits}"
     if scheme.act_order:
         return "the kernels know no groups in the order of the activations"
-    if scheme.group_size % LEAST_GROUP:
-        return f"groups of {scheme.group_size} inputs are no multiple of {LEAST_GROUP}"
+    sizes = [scheme.group_size] if scheme.group_size else _widths(read_config(checkpoint))
+    if odd := [size for size in sizes if size % LEAST_GROUP]:
+        return f"groups of {min(odd)} inputs are no multiple of {LEAST_GROUP}"
     if dtype not in _KERNEL_DTYPES:
         return f"the kernels compute in 16-bit floats, not in {dtype}"
     return None
+
+
+def _widths(config: Mapping[str, Any]) -> list[int]:
+    """The numbers of inputs that a decoder's linears have, as far as its configuration states them."""
+    heads, head_size = config.get("num_attention_heads"), config.get("head_dim")
+    attention = heads * head_size if heads and head_size else None
+    middle = config.get("intermediate_size") or config.get("ffn_dim")
+    return [int(size) for size in (config.get("hidden_size"), attention, middle) if size]
 
 
 def use_codes(model: nn.Module, checkpoint: Path, packed: PackedFormat, dtype: torch.dtype) -> str:
