@@ -26,6 +26,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from benchmarks.h200.roofline import copy_bytes_per_second
 from benchmarks.h200.shapes import SHAPES
 from harness.backends.decoding import Decoded, decode, random_prompts
 from harness.backends.fused_blocks import fuse
@@ -51,7 +52,6 @@ WAYS: dict[str, tuple[bool, Stepping | None]] = {
 }
 """In this order, since joined and packed linears stay so: whether they are joined, and how a step is made."""
 ZEROS = ("2:4", "unstructured")
-COPY_BYTES = 2**30
 WARM_UP = 2
 
 
@@ -63,7 +63,7 @@ def main() -> None:
     if arguments.zeros is not None:
         _drop_half(loaded, arguments.zeros)
     shape = read_shape(loaded.model.config.to_dict())
-    rate = _copy_bytes_per_second(device)
+    rate = copy_bytes_per_second(device)
     document: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
@@ -168,20 +168,6 @@ def _bytes_each_step(loaded: LoadedModel, shape: Shape, batch_size: int, argumen
 
 def _equal_share(tokens: torch.Tensor, expected: torch.Tensor) -> float:
     return round(float((tokens == expected).long().cumprod(dim=1).float().mean()), 4)
-
-
-def _copy_bytes_per_second(device: torch.device) -> float:
-    """Read and written, of copies within the device's memory."""
-    source = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    seconds = []
-    for _ in range(8):
-        begin = time.perf_counter()
-        target.copy_(source)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begin)
-    return 2 * COPY_BYTES / min(seconds)
 
 
 def _random_model(name: str, layers: int | None, dtype: torch.dtype, device: torch.device) -> LoadedModel:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 _REPEATS = 10
+_COPY_BYTES = 2**30
 _AWQ_SEARCH_TOKENS = 65536
 """The method's default."""
 
@@ -99,3 +100,17 @@ def _seconds(work: Callable[[], object]) -> float:
         work()
     torch.cuda.synchronize()
     return (time.perf_counter() - begin) / _REPEATS
+
+
+def copy_bytes_per_second(device: torch.device) -> float:
+    """Read and written, of copies within the device's memory."""
+    source = torch.empty(_COPY_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(8):
+        begin = time.perf_counter()
+        target.copy_(source)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    return 2 * _COPY_BYTES / min(seconds)

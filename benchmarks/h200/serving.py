@@ -25,7 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.h200.roofline import measure_peaks
+from benchmarks.h200.roofline import copy_bytes_per_second, measure_peaks
 from benchmarks.h200.shapes import SHAPES
 from benchmarks.h200.variants import VARIANTS, make_variant
 from harness.contract import harness_digest
@@ -105,7 +105,7 @@ def _opened(arguments: argparse.Namespace) -> dict[str, Any]:
         "weights": "random, float16",
         "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor(),
         "peaks": measure_peaks(device).__dict__ if on_gpu else None,
-        "copy_bytes_per_second": _copy_bytes_per_second(device),
+        "copy_bytes_per_second": copy_bytes_per_second(device),
         "variants": {},
         "failed": {},
     }
@@ -181,20 +181,6 @@ def _short(row: dict[str, Any]) -> str:
         return f"FAILED {row['failed'].get('message')} {row['stderr'][-800:]}"
     speeds = {speed["batch_size"]: round(speed["decode_tokens_per_second"], 1) for speed in row["result"]["speeds"]}
     return f"{speeds} {row['wall_seconds']} s, {'; '.join(row['result']['notes'])}"
-
-
-def _copy_bytes_per_second(device: torch.device) -> float:
-    """Read and written, of copies within the device's memory."""
-    source = torch.empty(2**30, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    seconds = []
-    for _ in range(8):
-        begin = time.perf_counter()
-        target.copy_(source)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begin)
-    return 2 * source.nbytes / min(seconds)
 
 
 def _arguments() -> argparse.Namespace:
