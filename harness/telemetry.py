@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from harness.contract import Memory
 
@@ -19,6 +19,8 @@ _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _SAMPLE_SECONDS = 0.01
 _RESET_SLACK_BYTES = 16 * 2**20
+_SHARED_POOL = (0, 0)
+"""How torch's allocator names the pool of everything that is allocated outside of captures."""
 
 
 def synchronize(device: "torch.device") -> None:
@@ -51,9 +53,10 @@ class Stopwatch:
 class PeakMemory:
     """Peak memory during a `with` block, in `memory` once the block has ended.
 
-    On CUDA the bytes that torch's allocator had given out (`cuda-allocator`). On a CPU the resident memory of the
-    whole process, from the kernel's own high-water mark (`peak-rss`), or sampled every 10 ms where that mark cannot be
-    reset (`peak-rss-sampled-10ms`). Blocks do not nest, since each resets the mark.
+    On CUDA the bytes that torch's allocator had given out, and those that CUDA graphs captured before the block keep
+    for their replays, which ask no allocator (`cuda-allocator`). On a CPU the resident memory of the whole process,
+    from the kernel's own high-water mark (`peak-rss`), or sampled every 10 ms where that mark cannot be reset
+    (`peak-rss-sampled-10ms`). Blocks do not nest, since each resets the mark.
     """
 
     _active = False
@@ -61,6 +64,7 @@ class PeakMemory:
     def __init__(self, device: "torch.device") -> None:
         self._device = device
         self._sampler: _RssSampler | None = None
+        self._kept_by_graphs_bytes = 0
         self.memory = Memory(peak_memory_bytes=0, method="not-measured")
 
     def __enter__(self) -> Self:
@@ -71,6 +75,7 @@ class PeakMemory:
             import torch
 
             torch.cuda.init()  # type: ignore[no-untyped-call]  # there is no mark to reset before
+            self._kept_by_graphs_bytes = _kept_by_graphs_bytes(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
         elif not _reset_high_water_mark():
             self._sampler = _RssSampler()
@@ -82,7 +87,7 @@ class PeakMemory:
         if self._device.type == "cuda":
             import torch
 
-            peak = int(torch.cuda.max_memory_allocated(self._device))
+            peak = int(torch.cuda.max_memory_allocated(self._device)) + self._kept_by_graphs_bytes
             self.memory = Memory(peak_memory_bytes=peak, method="cuda-allocator")
         elif self._sampler is not None:
             self.memory = Memory(peak_memory_bytes=self._sampler.stop(), method="peak-rss-sampled-10ms")
@@ -104,6 +109,16 @@ class _RssSampler(threading.Thread):
         self._stopped.set()
         self.join()
         return max(self._peak_bytes, _status_bytes("VmRSS"))
+
+
+def _kept_by_graphs_bytes(device: "torch.device") -> int:
+    """What private pools of CUDA graphs hold beyond the tensors in them, which the allocator counts as given out."""
+    import torch
+
+    number = torch.cuda.current_device() if device.index is None else device.index
+    segments: list[dict[str, Any]] = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
+    private = [one for one in segments if one["device"] == number and tuple(one["segment_pool_id"]) != _SHARED_POOL]
+    return sum(int(one["total_size"]) - int(one["allocated_size"]) for one in private)
 
 
 def resident_bytes() -> int:

@@ -80,14 +80,15 @@ def main() -> None:
         for size in arguments.batch_sizes
     }
     expected: dict[int, torch.Tensor] = {}
+    modules = [block.module for block in decoder_blocks(loaded.model)]
     joined = False
     for way in (name for name in WAYS if name in arguments.ways):
         join, stepping = WAYS[way]
         if join and not joined:
-            fuse(decoder_blocks(loaded.model))
+            fuse(loaded.model)
             joined = True
         if way == "packed":
-            document["packed"] = _pack(loaded, arguments)
+            document["packed"] = _pack(modules, arguments)
             print(document["packed"], file=sys.stderr, flush=True)
         for size in arguments.batch_sizes:
             if time.perf_counter() - begin > arguments.start_until_seconds:
@@ -120,11 +121,10 @@ def _drop_half(loaded: LoadedModel, zeros: str) -> None:
                 weight.masked_fill_(drawn < 0.5, 0)
 
 
-def _pack(loaded: LoadedModel, arguments: argparse.Namespace) -> tuple[str, ...]:
+def _pack(blocks: list[torch.nn.Module], arguments: argparse.Namespace) -> tuple[str, ...]:
     """Notes of what was packed."""
     if arguments.zeros is None:
         raise SystemExit("packed linears need zeros: give --zeros as well")
-    blocks = [block.module for block in decoder_blocks(loaded.model)]
     sizes = arguments.batch_sizes
     return use_sparse(blocks, pattern=arguments.zeros, tokens=sizes, prompt_tokens=max(sizes) * arguments.prompt_tokens)
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from harness.contract import Device, Dtype, Memory, MemoryParts, Scalar
+from harness.backends.serving_memory import ServingPeak
+from harness.contract import Device, Dtype, MemoryParts, Scalar
 
 Prompts = tuple[tuple[int, ...], ...]
 Generated = tuple[int, ...] | str
@@ -46,11 +47,11 @@ class TimedRun:
 
 
 class Engine(Protocol):
-    """A loaded checkpoint. `memory` is the peak since loading began, `memory_parts` what it held where the library
-    tells; both None until the engine is closed."""
+    """A loaded checkpoint. `peak` measures its memory: whoever has warmed it up says so there. `memory_parts` is what
+    the peak held where the library tells, None until the engine is closed."""
 
     info: EngineInfo
-    memory: Memory | None
+    peak: ServingPeak
     memory_parts: MemoryParts | None
 
     def run(

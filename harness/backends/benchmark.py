@@ -23,7 +23,7 @@ from harness.contract import (
     StartUp,
 )
 from harness.device_telemetry import gpu_uuid
-from harness.errors import BadRequest, Unsupported, WorkerError
+from harness.errors import BadRequest, Unsupported
 from harness.inputs import input_folder
 from harness.models.loading import TORCH_DTYPES, choose_dtype, select_device
 from harness.profiling.memory import free_bytes, predict, refuse_if_too_large
@@ -69,8 +69,6 @@ def benchmark(request: BenchmarkRequest, reporter: Reporter) -> BenchmarkResult:
     ) as engine:
         timer = Timer(engine, parameters, prompts, gpu_uuid(select_device(request.device)))
         speeds = timer.measure(reporter)
-    if engine.memory is None:
-        raise WorkerError(f"{parameters.backend} did not report its memory", hint="mend the backend's module")
     return BenchmarkResult(
         backend=parameters.backend,
         protocol=f"speed/{parameters.prompt_tokens}-{parameters.generate_tokens}",
@@ -81,8 +79,9 @@ def benchmark(request: BenchmarkRequest, reporter: Reporter) -> BenchmarkResult:
             load_seconds=engine.info.load_seconds,
             compile_seconds=engine.info.compile_seconds,
             first_token_seconds=timer.first_token_seconds,
+            peak_memory_bytes=engine.peak.start_up_bytes,
         ),
-        memory=engine.memory,
+        memory=engine.peak.memory,
         memory_parts=engine.memory_parts,
         memory_prediction=prediction,
         kv_cache_tokens=kv_tokens,

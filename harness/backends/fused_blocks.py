@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from harness.models.blocks import Block
+from harness.models.blocks import Block, decoder_blocks
 
 _ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj")
 _MLP_LINEARS = ("gate_proj", "up_proj")
@@ -92,21 +92,32 @@ class FusedMlp(nn.Module):
         return output
 
 
-def fuse(blocks: tuple[Block, ...]) -> int:
-    """Join what can be joined in each block, one block after the other; returns how many blocks were changed."""
+def fuse(model: nn.Module) -> int:
+    """Join what can be joined in each decoder block, one after the other; returns how many blocks were changed.
+
+    At most one block lies in memory twice: a description of a block holds its linears, so each is let go with its turn.
+
+    Raises:
+        Unsupported: see `harness.models.blocks.decoder_blocks`.
+    """
+    waiting = list(reversed(decoder_blocks(model)))
     changed = 0
-    for block in blocks:
-        attention, mlp = block.attention, getattr(block.module, "mlp", None)
-        implementation = getattr(getattr(attention, "config", None), "_attn_implementation", None)
-        fusable = block.family.gated and implementation == "sdpa" and _plain(attention, _ATTENTION_LINEARS)
-        if fusable:
-            block.module.self_attn = FusedAttention(attention)
-            _drop(attention, _ATTENTION_LINEARS)
-        if mlp is not None and _plain(mlp, _MLP_LINEARS):
-            block.module.mlp = FusedMlp(mlp)
-            _drop(mlp, _MLP_LINEARS)
-        changed += fusable
+    while waiting:
+        changed += _fuse_block(waiting.pop())
     return changed
+
+
+def _fuse_block(block: Block) -> bool:
+    attention, mlp = block.attention, getattr(block.module, "mlp", None)
+    implementation = getattr(getattr(attention, "config", None), "_attn_implementation", None)
+    fusable = block.family.gated and implementation == "sdpa" and _plain(attention, _ATTENTION_LINEARS)
+    if fusable:
+        block.module.self_attn = FusedAttention(attention)
+        _drop(attention, _ATTENTION_LINEARS)
+    if mlp is not None and _plain(mlp, _MLP_LINEARS):
+        block.module.mlp = FusedMlp(mlp)
+        _drop(mlp, _MLP_LINEARS)
+    return fusable
 
 
 def _plain(module: nn.Module, names: tuple[str, ...]) -> bool:
@@ -132,6 +143,6 @@ def _joined(linears: list[nn.Linear], names: tuple[str, ...]) -> nn.Linear:
 
 
 def _drop(module: nn.Module, names: tuple[str, ...]) -> None:
-    """Free what was joined before the next block's is: at most one block lies in memory twice."""
+    """Free what was joined before the next block's is."""
     for name in names:
         delattr(module, name)

@@ -43,10 +43,11 @@ class Timer:
             if not speeds:
                 self.first_token_seconds = warm_up[0].prefill_seconds
             runs = []
-            for number in range(parameters.repeats):
-                reporter.progress(begin + self._most_warm_up + number, total, "run")
-                runs.append(self._run(batch_size))
-            speeds.append(self._speed(runs, batch_size, len(warm_up)))
+            with self._engine.peak.serving():
+                for number in range(parameters.repeats):
+                    reporter.progress(begin + self._most_warm_up + number, total, "run")
+                    runs.append(self._run(batch_size))
+                speeds.append(self._speed(runs, batch_size, len(warm_up)))
         reporter.progress(total, total, "run")
         return tuple(speeds)
 

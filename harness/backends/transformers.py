@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
 from harness.backends.decoding import decode, random_prompts
 from harness.backends.fused_blocks import fuse
 from harness.backends.opened_model import OpenedModel, open_model
+from harness.backends.serving_memory import ServingPeak
 from harness.backends.static_cache import padded
 from harness.backends.static_decoding import StaticDecoder, Stepping
-from harness.contract import Device, Dtype, Memory, MemoryParts, Reason, Scalar
+from harness.contract import Device, Dtype, MemoryParts, Reason, Scalar
 from harness.errors import Unsupported
 from harness.models.blocks import decoder_blocks
 from harness.models.loading import LoadedModel, select_device
@@ -52,20 +54,21 @@ class TransformersEngine:
         context_tokens: int,
         sequences: int,
         kv_tokens: int,
+        peak: ServingPeak,
     ) -> None:
-        self.memory: Memory | None = None
+        self.peak = peak
         self.memory_parts: MemoryParts | None = None
         self.loaded = loaded = opened.loaded
         stepping, note = _stepping(str(options.get("decoding", "auto")), loaded, padded(context_tokens))
         self._decoder: StaticDecoder | None = None
         self._most_grown_bytes = 0
-        blocks = decoder_blocks(loaded.model) if stepping is not None else ()
-        joined = fuse(blocks)
+        modules = [block.module for block in decoder_blocks(loaded.model)] if stepping is not None else []
+        joined = fuse(loaded.model) if stepping is not None else 0
         unused = opened.place((1, sequences, sequences * context_tokens))
+        if stepping is not None and options.get("sparse") == "auto":
+            unused = _use_sparse(loaded, modules, sequences, sequences * context_tokens) or unused
+        _free_unused(loaded.device)
         if stepping is not None:
-            if options.get("sparse") == "auto":
-                modules, prompts = [block.module for block in blocks], sequences * context_tokens
-                unused = _use_sparse(loaded, modules, sequences, prompts) or unused
             self._decoder = StaticDecoder(loaded, stepping, kv_tokens=kv_tokens)
         notes = (*unused, *([note] if note else []), *_decoding_notes(stepping, joined))
         self._info = EngineInfo(loaded.dtype, loaded.dtype_reason, loaded.load_seconds, notes=notes)
@@ -123,14 +126,13 @@ def serve(
     """
     refuse_options("transformers", options, OPTIONS)
     where = select_device(device)
-    with PeakMemory(where) as peak:
+    with ServingPeak(partial(PeakMemory, where)) as peak:
         resident_before = resident_bytes()
         opened = open_model(checkpoint, device, dtype, options)
         engine = TransformersEngine(
-            opened, options, context_tokens=context_tokens, sequences=sequences, kv_tokens=kv_tokens
+            opened, options, context_tokens=context_tokens, sequences=sequences, kv_tokens=kv_tokens, peak=peak
         )
         yield engine
-    engine.memory = peak.memory
     engine.memory_parts = measured_parts(
         peak.memory,
         where,
@@ -171,6 +173,12 @@ def _missing_for_compiling() -> str | None:
     if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
         return "there is no C compiler, which Triton needs"
     return None
+
+
+def _free_unused(device: torch.device) -> None:
+    """Give back what measuring kernels left in the allocator, the pools of its graphs among it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _use_sparse(

@@ -8,9 +8,10 @@ from harness.contract.base import Frozen
 class MemoryParts(Frozen):
     """Memory by what it holds. A part that cannot be told is None and has its reason in `absent`.
 
-    `weight_bytes` as they lie in memory, `kv_cache_bytes` as reserved, `activation_bytes` the rest of the peak, logits
-    and workspaces among it. `overhead_bytes` is there without the model: on a CPU the interpreter and its libraries, on
-    a GPU what this process has in use beyond the allocator (context, code, memory of other libraries).
+    `weight_bytes` as they lie in memory, `kv_cache_bytes` as reserved, `activation_bytes` the rest of the peak, logits,
+    workspaces and what CUDA graphs keep among it. `overhead_bytes` is there without the model: on a CPU the interpreter
+    and its libraries, on a GPU what this process has in use beyond the allocator (context, code, memory of other
+    libraries).
     """
 
     weight_bytes: NonNegativeInt | None = None
@@ -54,16 +55,18 @@ class TokenLatency(Frozen):
 
 
 class StartUp(Frozen):
-    """Seconds before the first timed run, which no speed contains.
+    """What getting ready takes, which no speed and no memory of serving contains.
 
     `process_seconds`: from the worker's start to the beginning of loading, mostly imports. `compile_seconds`: compiling
     and capturing, None where the library does it within loading. `first_token_seconds`: the first prompt ever served.
+    `peak_memory_bytes`: the peak of loading, compiling, measuring kernels and warm-up runs, taken as that of serving.
     """
 
     process_seconds: NonNegativeFloat
     load_seconds: NonNegativeFloat
     compile_seconds: NonNegativeFloat | None = None
     first_token_seconds: NonNegativeFloat
+    peak_memory_bytes: NonNegativeInt | None = None
 
 
 class Extent(Frozen):

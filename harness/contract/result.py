@@ -19,7 +19,8 @@ from harness.contract.request import REFERENCE_ENGINE
 
 
 class Memory(Frozen):
-    """Peak memory and how it was taken: `peak-rss` (host process) or `cuda-allocator` (bytes allocated by torch)."""
+    """Peak memory and how it was taken: `peak-rss` (host process) or `cuda-allocator` (allocated by torch, or kept by
+    CUDA graphs)."""
 
     peak_memory_bytes: NonNegativeInt
     method: str
@@ -211,7 +212,8 @@ class Speed(Frozen):
 
 
 class BenchmarkResult(Frozen):
-    """`kv_cache_tokens` is the room that was reserved for keys and values, the same for every backend."""
+    """`kv_cache_tokens` is the room that was reserved for keys and values, the same for every backend. `memory` is the
+    peak of the timed runs; that of getting ready for them is in `start_up`."""
 
     operation: Literal["benchmark"] = "benchmark"
     backend: str

@@ -74,7 +74,7 @@ def free_bytes(device: "torch.device") -> int | None:
 def measured_parts(
     peak: Memory, device: "torch.device", *, weight_bytes: int, kv_cache_bytes: int, resident_before_bytes: int
 ) -> MemoryParts:
-    """A peak that was measured from before loading on, by what it held. Activations are the rest that is left over."""
+    """A peak of a loaded model by what it held. Activations are the rest that is left over."""
     if device.type == "cuda":
         import torch
 

@@ -5,15 +5,18 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from small_checkpoints import Recorder, publish_checkpoint, small_model
 
 from harness.backends import benchmark, run
 from harness.backends.base import EngineInfo, TimedRun
+from harness.backends.serving_memory import ServingPeak
 from harness.contract import (
     BenchmarkParameters,
     BenchmarkRequest,
@@ -21,13 +24,13 @@ from harness.contract import (
     Device,
     Dtype,
     ImageDescription,
-    Memory,
     MemoryParts,
     Quantization,
     Reason,
     Sparsity,
 )
 from harness.errors import BadRequest, Unsupported, WorkerError
+from harness.telemetry import PeakMemory
 
 IMAGES = Path(__file__).parents[2] / "images"
 SHORT = {"prompt_tokens": 8, "generate_tokens": 5, "batch_sizes": (1, 3), "warmup": 1, "repeats": 3}
@@ -38,7 +41,7 @@ class ScriptedEngine:
 
     def __init__(self, seconds: list[float], *, tokens_short: int = 0) -> None:
         self.info = EngineInfo(Dtype.FLOAT16, "scripted", load_seconds=0.5, notes=("scripted",))
-        self.memory: Memory | None = None
+        self.peak = ServingPeak(partial(PeakMemory, torch.device("cpu")))
         self.memory_parts: MemoryParts | None = None
         self.asked: list[dict[str, Any]] = []
         self.served: list[dict[str, Any]] = []
@@ -71,8 +74,8 @@ def install(monkeypatch: pytest.MonkeyPatch, engine: ScriptedEngine) -> None:
     @contextmanager
     def serve(checkpoint: Path, device: Device, dtype: Dtype | None, **asked: Any) -> Iterator[ScriptedEngine]:
         engine.served.append(asked)
-        yield engine
-        engine.memory = Memory(peak_memory_bytes=1, method="scripted")
+        with engine.peak:
+            yield engine
 
     module = ModuleType("scripted_backend")
     module.__dict__["serve"] = serve

@@ -1,20 +1,24 @@
 """What a benchmark keeps beside its speeds: start-up, room for keys and values, memory, telemetry, chance."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fake_nvml import UUID, one_gpu
 from small_checkpoints import Recorder, publish_checkpoint, small_model
 
 from harness.backends import benchmark as module
 from harness.backends import run
 from harness.backends.base import EngineInfo, TimedRun
+from harness.backends.serving_memory import ServingPeak
 from harness.backends.timing import Timer
-from harness.contract import BenchmarkParameters, BenchmarkRequest, BenchmarkResult, Device, Dtype, Memory, MemoryParts
+from harness.contract import BenchmarkParameters, BenchmarkRequest, BenchmarkResult, Device, Dtype, MemoryParts
 from harness.errors import BadRequest, OutOfMemory, Unsupported
 from harness.profiling import memory
+from harness.telemetry import PeakMemory
 
 SHORT = {"prompt_tokens": 8, "generate_tokens": 5, "batch_sizes": (1, 3), "repeats": 4}
 
@@ -24,7 +28,7 @@ class Scripted:
 
     def __init__(self, *seconds: float, step_seconds: tuple[float, ...] = ()) -> None:
         self.info = EngineInfo(Dtype.FLOAT16, "scripted", load_seconds=0.5)
-        self.memory: Memory | None = None
+        self.peak = ServingPeak(partial(PeakMemory, torch.device("cpu")))
         self.memory_parts: MemoryParts | None = None
         self.runs = 0
         self._seconds = list(seconds)
@@ -63,6 +67,8 @@ def test_everything_beside_the_speeds_is_kept(checkpoint: Path) -> None:
     assert result.start_up.process_seconds > 0
     assert result.start_up.load_seconds == result.load_seconds
     assert result.start_up.first_token_seconds > 0
+    assert result.start_up.peak_memory_bytes is not None
+    assert result.start_up.peak_memory_bytes > result.memory.peak_memory_bytes / 2
     assert result.kv_cache_tokens == 3 * 128
     prediction, parts = result.memory_prediction, result.memory_parts
     assert prediction is not None

@@ -30,7 +30,7 @@ def pruned(pattern: str) -> torch.nn.Module:
                 smallest = groups.abs().argsort(-1)[..., :2]
                 if pattern == "2:4" or not linear.name.endswith("down_proj"):
                     groups.scatter_(-1, smallest, 0)
-    fuse(decoder_blocks(model))
+    fuse(model)
     return model
 
 

@@ -34,7 +34,7 @@ def test_tokens_equal_those_of_the_growing_cache(tmp_path: Path, name: str, fuse
     prompts = random_prompts(loaded, batch_size=3, tokens=9, seed=1)
     expected = decode(loaded, prompts, 12).tokens
     if fused:
-        fuse(decoder_blocks(loaded.model))
+        fuse(loaded.model)
     decoder = StaticDecoder(loaded, Stepping.STATIC, kv_tokens=128)
     for _ in range(2):
         assert torch.equal(decoder.decode(prompts, 12).tokens, expected)
@@ -60,7 +60,7 @@ def test_a_prompt_of_one_token_and_a_shorter_prompt_after_a_longer_one(tmp_path:
 def test_fused_blocks_compute_the_same_logits(family: str) -> None:
     model = small_model(family)
     fused = copy.deepcopy(model)
-    changed = fuse(decoder_blocks(fused))
+    changed = fuse(fused)
     assert changed == (0 if family.startswith("opt") else 2)
     tokens = torch.arange(30).view(2, 15)
     torch.testing.assert_close(fused(tokens).logits, model(tokens).logits, rtol=1e-5, atol=1e-5)
@@ -69,7 +69,7 @@ def test_fused_blocks_compute_the_same_logits(family: str) -> None:
 def test_fusing_keeps_the_number_of_weights_and_drops_the_parts() -> None:
     model = small_model("qwen2")
     before = sum(weight.numel() for weight in model.parameters())
-    fuse(decoder_blocks(model))
+    fuse(model)
     kinds = [type(module) for module in model.modules()]
     assert (kinds.count(FusedAttention), kinds.count(FusedMlp)) == (2, 2)
     assert not any("q_proj" in name or "gate_proj.weight" in name for name, _ in model.named_parameters())
@@ -89,14 +89,14 @@ def test_simulated_activations_are_not_fused_away(quantization: Quantization) ->
     attach(decoder_blocks(model), quantization)
     tokens = torch.arange(12)[None]
     expected = model(tokens).logits
-    assert fuse(decoder_blocks(model)) == 0
+    assert fuse(model) == 0
     torch.testing.assert_close(model(tokens).logits, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_step_is_traced_whole_for_the_compiler(tmp_path: Path) -> None:
     """Without a break: else a part of each step would be started from Python."""
     loaded = load(tmp_path, "llama")
-    fuse(decoder_blocks(loaded.model))
+    fuse(loaded.model)
     prompts = random_prompts(loaded, batch_size=2, tokens=5, seed=0)
     decoder = StaticDecoder(loaded, Stepping.STATIC, kv_tokens=64)
     expected = decoder.decode(prompts, 8).tokens
@@ -133,7 +133,7 @@ def test_replayed_steps_give_the_tokens_of_the_growing_cache(tmp_path: Path, ste
     publish_checkpoint(tmp_path / "llama", small_model("llama"))
     loaded = load_model(tmp_path / "llama", Device(kind=DeviceKind.CUDA), Dtype.FLOAT32)
     expected = {size: decode(loaded, random_prompts(loaded, batch_size=size, tokens=9, seed=1), 12) for size in (1, 4)}
-    fuse(decoder_blocks(loaded.model))
+    fuse(loaded.model)
     decoder = StaticDecoder(loaded, stepping, kv_tokens=4 * 24)
     for size in (1, 4, 1):
         prompts = random_prompts(loaded, batch_size=size, tokens=9, seed=1)

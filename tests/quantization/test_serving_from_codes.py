@@ -12,7 +12,6 @@ from harness.backends.integer_serving import obstacle, use_codes
 from harness.backends.opened_model import dequantized_because, open_model
 from harness.checkpoint import open_checkpoint
 from harness.contract import Device, Dtype
-from harness.models.blocks import decoder_blocks
 from harness.models.loading import load_model, packed_format
 from harness.models.packed import QuantizedLinears
 
@@ -25,7 +24,7 @@ def test_8_bit_products_give_the_logits_of_the_simulation(tmp_path: Path, joined
     simulated = load_model(tmp_path / "model", Device())
     loaded = load_model(tmp_path / "model", Device(), in_host=True, linears_empty=True)
     if joined:
-        fuse(decoder_blocks(loaded.model))
+        fuse(loaded.model)
     packed = packed_format(tmp_path / "model", loaded.descriptor)
     with QuantizedLinears.open(tmp_path / "model", packed) as stored, torch.no_grad():
         for name in stored.names:  # as exact as the integers: a loaded weight was rounded to the checkpoint's dtype

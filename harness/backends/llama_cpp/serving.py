@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +14,7 @@ from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
 from harness.backends.llama_cpp.gguf_file import Kind, write_gguf
 from harness.backends.llama_cpp.library import open_library
 from harness.backends.llama_cpp.session import Log, Session, open_session
+from harness.backends.serving_memory import ServingPeak
 from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import (
     CheckpointDescriptor,
@@ -20,7 +22,6 @@ from harness.contract import (
     Device,
     DeviceKind,
     Dtype,
-    Memory,
     MemoryParts,
     Reason,
     Scalar,
@@ -51,14 +52,16 @@ class _Written:
 class LlamaCppEngine:
     """A checkpoint in llama.cpp. See `harness.backends.base.Engine`."""
 
-    def __init__(self, session: Session, written: _Written, descriptor: CheckpointDescriptor, begin: float) -> None:
+    def __init__(
+        self, session: Session, written: _Written, descriptor: CheckpointDescriptor, begin: float, peak: ServingPeak
+    ) -> None:
         self.info = EngineInfo(
             written.dtype,
             written.dtype_reason,
             load_seconds=time.perf_counter() - begin,
             notes=_notes(session, written, descriptor),
         )
-        self.memory: Memory | None = None
+        self.peak = peak
         self.memory_parts: MemoryParts | None = None
         self.session = session
 
@@ -103,15 +106,14 @@ def serve(
         file = Path(scratch) / "model.gguf"
         written = _write(checkpoint, file, descriptor.dtype, dtype, options, context_tokens=context_tokens)
         where = select_device(device)
-        with PeakMemory(where) as peak:
+        with ServingPeak(partial(PeakMemory, where)) as peak:
             resident_before = resident_bytes()
             begin = time.perf_counter()
             with open_session(
                 library, log, written.file, written.dtype, threads=threads, sequences=sequences, kv_tokens=kv_tokens
             ) as session:
-                engine = LlamaCppEngine(session, written, descriptor, begin)
+                engine = LlamaCppEngine(session, written, descriptor, begin, peak)
                 yield engine
-    engine.memory = peak.memory
     engine.memory_parts = measured_parts(
         peak.memory,
         where,

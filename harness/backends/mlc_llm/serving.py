@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
-from harness.backends.device_memory import PeakOfEverything
+from harness.backends.device_memory import peaks_of_everything
 from harness.backends.differences import Batch, time_by_difference
 from harness.backends.mlc_llm.loading import PreparedModel, prepared_model, running_engine
 from harness.backends.mlc_llm.quantization import OPTIONS
 from harness.backends.mlc_llm.refusals import explain
 from harness.backends.prompts import drawn_prompts
+from harness.backends.serving_memory import ServingPeak
 from harness.backends.unused import served_as_dense
-from harness.contract import Device, Dtype, Memory, MemoryParts, Scalar
+from harness.contract import Device, Dtype, MemoryParts, Scalar
 from harness.errors import WorkerError
 from harness.models.loading import select_device
 
@@ -30,7 +31,14 @@ _BATCH_SECONDS = 1800.0
 class MlcLlmEngine:
     """A converted checkpoint in MLC's engine. See `harness.backends.base.Engine`."""
 
-    def __init__(self, engine: Any, model: PreparedModel, load_seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        model: PreparedModel,
+        load_seconds: float,
+        loop: asyncio.AbstractEventLoop,
+        peak: ServingPeak,
+    ) -> None:
         self.info = EngineInfo(
             model.conversion.dtype,
             model.conversion.dtype_reason,
@@ -38,7 +46,7 @@ class MlcLlmEngine:
             notes=_notes(model),
             compile_seconds=model.prepared.seconds,
         )
-        self.memory: Memory | None = None
+        self.peak = peak
         self.memory_parts: MemoryParts | None = MemoryParts(
             weight_bytes=model.prepared.weight_bytes,
             absent={
@@ -129,12 +137,10 @@ def serve(
                 kv_tokens=kv_tokens,
                 work=work,
             ) as model,
-            PeakOfEverything(select_device(device)) as peak,
+            ServingPeak(peaks_of_everything(select_device(device))) as peak,
             running_engine(model) as (engine, load_seconds),
         ):
-            served = MlcLlmEngine(engine, model, load_seconds, loop)
-            yield served
-        served.memory = peak.memory
+            yield MlcLlmEngine(engine, model, load_seconds, loop, peak)
     finally:
         loop.close()
 

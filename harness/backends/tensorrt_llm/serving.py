@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
-from harness.backends.device_memory import PeakOfEverything
+from harness.backends.device_memory import peaks_of_everything
 from harness.backends.differences import Batch, time_by_difference
 from harness.backends.prompts import drawn_prompts
+from harness.backends.serving_memory import ServingPeak
 from harness.backends.tensorrt_llm.loading import LoadedEngine, load_engine
 from harness.backends.tensorrt_llm.refusals import explain
 from harness.backends.unused import served_as_dense
-from harness.contract import CheckpointFormat, Device, Dtype, Memory, MemoryParts, Scalar
+from harness.contract import CheckpointFormat, Device, Dtype, MemoryParts, Scalar
 from harness.models.loading import select_device
 
 NOT_RUN = (
@@ -27,9 +28,9 @@ _NO_TOKEN = -1
 class TensorRtLlmEngine:
     """A checkpoint in TensorRT-LLM. See `harness.backends.base.Engine`."""
 
-    def __init__(self, loaded: LoadedEngine) -> None:
+    def __init__(self, loaded: LoadedEngine, peak: ServingPeak) -> None:
         self.info = EngineInfo(loaded.dtype, loaded.dtype_reason, loaded.load_seconds, notes=_notes(loaded))
-        self.memory: Memory | None = None
+        self.peak = peak
         self.memory_parts: MemoryParts | None = MemoryParts(
             absent={
                 "kv_cache_bytes": f"TensorRT-LLM does not tell it; room for {loaded.kv_cache_tokens} tokens was asked"
@@ -90,14 +91,12 @@ def serve(
     """See `harness.backends.base.Serve`. There are no options."""
     refuse_options("tensorrt-llm", options, {})
     with (
-        PeakOfEverything(select_device(device)) as peak,
+        ServingPeak(peaks_of_everything(select_device(device))) as peak,
         load_engine(
             checkpoint, device, dtype, context_tokens=context_tokens, sequences=sequences, kv_tokens=kv_tokens
         ) as loaded,
     ):
-        engine = TensorRtLlmEngine(loaded)
-        yield engine
-    engine.memory = peak.memory
+        yield TensorRtLlmEngine(loaded, peak)
 
 
 def _notes(loaded: LoadedEngine) -> tuple[str, ...]:

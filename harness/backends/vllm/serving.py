@@ -3,15 +3,17 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
 from harness.backends.differences import Batch, time_by_difference
 from harness.backends.prompts import drawn_prompts
+from harness.backends.serving_memory import ServingPeak
 from harness.backends.vllm.loading import LoadedEngine, load_engine, loading_notes
 from harness.backends.vllm.refusals import explain
-from harness.contract import Device, Dtype, Memory, MemoryParts, Scalar
+from harness.contract import Device, Dtype, MemoryParts, Scalar
 from harness.errors import WorkerError
 from harness.models.loading import select_device
 from harness.telemetry import PeakMemory
@@ -20,9 +22,9 @@ from harness.telemetry import PeakMemory
 class VllmEngine:
     """A checkpoint in vLLM's offline engine. See `harness.backends.base.Engine`."""
 
-    def __init__(self, loaded: LoadedEngine) -> None:
+    def __init__(self, loaded: LoadedEngine, peak: ServingPeak) -> None:
         self.info = EngineInfo(loaded.dtype, loaded.dtype_reason, loaded.load_seconds, notes=loading_notes(loaded))
-        self.memory: Memory | None = None
+        self.peak = peak
         self.memory_parts: MemoryParts | None = MemoryParts(
             kv_cache_bytes=loaded.kv_cache_bytes,
             absent=dict.fromkeys(("weight_bytes", "activation_bytes", "overhead_bytes"), "vLLM does not tell it"),
@@ -77,11 +79,9 @@ def serve(
     """See `harness.backends.base.Serve`. There are no options."""
     refuse_options("vllm", options, {})
     with (
-        PeakMemory(select_device(device)) as peak,
+        ServingPeak(partial(PeakMemory, select_device(device))) as peak,
         load_engine(
             checkpoint, device, dtype, context_tokens=context_tokens, sequences=sequences, kv_tokens=kv_tokens
         ) as loaded,
     ):
-        engine = VllmEngine(loaded)
-        yield engine
-    engine.memory = peak.memory
+        yield VllmEngine(loaded, peak)
