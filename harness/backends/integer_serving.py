@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from harness.backends.fused_blocks import JoinedLinear
-from harness.backends.integer.linears import CodesLinear, Int8Linear, Scratch
+from harness.backends.integer.linears import CodesLinear, Int8Linear
 from harness.backends.integer.weights import BITS, LEAST_GROUP, pack, stack
+from harness.backends.kernels.scratch import Scratch
 from harness.checkpoint import read_config, read_tensors
 from harness.contract import CheckpointDescriptor, CheckpointFormat
 from harness.errors import WorkerError

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from harness.backends.kernels.scratch import Scratch
 from harness.backends.sparse import gaps, two_four
 from harness.backends.sparse.choice import MEASURED_TOKENS, ChoiceTable, measure
-from harness.backends.sparse.dispatch import Scratch, SparseLinear
+from harness.backends.sparse.dispatch import SparseLinear
 from harness.backends.sparse.launch import SparseWeight
-from harness.backends.sparse.operator import OpaqueSparseLinear
 
 _FEWEST_ZEROS = 0.3
 """The share below which the packed form is hardly smaller than the dense one."""
@@ -25,8 +25,7 @@ def use_sparse(
     multiplied, exceed 1. What is fastest for up to `prompt_tokens`, those of all prompts together, is measured as well,
     cuSPARSELt included, but does not decide. All linears of one shape share the first one's table.
     """
-    first = next(blocks[0].parameters())
-    scratch = Scratch(first.device, first.dtype)
+    scratch = Scratch()
     tables: dict[tuple[int, int], ChoiceTable] = {}
     replaced = total = 0
     for number, block in enumerate(blocks):
@@ -40,7 +39,7 @@ def use_sparse(
                 measured = _measured_tokens(tokens, prompt_tokens)
                 tables[shape] = measure(packed, tokens=measured, cusparselt=pattern == "2:4")
             if _gain(tables[shape], tokens) > 1:
-                block.set_submodule(name, OpaqueSparseLinear(SparseLinear(packed, linear.bias, scratch, tables[shape])))
+                block.set_submodule(name, SparseLinear(packed, linear.bias, scratch, tables[shape]))
                 replaced += 1
     shapes = [
         note

@@ -8,8 +8,9 @@ need_triton()
 
 from harness.backends.integer.choice import guess  # noqa: E402 - after the choice of the interpreter
 from harness.backends.integer.launch import candidates, expand, multiply  # noqa: E402
-from harness.backends.integer.linears import CodesLinear, Scratch  # noqa: E402
+from harness.backends.integer.linears import CodesLinear  # noqa: E402
 from harness.backends.integer.weights import pack, stack  # noqa: E402
+from harness.backends.kernels.scratch import Scratch  # noqa: E402
 from harness.errors import BadRequest  # noqa: E402
 from harness.quantization.weight import QuantizedWeight  # noqa: E402
 
@@ -74,3 +75,12 @@ def test_a_guess_covers_what_the_kernels_take_and_nothing_beyond() -> None:
     assert all(choices.launch(tokens) is not None for tokens in (1, 2, 64))
     assert choices.launch(65) is None
     assert choices.speed_up(1) is None
+
+
+def test_tracing_sees_one_operator_and_the_bias_beside_it() -> None:
+    layer = CodesLinear(pack(quantized(12, 64), torch.float16), tokens_of(1, 12, seed=3)[0], Scratch())
+    x = tokens_of(2, 64).view(1, 2, 64)
+    exported = torch.export.export(layer, (x,))
+    called = [node.target for node in exported.graph.nodes if node.op == "call_function"]
+    assert called == [torch.ops.llmcbench.opaque_linear.default, torch.ops.aten.add.Tensor]
+    assert torch.equal(exported.module()(x), layer(x))

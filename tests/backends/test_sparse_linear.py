@@ -6,23 +6,19 @@ from sparse_weights import DEVICE, need_triton, relative_error, tokens_of, two_f
 
 need_triton()
 
-from harness.backends.sparse import choice, gaps  # noqa: E402 - after the choice of the interpreter
+from harness.backends.kernels.scratch import Scratch  # noqa: E402 - after the choice of the interpreter
+from harness.backends.sparse import choice, gaps  # noqa: E402
 from harness.backends.sparse import two_four as layout  # noqa: E402
 from harness.backends.sparse.choice import Choice, ChoiceTable, Path, Timing, guess, measure  # noqa: E402
-from harness.backends.sparse.dispatch import Scratch, SparseLinear  # noqa: E402
+from harness.backends.sparse.dispatch import SparseLinear  # noqa: E402
 from harness.backends.sparse.launch import Launch, candidates, multiply  # noqa: E402
-from harness.backends.sparse.operator import OpaqueSparseLinear  # noqa: E402
 from harness.errors import Unsupported  # noqa: E402
-
-
-def scratch() -> Scratch:
-    return Scratch(torch.device(DEVICE), torch.float16)
 
 
 @pytest.mark.parametrize("count", (1, 5, 16, 17, 70))
 def test_a_layer_computes_the_dense_product_for_any_number_of_tokens(count):
     weight = two_four(12, 256)
-    layer = SparseLinear(layout.pack(weight, name="layer"), None, scratch())
+    layer = SparseLinear(layout.pack(weight, name="layer"), None, Scratch())
     x = tokens_of(count, 256)
     assert relative_error(layer(x), weight, x) < 1e-3
 
@@ -30,33 +26,34 @@ def test_a_layer_computes_the_dense_product_for_any_number_of_tokens(count):
 @pytest.mark.parametrize("count", (1, 3, 20))
 def test_the_bias_is_added_on_every_path(count):
     weight, bias = unstructured(10, 64), tokens_of(1, 10, seed=3)[0]
-    layer = SparseLinear(gaps.pack(weight, name="layer"), bias, scratch())
+    layer = SparseLinear(gaps.pack(weight, name="layer"), bias, Scratch())
     x = tokens_of(count, 64)
     torch.testing.assert_close(layer(x), x @ weight.T + bias, rtol=5e-3, atol=5e-2)
 
 
 def test_leading_dimensions_are_kept():
-    layer = SparseLinear(layout.pack(two_four(12, 64), name="layer"), None, scratch())
+    layer = SparseLinear(layout.pack(two_four(12, 64), name="layer"), None, Scratch())
     assert layer(tokens_of(6, 64).view(2, 3, 64)).shape == (2, 3, 12)
 
 
 def test_tracing_sees_one_operator_in_place_of_a_layer():
-    layer = OpaqueSparseLinear(SparseLinear(layout.pack(two_four(12, 64), name="layer"), None, scratch()))
+    layer = SparseLinear(layout.pack(two_four(12, 64), name="layer"), None, Scratch())
     x = tokens_of(2, 64).view(1, 2, 64)
     exported = torch.export.export(layer, (x,))
     called = [node.target for node in exported.graph.nodes if node.op == "call_function"]
-    assert called == [torch.ops.llmcbench.sparse_linear.default]
-    assert torch.equal(exported.module()(x), layer.layer(x))
+    assert called == [torch.ops.llmcbench.opaque_linear.default]
+    assert torch.equal(exported.module()(x), layer.multiply(x))
 
 
 def test_layers_share_one_scratch_as_large_as_the_largest_of_them():
-    shared = scratch()
+    shared = Scratch()
     weights = [two_four(rows, 64, seed=rows) for rows in (8, 32, 16)]
     layers = [SparseLinear(layout.pack(weight, name="layer"), None, shared) for weight in weights]
-    assert shared.held_bytes == 32 * 64 * 2
+    assert shared.held_bytes == 0
     x = tokens_of(40, 64)
     for layer, weight in zip(layers, weights, strict=True):
         assert relative_error(layer(x), weight, x) < 1e-3
+        assert shared.held_bytes == 32 * 64 * 2
         assert layer.held_bytes == layout.pack(weight, name="layer").held_bytes
 
 
@@ -119,7 +116,7 @@ def test_a_guess_says_that_nothing_was_measured():
 def test_cusparselt_is_refused_for_weights_without_its_pattern():
     packed = gaps.pack(unstructured(8, 64), name="layer")
     with pytest.raises(Unsupported, match="2:4 weights alone"):
-        SparseLinear(packed, None, scratch(), ChoiceTable((Choice(64, Path.CUSPARSELT),)))
+        SparseLinear(packed, None, Scratch(), ChoiceTable((Choice(64, Path.CUSPARSELT),)))
 
 
 @pytest.mark.gpu
@@ -132,7 +129,7 @@ def test_a_measured_table_has_every_path_and_a_captured_layer_repeats_its_result
     measured = {(timing.tokens, timing.path) for timing in table.timings}
     assert {(tokens, path) for tokens in (1, 16, 256) for path in (Path.EXPAND, Path.DENSE)} <= measured
     assert {(1, Path.KERNEL), (16, Path.KERNEL)} <= measured
-    layer = SparseLinear(packed, None, scratch(), table)
+    layer = SparseLinear(packed, None, Scratch(), table)
     x = tokens_of(1, 1024)
     expected = layer(x)
     graph = torch.cuda.CUDAGraph()

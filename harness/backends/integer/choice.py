@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 from harness.backends.integer.launch import MAX_TOKENS, Launch, candidates, expand, multiply
 from harness.backends.integer.weights import PackedCodes
-from harness.backends.sparse.timing import copies_beyond_cache, microseconds_each
+from harness.backends.kernels.timing import copies_beyond_cache, microseconds_each
 
 
 @dataclass(frozen=True)

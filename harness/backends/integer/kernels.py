@@ -11,7 +11,7 @@ cores, and the group's scale multiplies the float32 sums. Written for the compil
 import triton
 import triton.language as tl
 
-from harness.backends.sparse.kernels import store_tile
+from harness.backends.kernels.tiles import store_tile
 
 
 @triton.jit

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from harness.backends.integer import kernels
 from harness.backends.integer.weights import PackedCodes
-from harness.backends.sparse.kernels import BFLOAT16, FLOAT16, sum_parts
+from harness.backends.kernels.tiles import BFLOAT16, FLOAT16, sum_parts
 from harness.errors import BadRequest
 
 MAX_TOKENS = 64

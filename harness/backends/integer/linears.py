@@ -1,13 +1,13 @@
 """Linears over integer codes: of the weights alone, or of weights and activations."""
 
-from itertools import count
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
 from harness.backends.integer.weights import PackedCodes
+from harness.backends.kernels.operator import OpaqueLinear
+from harness.backends.kernels.scratch import Scratch
 from harness.quantization.weight import QuantizedWeight
 
 _FEWEST_TOKENS = 32
@@ -15,33 +15,14 @@ _FEWEST_TOKENS = 32
 _LARGEST_CODE = 127
 
 
-class Scratch:
-    """One dense buffer that layers expand into, one after another on one stream; made whole before any graph."""
-
-    def __init__(self) -> None:
-        self.elements = 0
-        self._buffer: Tensor | None = None
-
-    @property
-    def held_bytes(self) -> int:
-        return 0 if self._buffer is None else self._buffer.nbytes
-
-    def on(self, x: Tensor) -> Tensor:
-        """The buffer in x's dtype and on its device; made at the first call."""
-        if self._buffer is None:
-            self._buffer = torch.empty(self.elements, dtype=x.dtype, device=x.device)
-        return self._buffer
-
-
-class CodesLinear(nn.Module):
+class CodesLinear(OpaqueLinear):
     """y = x Wᵀ + b with packed codes for W: by a kernel, or made dense for the call, as `choices` says.
 
-    To torch.compile the product is one operator. Inference only.
+    The product alone is opaque to torch.compile, and the bias is not.
     """
 
     def __init__(self, weight: PackedCodes, bias: Tensor | None, scratch: Scratch) -> None:
-        super().__init__()
-        self.in_features, self.out_features = weight.in_features, weight.rows
+        super().__init__(weight.in_features, weight.rows)
         self.choices: Any = None
         self.scratch = scratch
         self._bits = weight.bits
@@ -49,9 +30,7 @@ class CodesLinear(nn.Module):
         self.register_buffer("scale", weight.scale)
         self.register_buffer("zero", weight.zero)
         self.register_buffer("bias", bias)
-        self._number = next(_numbers)
-        _layers[self._number] = self
-        scratch.elements = max(scratch.elements, weight.rows * weight.in_features)
+        scratch.reserve(weight.rows * weight.in_features)
 
     @property
     def weight(self) -> PackedCodes:
@@ -59,7 +38,7 @@ class CodesLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features], in x's dtype."""
-        y: Tensor = _multiply(x, self._number, self.out_features)
+        y = super().forward(x)
         return y if self.bias is None else y + self.bias  # type: ignore[operator]
 
     def multiply(self, x: Tensor) -> Tensor:
@@ -73,25 +52,10 @@ class CodesLinear(nn.Module):
         flat = x.reshape(-1, self.in_features)
         launch = self.choices.launch(flat.shape[0])
         if launch is None:
-            y = nn.functional.linear(flat, expand(weight, self.scratch.on(x)))
+            y = nn.functional.linear(flat, expand(weight, self.scratch.like(x)))
         else:
             y = multiply(weight, flat, launch)
         return y.view(*x.shape[:-1], self.out_features)
-
-
-_layers: WeakValueDictionary[int, CodesLinear] = WeakValueDictionary()
-_numbers = count()
-
-
-@torch.library.custom_op("llmcbench::multiply_codes", mutates_args=())
-def _multiply(x: Tensor, layer: int, rows: int) -> Tensor:
-    """By the layer of that number; `rows` is all that tracing needs to know of it."""
-    return _layers[layer].multiply(x)
-
-
-@_multiply.register_fake
-def _traced(x: Tensor, layer: int, rows: int) -> Tensor:
-    return x.new_empty(*x.shape[:-1], rows)
 
 
 class Int8Linear(nn.Module):

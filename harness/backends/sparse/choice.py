@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from harness.backends.kernels.timing import copies_beyond_cache, microseconds_each
 from harness.backends.sparse.launch import (
     Launch,
     SparseWeight,
@@ -20,7 +21,6 @@ from harness.backends.sparse.launch import (
     most_tokens,
     multiply,
 )
-from harness.backends.sparse.timing import copies_beyond_cache, microseconds_each
 from harness.backends.sparse.two_four import TwoFourWeight
 from harness.backends.sparse.two_four import unpack as unpack_two_four
 

@@ -5,57 +5,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.backends.kernels.operator import OpaqueLinear
+from harness.backends.kernels.scratch import Scratch
+from harness.backends.sparse import launch
 from harness.backends.sparse.choice import ChoiceTable, Path, guess, semi_structured
-from harness.backends.sparse.launch import SparseWeight, dense_elements, expand, multiply
+from harness.backends.sparse.launch import SparseWeight
 from harness.backends.sparse.two_four import TwoFourWeight
 from harness.contract import Reason
 from harness.errors import Unsupported
 
 
-class Scratch:
-    """One dense buffer that all layers of a model expand into, one after another on one stream.
-
-    Layers grow it while they are made. It must be as large as it will be before a CUDA graph is captured, which is so
-    once every layer exists.
-    """
-
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.buffer = torch.empty(0, dtype=dtype, device=device)
-
-    @property
-    def held_bytes(self) -> int:
-        return self.buffer.nbytes
-
-    def reserve(self, elements: int) -> None:
-        if self.buffer.numel() < elements:
-            self.buffer = torch.empty(elements, dtype=self.buffer.dtype, device=self.buffer.device)
-
-
-class SparseLinear(nn.Module):
-    """y = x Wᵀ + b with a packed W. Shapes alone decide how, so that a decoding step can be captured in a CUDA graph.
-
-    Inference only: no gradient reaches x or the bias.
-    """
+class SparseLinear(OpaqueLinear):
+    """y = x Wᵀ + b with a packed W. Shapes alone decide how, so that a CUDA graph can capture a decoding step."""
 
     def __init__(
         self, weight: SparseWeight, bias: Tensor | None, scratch: Scratch, table: ChoiceTable | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(weight.in_features, weight.rows)
         self.table = table or guess(weight)
         self._weight = weight
         self._bias = bias
         self._scratch = scratch
         self._structured = self._second_copy()
         if any(choice.path is Path.EXPAND for choice in self.table.choices):
-            scratch.reserve(dense_elements(weight))
-
-    @property
-    def in_features(self) -> int:
-        return self._weight.in_features
-
-    @property
-    def out_features(self) -> int:
-        return self._weight.rows
+            scratch.reserve(launch.dense_elements(weight))
 
     @property
     def packed_bytes(self) -> int:
@@ -68,17 +41,17 @@ class SparseLinear(nn.Module):
         return self.packed_bytes + (0 if self._structured is None else int(self._structured.packed.nbytes))
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
+    def multiply(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features], contiguous, which cuSPARSELt's own result is not."""
         flat = x.reshape(-1, self.in_features)
         choice = self.table.choose(flat.shape[0])
         if choice.path is Path.KERNEL and choice.launch is not None:
-            y = multiply(self._weight, flat, choice.launch)
+            y = launch.multiply(self._weight, flat, choice.launch)
             y = y if self._bias is None else y + self._bias
         elif choice.path is Path.CUSPARSELT:
             y = nn.functional.linear(flat, self._structured, self._bias)
         else:
-            y = nn.functional.linear(flat, expand(self._weight, self._scratch.buffer), self._bias)
+            y = nn.functional.linear(flat, launch.expand(self._weight, self._scratch.like(x)), self._bias)
         return y.contiguous().view(*x.shape[:-1], self.out_features)
 
     def _second_copy(self) -> Any:

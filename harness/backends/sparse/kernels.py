@@ -1,4 +1,4 @@
-"""What the kernels of both layouts share: 16-bit floats as integers, words of one load, the sum of split parts.
+"""What the kernels of both layouts share: 16-bit floats as integers, words of one load.
 
 Kernels are written for the compiler and for Triton's interpreter alike: integers and selections, no inline assembly.
 """
@@ -8,9 +8,6 @@ Kernels are written for the compiler and for Triton's interpreter alike: integer
 
 import triton
 import triton.language as tl
-
-FLOAT16 = tl.float16
-BFLOAT16 = tl.bfloat16
 
 
 @triton.jit
@@ -26,21 +23,3 @@ def four_words(words):
     first, third = tl.split(even)
     second, fourth = tl.split(odd)
     return first, second, third, fourth
-
-
-@triton.jit
-def store_tile(y, acc, row, token, rows, tokens, part):
-    """Write acc [rows, tokens] into the part's [tokens, rows]."""
-    target = y + (part * tokens + token[None, :]).to(tl.int64) * rows + row[:, None]
-    tl.store(target, acc.to(y.dtype.element_ty), mask=(row < rows)[:, None] & (token < tokens)[None, :])
-
-
-@triton.jit
-def sum_parts(parts, y, count, splits: tl.constexpr, block: tl.constexpr):
-    """y[count] = the sum of `splits` float32 runs of `count` values."""
-    at = tl.program_id(0) * block + tl.arange(0, block)
-    inside = at < count
-    total = tl.zeros((block,), dtype=tl.float32)
-    for part in tl.static_range(splits):
-        total += tl.load(parts + part * count + at, mask=inside, other=0.0)
-    tl.store(y + at, total.to(y.dtype.element_ty), mask=inside)

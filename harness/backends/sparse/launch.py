@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.backends.kernels.tiles import BFLOAT16, FLOAT16, sum_parts
 from harness.backends.sparse import gap_kernels, two_four_kernels
 from harness.backends.sparse.gaps import TILE_ROWS, GapWeight
-from harness.backends.sparse.kernels import BFLOAT16, FLOAT16, sum_parts
 from harness.backends.sparse.two_four import SEGMENT_INPUTS, TwoFourWeight
 from harness.errors import BadRequest
 

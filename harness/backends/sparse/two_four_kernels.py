@@ -11,7 +11,8 @@ registers and goes through tensor cores.
 import triton
 import triton.language as tl
 
-from harness.backends.sparse.kernels import as_float, four_words, store_tile
+from harness.backends.kernels.tiles import store_tile
+from harness.backends.sparse.kernels import as_float, four_words
 
 
 @triton.jit

@@ -1,0 +1,1 @@
+"""What layers over this project's own kernels share, whatever their weights are packed as."""
