@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import torch
@@ -101,15 +101,15 @@ def _serve(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
     else:
         from harness.backends.transformers import serve
     context_tokens = arguments.prompt_tokens + arguments.generate_tokens
-    sequences = max(arguments.batch_sizes)
     return serve(
         arguments.checkpoint,
         Device(kind=arguments.device, threads=arguments.threads),
         arguments.dtype,
         context_tokens=context_tokens,
-        sequences=sequences,
-        kv_tokens=sequences * -(-context_tokens // 128) * 128,
+        batch_sizes=tuple(arguments.batch_sizes),
+        kv_tokens=max(arguments.batch_sizes) * -(-context_tokens // 128) * 128,
         options=dict(option.split("=", 1) for option in arguments.option),
+        work=Path(gettempdir()),
     )
 
 

@@ -74,12 +74,12 @@ class Serve(Protocol):
         dtype: Dtype | None,
         *,
         context_tokens: int,
-        sequences: int,
+        batch_sizes: tuple[int, ...],
         kv_tokens: int,
         options: Mapping[str, Scalar],
         work: Path,
     ) -> AbstractContextManager[Engine]:
-        """Load `checkpoint`, ready for up to `sequences` at once, each of up to `context_tokens`.
+        """Load `checkpoint`, ready for each of `batch_sizes`, every sequence of up to `context_tokens`.
 
         Keys and values are kept for `kv_tokens` positions in all, reserved beforehand. `options` are the backend's own.
         `work` is an existing folder with room for a copy of the model; what is put there is removed again.

@@ -62,7 +62,7 @@ def benchmark(request: BenchmarkRequest, reporter: Reporter) -> BenchmarkResult:
         request.device,
         parameters.dtype,
         context_tokens=parameters.prompt_tokens + parameters.generate_tokens,
-        sequences=max(parameters.batch_sizes),
+        batch_sizes=parameters.batch_sizes,
         kv_tokens=kv_tokens,
         options=parameters.options,
         work=Path(request.output),

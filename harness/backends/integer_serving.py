@@ -17,7 +17,7 @@ from harness.errors import WorkerError
 from harness.models.packed import PackedFormat, QuantizedLinears
 
 if TYPE_CHECKING:
-    from harness.backends.integer.choice import Choices
+    from harness.backends.integer.choice import Choice, Choices
 
 _WHOLE_BITS = 16
 _EIGHTHS = 8
@@ -86,7 +86,10 @@ def use_codes(model: nn.Module, checkpoint: Path, packed: PackedFormat, dtype: t
 
 
 def measure_choices(model: nn.Module, dtype: torch.dtype, tokens: Sequence[int]) -> tuple[str, ...]:
-    """Give every layer over packed codes the fastest launches on its CUDA device; returns notes of the speed-ups."""
+    """Give every layer over packed codes the fastest way on its CUDA device for each of these numbers of tokens.
+
+    Returns notes, a shape each: what was chosen, and how fast it is.
+    """
     from harness.backends.integer.choice import measure
 
     tables: dict[tuple[int, int], Choices] = {}
@@ -97,14 +100,16 @@ def measure_choices(model: nn.Module, dtype: torch.dtype, tokens: Sequence[int])
                 tables[shape] = measure(layer.weight, dtype, tokens=tokens)
             layer.choices = tables[shape]
     return tuple(
-        f"{rows} x {inputs}: " + ", ".join(f"{_gain(table, count)} at {count} tokens" for count in sorted(set(tokens)))
+        f"{rows} x {inputs} as fast as dense, by tokens at once: "
+        + ", ".join(_described(choice, table) for choice in table.ordered)
         for (rows, inputs), table in tables.items()
     )
 
 
-def _gain(table: "Choices", tokens: int) -> str:
-    gain = table.speed_up(tokens)
-    return "not measured" if gain is None else f"{gain:.2f}x as fast as dense"
+def _described(choice: "Choice", table: "Choices") -> str:
+    gain = table.speed_up(choice.tokens)
+    speed = "not measured" if gain is None else f"{gain:.2f}x"
+    return f"{speed} at {choice.tokens} ({'made dense' if choice.launch is None else choice.launch})"
 
 
 def _standing_for(model: nn.Module, stored: frozenset[str]) -> Iterator[tuple[str, nn.Linear, list[str]]]:

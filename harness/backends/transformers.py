@@ -52,7 +52,7 @@ class TransformersEngine:
         options: Mapping[str, Scalar],
         *,
         context_tokens: int,
-        sequences: int,
+        batch_sizes: tuple[int, ...],
         kv_tokens: int,
         peak: ServingPeak,
     ) -> None:
@@ -64,9 +64,10 @@ class TransformersEngine:
         self._most_grown_bytes = 0
         modules = [block.module for block in decoder_blocks(loaded.model)] if stepping is not None else []
         joined = fuse(loaded.model) if stepping is not None else 0
-        unused = opened.place((1, sequences, sequences * context_tokens))
+        largest = max(batch_sizes)
+        unused = opened.place((*batch_sizes, largest * context_tokens))
         if stepping is not None and options.get("sparse") == "auto":
-            unused = _use_sparse(loaded, modules, sequences, sequences * context_tokens) or unused
+            unused = _use_sparse(loaded, modules, largest, largest * context_tokens) or unused
         _free_unused(loaded.device)
         if stepping is not None:
             self._decoder = StaticDecoder(loaded, stepping, kv_tokens=kv_tokens)
@@ -110,7 +111,7 @@ def serve(
     dtype: Dtype | None,
     *,
     context_tokens: int,
-    sequences: int,
+    batch_sizes: tuple[int, ...],
     kv_tokens: int,
     options: Mapping[str, Scalar],
     work: Path,
@@ -120,7 +121,7 @@ def serve(
     Option `decoding`: `growing` is the library's own cache, for which nothing is reserved; `static`, `graph`,
     `compiled` and `tuned` are those of `Stepping`; `auto`, which is the default, takes `growing` on a CPU and on a GPU
     `tuned`, or `graph` where nothing can be compiled. Option `sparse`: `auto` packs the weights of a pruned model on a
-    GPU where decoding `sequences` at once was measured to be faster, and multiplies prompts the fastest way that packed
+    GPU where decoding the largest batch was measured to be faster, and multiplies prompts the fastest way that packed
     weights allow; `off`, which is the default, serves zeros as weights. Option `codes`: `auto`, which is the default,
     computes quantized linears from their codes on a GPU; `off` dequantizes them.
     """
@@ -130,7 +131,7 @@ def serve(
         resident_before = resident_bytes()
         opened = open_model(checkpoint, device, dtype, options)
         engine = TransformersEngine(
-            opened, options, context_tokens=context_tokens, sequences=sequences, kv_tokens=kv_tokens, peak=peak
+            opened, options, context_tokens=context_tokens, batch_sizes=batch_sizes, kv_tokens=kv_tokens, peak=peak
         )
         yield engine
     engine.memory_parts = measured_parts(

@@ -3,7 +3,7 @@
 import statistics
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from small_checkpoints import Recorder, publish_checkpoint, small_model
 
 from harness.backends import benchmark, run
 from harness.backends.base import EngineInfo, TimedRun
+from harness.backends.opened_model import OpenedModel
 from harness.backends.serving_memory import ServingPeak
 from harness.contract import (
     BenchmarkParameters,
@@ -156,3 +157,17 @@ def test_lengths_beyond_the_context_are_refused(checkpoint: Path) -> None:
 def test_a_single_generated_token_is_refused(checkpoint: Path) -> None:
     with pytest.raises(BadRequest, match="nothing to time"):
         perform(checkpoint, generate_tokens=1)
+
+
+def test_ways_to_multiply_are_chosen_for_each_batch_size_that_is_asked_for(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen_for: list[int] = []
+
+    def place(self: OpenedModel, tokens: Sequence[int]) -> tuple[str, ...]:
+        chosen_for.extend(tokens)
+        return ()
+
+    monkeypatch.setattr(OpenedModel, "place", place)
+    perform(checkpoint, batch_sizes=(2, 3, 5), repeats=1)
+    assert sorted(chosen_for) == [2, 3, 5, 5 * (8 + 5)]

@@ -1,15 +1,19 @@
 """Linears computed from integer codes give what their dequantized weights give."""
 
+from functools import partial
+
 import pytest
 import torch
 from sparse_weights import DEVICE, need_triton, relative_error, tokens_of
 
 need_triton()
 
-from harness.backends.integer.choice import guess  # noqa: E402 - after the choice of the interpreter
-from harness.backends.integer.launch import candidates, expand, multiply  # noqa: E402
+from harness.backends import integer_serving  # noqa: E402 - after the choice of the interpreter
+from harness.backends.integer import choice  # noqa: E402
+from harness.backends.integer.choice import guess, measure  # noqa: E402
+from harness.backends.integer.launch import Launch, candidates, expand, multiply  # noqa: E402
 from harness.backends.integer.linears import CodesLinear  # noqa: E402
-from harness.backends.integer.weights import pack, stack  # noqa: E402
+from harness.backends.integer.weights import PackedCodes, pack, stack  # noqa: E402
 from harness.backends.kernels.scratch import Scratch  # noqa: E402
 from harness.errors import BadRequest  # noqa: E402
 from harness.quantization.weight import QuantizedWeight  # noqa: E402
@@ -84,3 +88,44 @@ def test_tracing_sees_one_operator_and_the_bias_beside_it() -> None:
     called = [node.target for node in exported.graph.nodes if node.op == "call_function"]
     assert called == [torch.ops.llmcbench.opaque_linear.default, torch.ops.aten.add.Tensor]
     assert torch.equal(exported.module()(x), layer(x))
+
+
+def fake_times(monkeypatch: pytest.MonkeyPatch, packed: PackedCodes) -> dict[int, Launch]:
+    """Let these launches be the fastest, by the number of tokens; returns them. At 32 tokens no kernel pays."""
+    best = {tokens: candidates(packed, tokens)[place] for tokens, place in ((1, -1), (4, -1), (16, 0), (32, 0))}
+
+    def microseconds(calls: list[partial[torch.Tensor]]) -> float:
+        if calls[0].func is not multiply:
+            return 3.0 if calls[0].func is torch.nn.functional.linear else 6.0
+        _, x, launch = calls[0].args
+        tokens = x.shape[0]
+        return tokens * 0.25 + (0.5 if launch == best[tokens] else 1.0)
+
+    monkeypatch.setattr(choice, "copies_beyond_cache", lambda held_bytes, device: 2)
+    monkeypatch.setattr(choice, "microseconds_each", microseconds)
+    return best
+
+
+def test_each_number_of_tokens_has_the_launch_that_was_fastest_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = pack(quantized(600, 512, group=64), torch.float16)
+    best = fake_times(monkeypatch, packed)
+    assert best[4] != best[16]
+    table = measure(packed, torch.float16, tokens=(32, 1, 4, 16))
+    assert [table.launch(tokens) for tokens in (1, 4, 16)] == [best[1], best[4], best[16]]
+    assert table.launch(2) == table.launch(3) == best[4]
+    assert table.launch(17) is table.launch(32) is None
+    assert table.speed_up(16) == 3.0 / 4.5
+
+
+def test_notes_name_what_was_chosen_and_how_fast_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = pack(quantized(600, 512, group=64), torch.float16)
+    best = fake_times(monkeypatch, packed)
+    model = torch.nn.Sequential(*(CodesLinear(packed, None, Scratch()) for _ in range(2)))
+    (note,) = integer_serving.measure_choices(model, torch.float16, (1, 4, 32))
+    assert note == (
+        f"600 x 512 as fast as dense, by tokens at once: 4.00x at 1 ({best[1]}), 2.00x at 4 ({best[4]}),"
+        " 0.50x at 32 (made dense)"
+    )
+    assert "rows, " in str(best[1])
+    assert str(best[1]) != str(best[4])
+    assert all(layer.choices.launch(4) == best[4] for layer in model)

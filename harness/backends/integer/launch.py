@@ -29,6 +29,10 @@ class Launch:
     words: int = 0
     splits: int = 1
 
+    def __str__(self) -> str:
+        inputs = f"{self.words} words a step" if self.words else f"{self.splits} splits"
+        return f"{self.block_rows} rows, {self.warps} warps, {inputs}"
+
 
 def candidates(weight: PackedCodes, tokens: int) -> tuple[Launch, ...]:
     """The launches worth measuring for a number of tokens; the first one is a sound guess without measuring."""

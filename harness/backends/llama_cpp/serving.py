@@ -86,7 +86,7 @@ def serve(
     dtype: Dtype | None,
     *,
     context_tokens: int,
-    sequences: int,
+    batch_sizes: tuple[int, ...],
     kv_tokens: int,
     options: Mapping[str, Scalar],
     work: Path,
@@ -101,7 +101,7 @@ def serve(
     _refuse(descriptor, device)
     library = open_library()
     log = Log(library)
-    threads = device.threads or available_threads()
+    threads, sequences = device.threads or available_threads(), max(batch_sizes)
     with TemporaryDirectory(prefix="gguf-") as scratch:
         file = Path(scratch) / "model.gguf"
         written = _write(checkpoint, file, descriptor.dtype, dtype, options, context_tokens=context_tokens)
@@ -110,7 +110,13 @@ def serve(
             resident_before = resident_bytes()
             begin = time.perf_counter()
             with open_session(
-                library, log, written.file, written.dtype, threads=threads, sequences=sequences, kv_tokens=kv_tokens
+                library,
+                log,
+                written.file,
+                written.dtype,
+                threads=threads,
+                sequences=sequences,
+                kv_tokens=kv_tokens,
             ) as session:
                 engine = LlamaCppEngine(session, written, descriptor, begin, peak)
                 yield engine

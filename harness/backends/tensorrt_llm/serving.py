@@ -83,7 +83,7 @@ def serve(
     dtype: Dtype | None,
     *,
     context_tokens: int,
-    sequences: int,
+    batch_sizes: tuple[int, ...],
     kv_tokens: int,
     options: Mapping[str, Scalar],
     work: Path,
@@ -93,7 +93,7 @@ def serve(
     with (
         ServingPeak(peaks_of_everything(select_device(device))) as peak,
         load_engine(
-            checkpoint, device, dtype, context_tokens=context_tokens, sequences=sequences, kv_tokens=kv_tokens
+            checkpoint, device, dtype, context_tokens=context_tokens, sequences=max(batch_sizes), kv_tokens=kv_tokens
         ) as loaded,
     ):
         yield TensorRtLlmEngine(loaded, peak)

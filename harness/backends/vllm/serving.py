@@ -71,7 +71,7 @@ def serve(
     dtype: Dtype | None,
     *,
     context_tokens: int,
-    sequences: int,
+    batch_sizes: tuple[int, ...],
     kv_tokens: int,
     options: Mapping[str, Scalar],
     work: Path,
@@ -81,7 +81,7 @@ def serve(
     with (
         ServingPeak(partial(PeakMemory, select_device(device))) as peak,
         load_engine(
-            checkpoint, device, dtype, context_tokens=context_tokens, sequences=sequences, kv_tokens=kv_tokens
+            checkpoint, device, dtype, context_tokens=context_tokens, sequences=max(batch_sizes), kv_tokens=kv_tokens
         ) as loaded,
     ):
         yield VllmEngine(loaded, peak)
