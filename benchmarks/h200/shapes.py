@@ -10,7 +10,9 @@ import gzip
 import json
 import shutil
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -22,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from harness.checkpoint import publish, read_config
 from harness.contract import CheckpointDescriptor, CheckpointFormat, DatasetDescriptor, Dtype
+from harness.models.pruned_shapes import LayerWidths
 
 SHAPES = {
     "llama-2-7b": {
@@ -48,8 +51,11 @@ SHAPES = {
     },
 }
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-_STD = 0.02
+WEIGHT_STD = 0.02
 _DOCUMENTS = 256
+
+TensorShapes = dict[str, tuple[int, ...]]
+"""The shape of each module's weight."""
 
 
 def make_checkpoint(
@@ -61,7 +67,7 @@ def make_checkpoint(
     """
     staging = folder.with_name(f"{folder.name}.staging")
     staging.mkdir(parents=True)
-    settings: dict[str, object] = SHAPES[shape] | {"bos_token_id": 0, "eos_token_id": 1}
+    settings: dict[str, Any] = SHAPES[shape] | {"bos_token_id": 0, "eos_token_id": 1}
     if layers is not None:
         settings["num_hidden_layers"] = layers
     if like is not None:
@@ -77,14 +83,12 @@ def make_checkpoint(
             if (like / name).exists():
                 shutil.copyfile(like / name, staging / name)
     generator = torch.Generator(device).manual_seed(seed)
-    index: dict[str, str] = {}
-    for number, names in enumerate(_shards(config)):
-        shard = f"model-{number:05d}.safetensors"
-        tensors = {name: _random(name, size, generator) for name, size in names.items()}
-        save_file(tensors, staging / shard, metadata={"format": "pt"})
-        index |= dict.fromkeys(tensors, shard)
-    (staging / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    count = sum(torch.Size(size).numel() for names in _shards(config) for size in names.values())
+    heads = config.num_attention_heads
+    shards = list(tensor_shapes(config.to_dict(), whole_widths(settings), config.hidden_size // heads))
+    write_shards(
+        staging,
+        ({f"{name}.weight": _random(name, size, generator) for name, size in shard.items()} for shard in shards),
+    )
     publish(
         staging,
         folder,
@@ -93,7 +97,7 @@ def make_checkpoint(
             format=CheckpointFormat.DENSE,
             dtype=Dtype.FLOAT16,
             architecture="LlamaForCausalLM",
-            parameter_count=count,
+            parameter_count=parameter_count(shards),
             source=f"random weights of the shape of {shape}, seed {seed}",
         ),
     )
@@ -113,34 +117,54 @@ def make_text(folder: Path, *, vocabulary: int, words: int, seed: int) -> None:
     )
 
 
-def _shards(config: LlamaConfig) -> list[dict[str, tuple[int, ...]]]:
-    hidden, middle, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
-    keys = hidden // config.num_attention_heads * config.num_key_value_heads
-    block = {
-        "self_attn.q_proj": (hidden, hidden),
-        "self_attn.k_proj": (keys, hidden),
-        "self_attn.v_proj": (keys, hidden),
-        "self_attn.o_proj": (hidden, hidden),
-        "mlp.gate_proj": (middle, hidden),
-        "mlp.up_proj": (middle, hidden),
-        "mlp.down_proj": (hidden, middle),
-        "input_layernorm": (hidden,),
-        "post_attention_layernorm": (hidden,),
-    }
-    ends = {
-        "model.embed_tokens.weight": (vocabulary, hidden),
-        "model.norm.weight": (hidden,),
-        "lm_head.weight": (vocabulary, hidden),
-    }
-    layers = range(config.num_hidden_layers)
-    return [ends, *({f"model.layers.{layer}.{name}.weight": size for name, size in block.items()} for layer in layers)]
+def whole_widths(settings: Mapping[str, Any]) -> LayerWidths:
+    """The widths of every layer of a model that is not pruned, out of its configuration."""
+    return LayerWidths(
+        heads=settings["num_attention_heads"],
+        key_value_heads=settings["num_key_value_heads"],
+        intermediate_size=settings["intermediate_size"],
+    )
+
+
+def tensor_shapes(config: Mapping[str, Any], widths: LayerWidths, head_size: int) -> Iterator[TensorShapes]:
+    """Of a LLaMA with these widths in every layer: by module, the ends first, then a block at a time."""
+    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
+    queries, keys, middle = widths.heads * head_size, widths.key_value_heads * head_size, widths.intermediate_size
+    yield {"model.embed_tokens": (vocabulary, hidden), "model.norm": (hidden,), "lm_head": (vocabulary, hidden)}
+    for layer in range(config["num_hidden_layers"]):
+        block = {
+            "self_attn.q_proj": (queries, hidden),
+            "self_attn.k_proj": (keys, hidden),
+            "self_attn.v_proj": (keys, hidden),
+            "self_attn.o_proj": (hidden, queries),
+            "mlp.gate_proj": (middle, hidden),
+            "mlp.up_proj": (middle, hidden),
+            "mlp.down_proj": (hidden, middle),
+            "input_layernorm": (hidden,),
+            "post_attention_layernorm": (hidden,),
+        }
+        yield {f"model.layers.{layer}.{name}": size for name, size in block.items()}
+
+
+def parameter_count(shards: Iterable[TensorShapes]) -> int:
+    return sum(torch.Size(size).numel() for shard in shards for size in shard.values())
+
+
+def write_shards(folder: Path, shards: Iterable[dict[str, torch.Tensor]]) -> None:
+    """A file for each of `shards`, and the index of them all."""
+    index: dict[str, str] = {}
+    for number, tensors in enumerate(shards):
+        name = f"model-{number:05d}.safetensors"
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        index |= dict.fromkeys(tensors, name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
 def _random(name: str, size: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     if "norm" in name:
         return torch.ones(size, dtype=torch.float16)
     values = torch.randn(size, generator=generator, device=generator.device, dtype=torch.float16)
-    return (values * _STD).cpu()
+    return (values * WEIGHT_STD).cpu()
 
 
 def tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:

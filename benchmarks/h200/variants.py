@@ -5,24 +5,30 @@ checkpoint costs what it would cost with a real one, and what it answers means n
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig
 
-from benchmarks.h200.shapes import SHAPES, tokenizer
+from benchmarks.h200.shapes import (
+    SHAPES,
+    WEIGHT_STD,
+    TensorShapes,
+    parameter_count,
+    tensor_shapes,
+    tokenizer,
+    whole_widths,
+    write_shards,
+)
 from harness.checkpoint import publish
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Dtype, Quantization, Sparsity
 from harness.models.pruned_shapes import LayerWidths, uniform_config
 from harness.quantization import layouts
 from harness.quantization.weight import QuantizedWeight
-
-_STD = 0.02
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,12 @@ def make_variant(
     """Publish a float16 LLaMA of this shape, compressed like variant `name`; `layers` cuts it."""
     variant = VARIANTS[name]
     settings = SHAPES[shape] | ({} if layers is None else {"num_hidden_layers": layers})
-    heads, keys = settings["num_attention_heads"], settings["num_key_value_heads"]
-    head_size = settings["hidden_size"] // heads
+    whole = whole_widths(settings)
+    head_size = settings["hidden_size"] // whole.heads
     widths = LayerWidths(
-        heads=int(heads * variant.keep),
-        key_value_heads=int(keys * variant.keep),
-        intermediate_size=int(settings["intermediate_size"] * variant.keep),
+        heads=int(whole.heads * variant.keep),
+        key_value_heads=int(whole.key_value_heads * variant.keep),
+        intermediate_size=int(whole.intermediate_size * variant.keep),
     )
     staging = folder.with_name(f"{folder.name}.staging")
     staging.mkdir(parents=True)
@@ -87,7 +93,8 @@ def make_variant(
         config["quantization_config"] = layouts.quantization_config(variant.format, variant.quantization, ignored=())
     (staging / "config.json").write_text(json.dumps(config, indent=1))
     tokenizer(settings["vocab_size"]).save_pretrained(staging)
-    counted = _write_weights(staging, config, widths, head_size, variant, torch.Generator(device).manual_seed(seed))
+    shards = list(tensor_shapes(config, widths, head_size))
+    write_shards(staging, _weights_of(shards, variant, torch.Generator(device).manual_seed(seed)))
     return publish(
         staging,
         folder,
@@ -96,7 +103,7 @@ def make_variant(
             format=variant.format,
             dtype=Dtype.FLOAT16,
             architecture=config["architectures"][0],
-            parameter_count=counted,
+            parameter_count=parameter_count(shards),
             source=f"random weights of the shape of {shape}, seed {seed}",
             method=variant.method,
             setting=variant.setting,
@@ -110,47 +117,16 @@ def _pattern(name: str) -> str:
     return "2:4" if name == "2-4" else "unstructured"
 
 
-def _write_weights(
-    staging: Path,
-    config: dict[str, Any],
-    widths: LayerWidths,
-    head_size: int,
-    variant: Variant,
-    generator: torch.Generator,
-) -> int:
-    """One shard a block and one for the ends; returns how many parameters the model has."""
-    index: dict[str, str] = {}
-    counted = 0
-    for number, linears in enumerate(_shards(config, widths, head_size)):
-        tensors: dict[str, Tensor] = {}
-        for linear, size in linears.items():
-            counted += torch.Size(size).numel()
-            for suffix, tensor in _tensors(linear, size, variant, generator).items():
-                tensors[f"{linear}.{suffix}"] = tensor.cpu().contiguous()
-        shard = f"model-{number:05d}.safetensors"
-        save_file(tensors, staging / shard, metadata={"format": "pt"})
-        index |= dict.fromkeys(tensors, shard)
-    (staging / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    return counted
-
-
-def _shards(config: dict[str, Any], widths: LayerWidths, head_size: int) -> Iterator[dict[str, tuple[int, ...]]]:
-    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
-    queries, keys, middle = widths.heads * head_size, widths.key_value_heads * head_size, widths.intermediate_size
-    yield {"model.embed_tokens": (vocabulary, hidden), "model.norm": (hidden,), "lm_head": (vocabulary, hidden)}
-    for layer in range(config["num_hidden_layers"]):
-        block = {
-            "self_attn.q_proj": (queries, hidden),
-            "self_attn.k_proj": (keys, hidden),
-            "self_attn.v_proj": (keys, hidden),
-            "self_attn.o_proj": (hidden, queries),
-            "mlp.gate_proj": (middle, hidden),
-            "mlp.up_proj": (middle, hidden),
-            "mlp.down_proj": (hidden, middle),
-            "input_layernorm": (hidden,),
-            "post_attention_layernorm": (hidden,),
+def _weights_of(
+    shards: Iterable[TensorShapes], variant: Variant, generator: torch.Generator
+) -> Iterator[dict[str, Tensor]]:
+    """The tensors of each shard, as the variant stores them."""
+    for shard in shards:
+        yield {
+            f"{module}.{suffix}": tensor.cpu().contiguous()
+            for module, size in shard.items()
+            for suffix, tensor in _tensors(module, size, variant, generator).items()
         }
-        yield {f"model.layers.{layer}.{name}": size for name, size in block.items()}
 
 
 def _tensors(name: str, size: tuple[int, ...], variant: Variant, generator: torch.Generator) -> dict[str, Tensor]:
@@ -161,7 +137,7 @@ def _tensors(name: str, size: tuple[int, ...], variant: Variant, generator: torc
     if in_block and variant.quantization is not None:
         drawn = _random_codes(size, variant.quantization, generator)
         return layouts.encode(variant.format, drawn, torch.float16)
-    weight = torch.randn(size, generator=generator, device=device, dtype=torch.float16) * _STD
+    weight = torch.randn(size, generator=generator, device=device, dtype=torch.float16) * WEIGHT_STD
     return {"weight": variant.zeros(weight, generator) if in_block and variant.zeros is not None else weight}
 
 
@@ -169,7 +145,7 @@ def _random_codes(size: tuple[int, ...], quantization: Quantization, generator: 
     """Uniform codes, and a scale that gives the values the deviation of the dense ones."""
     bits, device = quantization.weight_bits, generator.device
     groups = size[1] // quantization.group_size if quantization.group_size else 1
-    scale = _STD * 12**0.5 / 2**bits
+    scale = WEIGHT_STD * 12**0.5 / 2**bits
     return QuantizedWeight(
         codes=torch.randint(2**bits, size, generator=generator, device=device, dtype=torch.uint8),
         scale=torch.full((size[0], groups), scale, dtype=torch.float16, device=device),
