@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from small_checkpoints import GROUPED, publish_checkpoint, small_model
 from zoo import zoo_checkpoint
 
+from harness.backends.llama_cpp import serving
 from harness.backends.llama_cpp.gguf_file import Kind, neighbouring, write_gguf
-from harness.contract import Reason
+from harness.contract import Device, Reason
 from harness.errors import Unsupported
 
 
@@ -174,3 +175,28 @@ def test_layers_of_different_widths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Unsupported) as refused:
         written(checkpoint)
     assert refused.value.reason is Reason.SHAPE
+
+
+def test_the_file_lies_where_there_is_room_for_a_model_and_goes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's /tmp holds two gigabytes, of its memory."""
+    checkpoint = llama(tmp_path / "model")
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def stop(library: Any, log: Any, file: Path, *_: Any, **__: Any) -> None:
+        assert file.is_file()
+        assert file.is_relative_to(work)
+        raise ValueError("stopped on purpose")
+
+    monkeypatch.setattr(serving, "open_library", lambda: None)
+    monkeypatch.setattr(serving, "Log", lambda library: None)
+    monkeypatch.setattr(serving, "open_session", stop)
+    asked: dict[str, Any] = {"context_tokens": 64, "batch_sizes": (1,), "kv_tokens": 128, "options": {}, "work": work}
+    with (
+        pytest.raises(ValueError, match="stopped on purpose"),
+        serving.serve(checkpoint, Device(threads=1), None, **asked),
+    ):
+        pytest.fail("nothing is served")
+    assert list(work.iterdir()) == []

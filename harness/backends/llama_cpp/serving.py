@@ -94,7 +94,7 @@ def serve(
     """See `harness.backends.base.Serve`.
 
     Option `weights`: `q8_0` and `q4_0` round the dense weights to these types of llama.cpp; `dense`, which is the
-    default, keeps them. Writing the GGUF file is no part of the load time, nor of the memory.
+    default, keeps them. The GGUF file is written below `work`, which is no part of the load time, nor of the memory.
     """
     refuse_options("llama-cpp", options, OPTIONS)
     descriptor = open_checkpoint(checkpoint)
@@ -102,7 +102,7 @@ def serve(
     library = open_library()
     log = Log(library)
     threads, sequences = device.threads or available_threads(), max(batch_sizes)
-    with TemporaryDirectory(prefix="gguf-") as scratch:
+    with TemporaryDirectory(prefix="gguf-", dir=work) as scratch:
         file = Path(scratch) / "model.gguf"
         written = _write(checkpoint, file, descriptor.dtype, dtype, options, context_tokens=context_tokens)
         where = select_device(device)
