@@ -145,6 +145,11 @@ def test_a_request_is_answered_with_figures_of_each_batch(tmp_path: Path) -> Non
     assert [(one.batch_size, len(one.samples)) for one in result.speeds] == [(1, 2), (3, 2)]
     assert result.dtype is Dtype.BFLOAT16
     assert all(one.token_latency is not None and one.token_latency.steps == 2 * 7 for one in result.speeds)
+    assert all(len(one.greedy_tokens) == 8 and one.repeatable for one in result.speeds)
+    in_float32 = [
+        perform(tmp_path / "model", backend=name, dtype=Dtype.FLOAT32) for name in ("llama-cpp", "transformers")
+    ]
+    assert in_float32[0].speeds[0].greedy_tokens == in_float32[1].speeds[0].greedy_tokens
     parts = result.memory_parts
     assert parts is not None
     assert parts.kv_cache_bytes == 3 * 256 * 4 * 2 * 2 * 32 * 2  # 256 positions for each; 4 layers, 2 heads of 32

@@ -76,6 +76,7 @@ class LlamaCppEngine:
             prefill_seconds=decoded.prefill_seconds,
             decode_seconds=sum(decoded.step_seconds),
             step_seconds=decoded.step_seconds,
+            generated=decoded.tokens,
         )
 
 
