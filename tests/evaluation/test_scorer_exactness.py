@@ -51,7 +51,7 @@ def everything(random: Random, *, context_length: int, vocabulary: int = 256) ->
 
 
 def keeps_a_trunk(requests: list[TokenRequest], limits: ModelLimits) -> bool:
-    batches = plan_batches(make_chains(requests, limits), PlanLimits(1024, engine._ROW_TOKENS, 4096))
+    batches = plan_batches(make_chains(requests, limits), PlanLimits(1024, engine._ROW_TOKENS, 4096, 256))
     return any(len(batch.trunk) for batch in batches)
 
 

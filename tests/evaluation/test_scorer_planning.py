@@ -41,6 +41,7 @@ limits = st.builds(
     token_budget=st.integers(1, 200),
     row_tokens=st.integers(1, 60),
     longest=st.integers(1, 200),
+    pass_tokens=st.integers(0, 300),
     share=st.booleans(),
 )
 
@@ -117,18 +118,18 @@ def test_a_long_beginning_of_many_chains_is_kept_and_the_longer_one_wins() -> No
     system = tuple(range(30))
     subjects = [system + tuple(range(100 * number, 100 * number + 60)) for number in (1, 2)]
     requests = [TokenRequest((*subject, *(item, 7) * 5), (1,)) for subject in subjects for item in range(200, 260)]
-    batches = plan_batches(make_chains(requests, ModelLimits(500, 1000)), PlanLimits(512, 64, 500))
+    batches = plan_batches(make_chains(requests, ModelLimits(500, 1000)), PlanLimits(512, 64, 500, 256))
     assert {tuple(batch.trunk.tolist()) for batch in batches} == set(subjects)
 
 
 def test_a_few_items_are_not_worth_a_pass_for_their_beginning() -> None:
     requests = [TokenRequest((*range(60), item), (1,)) for item in range(5)]
-    (batch,) = plan_batches(make_chains(requests, ModelLimits(500, 1000)), PlanLimits(512, 256, 500))
+    (batch,) = plan_batches(make_chains(requests, ModelLimits(500, 1000)), PlanLimits(512, 256, 500, 256))
     assert len(batch.trunk) == 0
     assert batch.width == 65
 
 
 def test_chains_that_share_most_of_their_tokens_stay_together_beyond_the_usual_row() -> None:
     requests = [TokenRequest(tuple(range(300)), (choice, choice)) for choice in range(4)]
-    (batch,) = plan_batches(make_chains(requests, ModelLimits(500, 1000)), PlanLimits(2048, 128, 2048))
+    (batch,) = plan_batches(make_chains(requests, ModelLimits(500, 1000)), PlanLimits(2048, 128, 2048, 256))
     assert [row.tokens for row in batch.rows] == [304]

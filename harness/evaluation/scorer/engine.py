@@ -12,7 +12,12 @@ from harness.evaluation.likelihood import context_length
 from harness.evaluation.prepared import Answer, TokenRequest
 from harness.evaluation.scorer.chains import Chain, ModelLimits, make_chains
 from harness.evaluation.scorer.forward import Forward, ReadBatch, RunningBatch
-from harness.evaluation.scorer.memory import choose_token_budget, is_out_of_memory, release_cached_memory
+from harness.evaluation.scorer.memory import (
+    choose_token_budget,
+    is_out_of_memory,
+    pass_tokens,
+    release_cached_memory,
+)
 from harness.evaluation.scorer.planning import Batch, PlanLimits, pairs_within, plan_batches
 from harness.profiling.shape import Shape, read_shape
 
@@ -118,7 +123,8 @@ class Scorer:
         left = list(chains)
         while left:
             budget = 1 if self._forward.reason_against_batches else self._token_budget
-            limits = PlanLimits(budget, _ROW_TOKENS, self._longest, share)
+            overhead = pass_tokens(self._device, self._token_budget)
+            limits = PlanLimits(budget, _ROW_TOKENS, self._longest, overhead, share)
             left = yield from self._run(plan_batches(left, limits))
             left.sort(key=lambda chain: chain.tokens.tolist())
 

@@ -1,5 +1,7 @@
 """One batch through the model: trees of tokens by an attention mask, a trunk by its kept keys and values."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -7,12 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.attention import sdpa_kernel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from harness.evaluation.likelihood import TokenLikelihood, context_length, copy_to_device
+from harness.evaluation.scorer import attention
 from harness.evaluation.scorer.chains import Reading, Tokens
 from harness.evaluation.scorer.layout import Layout, lay_out
+from harness.evaluation.scorer.norms import fuse_norms
 from harness.evaluation.scorer.planning import Batch
+from harness.evaluation.scorer.rotary import Rotary
 
 if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
@@ -62,6 +68,11 @@ class Forward:
         self._config: Any = model.config
         self._dtype: torch.dtype = model.get_input_embeddings().weight.dtype
         self._context_length = context_length(loaded)
+        self._rotary: Rotary | None = None
+        if self._device.type == "cuda":
+            fuse_norms(model)
+            self._rotary = Rotary(model, _head_size(self._config))
+        self._trunk_apart = _lets_trunk_apart(self._config)
         self._trunk = b""
         self._trunk_layers: list[tuple[Tensor, Tensor]] = []
         self.reason_against_batches = _reason_against_batches(self._config)
@@ -72,8 +83,10 @@ class Forward:
         """Hand the batch to the device. Raises RuntimeError where memory does not suffice."""
         layout = lay_out(batch, width=self._width(batch))
         trunk_tokens = 0 if self._has(batch.trunk) else len(batch.trunk)
-        arguments = self._tree_arguments(batch, layout) if batch.is_tree else {}
-        hidden = self._likelihood.hidden(copy_to_device(layout.tokens, self._device), **arguments)
+        with self._rotary.replaced() if self._rotary else nullcontext():
+            arguments = self._tree_arguments(batch, layout) if batch.is_tree else {}
+            with self._attention_of(arguments):
+                hidden = self._likelihood.hidden(copy_to_device(layout.tokens, self._device), **arguments)
         read = hidden.flatten(0, 1)[copy_to_device(layout.reads, self._device)]
         log_likelihoods, greedy = self._likelihood.of(read, layout.targets, layout.read_of)
         return self._leave(layout, trunk_tokens, torch.stack([log_likelihoods, greedy.float()]))
@@ -84,21 +97,36 @@ class Forward:
     def _width(self, batch: Batch) -> int:
         if self._device.type != "cuda":
             return batch.width
-        keys = len(batch.trunk) + batch.width
+        keys = batch.width if self._trunk_apart else len(batch.trunk) + batch.width
         padded = batch.width + -keys % _KEYS_MULTIPLE
         return padded if batch.is_tree else max(batch.width, min(padded, self._context_length))
 
     def _tree_arguments(self, batch: Batch, layout: Layout) -> dict[str, Any]:
+        """A trunk goes to the attention by itself, or, where a window hides some of it, before each row's own keys."""
         depths = copy_to_device(layout.depths, self._device)
-        sees = _visible(depths, copy_to_device(layout.ends, self._device), len(batch.trunk))
-        arguments: dict[str, Any] = {
-            "position_ids": depths,
-            "attention_mask": self._masks(sees, depths, len(batch.trunk)),
-        }
-        if len(batch.trunk):
-            cache = Cache(layers=[_TrunkLayer(keys, values) for keys, values in self._keys_and_values(batch.trunk)])
+        ends = copy_to_device(layout.ends, self._device)
+        kept = self._keys_and_values(batch.trunk) if len(batch.trunk) else []
+        before = 0 if self._trunk_apart else len(batch.trunk)
+        masks = self._masks(_visible(depths, ends, before), depths, before)
+        arguments: dict[str, Any] = {"position_ids": depths, "attention_mask": masks}
+        if kept and self._trunk_apart:
+            arguments["trunk"] = kept
+        elif kept:
+            cache = Cache(layers=[_TrunkLayer(keys, values) for keys, values in kept])
             arguments |= {"past_key_values": cache, "use_cache": True}
         return arguments
+
+    @contextmanager
+    def _attention_of(self, arguments: dict[str, Any]) -> Iterator[None]:
+        """Plain sequences have the model's own attention, a trunk apart from the rows the one that takes it."""
+        usual = self._config._attn_implementation
+        if "trunk" in arguments:
+            self._config._attn_implementation = attention.NAME
+        try:
+            with sdpa_kernel(list(attention.KERNELS)) if arguments else nullcontext():
+                yield
+        finally:
+            self._config._attn_implementation = usual
 
     def _masks(self, sees: Tensor, depths: Tensor, trunk: int) -> Tensor | dict[str, Tensor]:
         windows = _windows(self._config)
@@ -157,6 +185,15 @@ def _reason_against_batches(config: Any) -> str | None:
     if kind not in _LENGTH_DEPENDENT_ROTARY:
         return None
     return f"the rotary embedding {kind!r} depends on the longest sequence of a batch"
+
+
+def _lets_trunk_apart(config: Any) -> bool:
+    """Whether every token sees the whole trunk, and attention over it by itself is possible."""
+    return not any(_windows(config).values()) and attention.fits_kernels(_head_size(config))
+
+
+def _head_size(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _windows(config: Any) -> dict[str, int | None]:

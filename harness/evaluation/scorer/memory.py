@@ -9,8 +9,13 @@ from harness.contract import DeviceKind
 if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
 
-_MOST_TOKENS = {DeviceKind.CPU: 1024, DeviceKind.CUDA: 16384}
-"""Tokens that keep the device busy; a larger batch is padded more. See docs/evaluation-speed.md."""
+_CPU_TOKENS = 1024
+"""Tokens that keep a CPU busy; a larger batch is padded more. See docs/evaluation-speed.md."""
+_GPU_OPERATIONS = 2e14
+_GPU_TOKENS = range(16384, 131072)
+"""A batch's operations, a quarter of a second of a large GPU, ten times what launching takes; bounds of its tokens."""
+_PASS_SHARE = {DeviceKind.CPU: 1 / 4, DeviceKind.CUDA: 1 / 16}
+"""Of a full batch, what a forward pass costs however few tokens it has: launches, batches that are not full."""
 _FEWEST_TOKENS = 64
 _SHARE_OF_FREE_MEMORY = 0.5
 _COPIES = 4
@@ -22,9 +27,20 @@ def choose_token_budget(loaded: "LoadedModel") -> tuple[int, int, str]:
     kind = DeviceKind(loaded.device.type)
     free = _free_bytes(loaded.device)
     fitting = max(_FEWEST_TOKENS, int(free * _SHARE_OF_FREE_MEMORY) // _bytes_per_token(loaded))
-    if fitting < _MOST_TOKENS[kind]:
+    busy = _CPU_TOKENS if kind is DeviceKind.CPU else _gpu_tokens(loaded.model)
+    if fitting < busy:
         return fitting, fitting, f"half of the free {free / 2**30:.1f} GiB"
-    return _MOST_TOKENS[kind], fitting, f"enough to keep a {kind.value} device busy"
+    return busy, fitting, f"enough to keep a {kind.value} device busy"
+
+
+def pass_tokens(device: torch.device, token_budget: int) -> int:
+    """The tokens that could be computed in the time that a forward pass takes beside its tokens."""
+    return int(token_budget * _PASS_SHARE[DeviceKind(device.type)])
+
+
+def _gpu_tokens(model: Any) -> int:
+    operations = 2 * sum(parameter.numel() for parameter in model.parameters())
+    return int(min(_GPU_TOKENS.stop, max(_GPU_TOKENS.start, _GPU_OPERATIONS / operations)))
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

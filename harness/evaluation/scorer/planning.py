@@ -8,8 +8,6 @@ import numpy as np
 from harness.evaluation.scorer.chains import Chain, Tokens
 from harness.evaluation.scorer.trunks import Trunk, TrunkCosts, choose_trunks, shared_lengths
 
-_TRUNK_OVERHEAD_TOKENS = 256
-"""A pass of its own, and batches that are not full."""
 _NOT_SMALL = 1 / 4
 """Of the token budget."""
 _MOST_PADDING = 1 / 8
@@ -22,12 +20,14 @@ class PlanLimits:
 
     `row_tokens`: in a row every token is compared with every other, so rows are kept short. A longer one is made only
     of chains with more in common than not, up to `longest`, which bounds trunks as well; a chain alone may be longer.
+    `pass_tokens` is what a trunk costs beside its own tokens: a pass of its own, and batches that are not full.
     Without `share` every chain has a row of its own and there is no trunk.
     """
 
     token_budget: int
     row_tokens: int
     longest: int
+    pass_tokens: int
     share: bool = True
 
 
@@ -86,7 +86,7 @@ def plan_batches(chains: Sequence[Chain], limits: PlanLimits) -> list[Batch]:
     if not limits.share:
         return list(_fill(np.empty(0, np.int64), [Row((chain,), (0,)) for chain in chains], limits))
     shared = shared_lengths(chains)
-    costs = TrunkCosts(limits.row_tokens, _TRUNK_OVERHEAD_TOKENS, limits.longest)
+    costs = TrunkCosts(limits.row_tokens, limits.pass_tokens, limits.longest)
     batches: list[Batch] = []
     loose: list[Row] = []
     for trunk in choose_trunks(chains, shared, costs):
