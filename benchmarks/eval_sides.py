@@ -92,8 +92,8 @@ class LmEval:
         return size
 
 
-def items_of(name: str, facts: Any, order: dict[str, Any]) -> tuple[list[list[Any]], int]:
-    """The token requests of each item, and how many items the whole task has."""
+def prepared_task(name: str, facts: Any, order: dict[str, Any]) -> Any:
+    """The first items of the task, tokenised; see `harness.evaluation.prepared.PreparedTask`."""
     from harness.contract import ImageDescription
     from harness.evaluation.catalog import find_task
     from harness.evaluation.definitions import prepare
@@ -106,27 +106,31 @@ def items_of(name: str, facts: Any, order: dict[str, Any]) -> tuple[list[list[An
     for split in task.splits:
         with (Path(order["data"]) / places[split].local).open("rb") as file:
             rows[split] = read_rows_from(file, places[split].local)
-    prepared = prepare(task, rows, facts, limit=order["limit"] or None)
-    return [list(prepared.requests(index)) for index in range(len(prepared))], prepared.available
+    return prepare(task, rows, facts, limit=order["limit"] or None)
 
 
-def timed(model: Any, items: Sequence[Sequence[Any]], available: int) -> dict[str, Any]:
-    """Score the items once."""
+def timed(model: Any, prepared: Any, items: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Score the items once. What they come to is judged as this project does, whichever side scored them."""
+    from harness.evaluation.prepared import Answer
+
     requests = [request for item in items for request in item]
     work = model.work()
     begin, processor_begin = time.perf_counter(), time.process_time()
     values = model.score(requests)
     seconds, processor_seconds = time.perf_counter() - begin, time.process_time() - processor_begin
     own = iter(values)
+    found = [[next(own) for _ in item] for item in items]
+    judged = [prepared.judge(number, [Answer(one, greedy=False) for one in item]) for number, item in enumerate(found)]
     return {
         "seconds": seconds,
         "processor_seconds": processor_seconds,
         "items": len(items),
-        "items_available": available,
+        "items_available": prepared.available,
         "requests": len(requests),
         "requested_tokens": sum(len(request.context) + len(request.continuation) - 1 for request in requests),
         "work": {name: count - work[name] for name, count in model.work().items()},
-        "log_likelihoods": [[next(own) for _ in item] for item in items],
+        "metrics": prepared.summarise(judged).metrics,
+        "log_likelihoods": found,
     }
 
 
@@ -163,11 +167,12 @@ def serve(order: dict[str, Any], say: Any) -> None:
     facts = ModelFacts.of(load_tokenizer(folder), load_config(folder))
     say({"load_seconds": time.perf_counter() - begin, "matmul_operations_per_second": peak})
     for line in sys.stdin:
-        items, available = items_of(line.strip(), facts, order)
+        prepared = prepared_task(line.strip(), facts, order)
+        items = [list(prepared.requests(number)) for number in range(len(prepared))]
         model.warm_up([request for item in items[:_WARM_UP] for request in item])
         told = len(model.remarks)
         torch.cuda.empty_cache()
-        scored = timed(model, items, available)
+        scored = timed(model, prepared, items)
         say({**scored, "remarks": [*model.remarks[:1], *model.remarks[max(1, told) :]]})
 
 

@@ -83,7 +83,7 @@ class Side:
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
-            "TOKENIZERS_PARALLELISM": "false",
+            "TOKENIZERS_PARALLELISM": "true" if self._order["device"] == "cuda" else "false",
         }
         command = [sys.executable, str(Path(__file__).resolve().with_name("eval_sides.py"))]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -147,6 +147,7 @@ def summarise(runs: dict[str, list[Run]]) -> dict[str, Any]:
     peak = ours["matmul_operations_per_second"]
     summary = {
         **{name: ours[name] for name in ("items", "items_available", "requests", "requested_tokens", "work")},
+        "metrics": {side: found[0]["metrics"] for side, found in runs.items()},
         "seconds": seconds,
         "all_seconds": {side: [run["seconds"] for run in found] for side, found in runs.items()},
         "whole_task_seconds": {
