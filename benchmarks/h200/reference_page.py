@@ -182,7 +182,8 @@ def _beside_lm_eval(report: RunReport, lm_eval: dict[str, Any] | None) -> str:
         "",
         f"lm-eval {lm_eval['lm_eval']}'s Hugging Face model on the same machine and rows: weights in "
         f"{lm_eval['dtype']}, softmax in {lm_eval['softmax_dtype']} dtype, batches of {lm_eval['batch_size']}. Ours "
-        "takes the softmax in float32 (docs/protocols.md). Only tasks of which both scored the same items are listed.",
+        "takes the softmax in float32 (docs/protocols.md). Only tasks of which both scored the same items are listed. "
+        "docs/evaluation-speed.md has ten tasks in float32, MNLI, AdvGLUE and TruthfulQA among them.",
         "",
         "| Task | Metric | Items | Ours | lm-eval | Ours - lm-eval, points |",
         "| --- | --- | --- | --- | --- | --- |",
