@@ -13,7 +13,7 @@ from small_checkpoints import small_model
 from harness.contract import Reason
 from harness.errors import BadCheckpoint, BadRequest, OutOfMemory, Unsupported
 from harness.evaluation.prepared import TokenRequest
-from harness.evaluation.scorer import Scorer
+from harness.evaluation.scorer import Scorer, memory
 from harness.models.loading import LoadedModel
 
 
@@ -179,3 +179,9 @@ def test_logits_taken_in_pieces_change_nothing(loaded: LoadedModel, monkeypatch:
     monkeypatch.setattr(likelihood, "_LOGITS_BYTES", 4 * 264 * 7)
     requests = choices(Random(8), 10)
     assert_answers_equal(loaded, requests, dict(Scorer(loaded, report=silent).score(requests)))
+
+
+@pytest.mark.parametrize(("weights", "tokens"), [(1, 131072), (2 * 10**9, 50_000), (7 * 10**9, 16384)])
+def test_a_gpus_batches_are_the_larger_the_smaller_the_model(weights: int, tokens: int) -> None:
+    model = torch.nn.Linear(weights, 1, bias=False, device="meta")
+    assert memory._gpu_tokens(model) == tokens

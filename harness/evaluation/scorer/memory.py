@@ -13,7 +13,7 @@ _CPU_TOKENS = 1024
 """Tokens that keep a CPU busy; a larger batch is padded more. See docs/evaluation-speed.md."""
 _GPU_OPERATIONS = 2e14
 _GPU_TOKENS = range(16384, 131072)
-"""A batch's operations, a quarter of a second of a large GPU, ten times what launching takes; bounds of its tokens."""
+"""A batch's operations, a quarter of a second of a large GPU, and bounds of its tokens."""
 _PASS_SHARE = {DeviceKind.CPU: 1 / 4, DeviceKind.CUDA: 1 / 16}
 """Of a full batch, what a forward pass costs however few tokens it has: launches, batches that are not full."""
 _FEWEST_TOKENS = 64
