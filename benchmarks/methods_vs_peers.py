@@ -49,8 +49,8 @@ def table(results: Sequence[Result], dense: Measured) -> str:
     lines = [
         f"Perplexity of the dense checkpoint: {dense_perplexity}. Ratios are peer / ours.",
         "",
-        "| case | peer | seconds ours | peer | ratio | peak MiB ours | peer | ratio | perplexity ours | ours in other "
-        "batches | peer | masks of ours in other batches | masks of the peer | in the first block |",
+        "| case | peer | seconds ours | peer | ratio | peak MiB ours | peer | ratio | perplexity ours | ours, floor | "
+        "peer | masks of ours, floor | masks of the peer | in the first block |",
         f"|{' --- |' * 14}",
     ]
     for case, sides, overlaps in results:
@@ -161,7 +161,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=4, help="sequences at once, on both sides")
     parser.add_argument("--group-size", type=int, help="weights that share a scale; the largest that fits by default")
     parser.add_argument("--limit", type=int, help="WikiText-2 segments of 2048 tokens; all by default")
-    parser.add_argument("--floor", action="store_true", help="run ours in other batches, too: what rounding alone does")
+    parser.add_argument("--floor", action="store_true", help="run ours with other batches or exponents, too: the noise")
     parser.add_argument("--output", type=Path, default=Path("methods_vs_peers.json"))
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
 """Which comparisons methods_vs_peers.py makes, and with which options on either side."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.contract import Setting
@@ -12,7 +12,10 @@ Options = dict[str, bool | int | float | str]
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison. `peer` is the library, and the first word of its method's name."""
+    """One comparison. `peer` is the library, and the first word of its method's name.
+
+    `floor_options`: what the side `floor` changes; empty: the size of the batches.
+    """
 
     name: str
     setting: str
@@ -20,6 +23,7 @@ class Case:
     options: Options
     peer: str
     peer_options: Options
+    floor_options: Options = field(default_factory=dict)
 
     @property
     def prunes(self) -> bool:
@@ -27,20 +31,25 @@ class Case:
 
     @property
     def sides(self) -> dict[str, tuple[str, Options]]:
-        """The method and its options, of ours and of the peer's; and `floor`: ours in other batches.
+        """The method and its options, of ours and of the peer's; and `floor`: ours with something else that is as good.
 
-        That only rounds otherwise, so what it changes is what a difference to the peer has to exceed to mean anything.
+        Other batches only round otherwise; another grid has AWQ try other exponents. What that changes is what a
+        difference to the peer has to exceed to mean anything.
         """
-        other = 2 if self.options["batch_size"] == 1 else 1
+        batches: Options = {"batch_size": 2 if self.options["batch_size"] == 1 else 1}
         return {
             "ours": (self.method, self.options),
             "peer": (f"{self.peer}-{self.method}", self.peer_options),
-            "floor": (self.method, self.options | {"batch_size": other}),
+            "floor": (self.method, self.options | (self.floor_options or batches)),
         }
 
 
 def all_cases(group_size: int, batch_size: int) -> tuple[Case, ...]:
-    """`equal`: the same algorithm on both sides, as far as options reach. `defaults`: what each side does by itself."""
+    """`equal`: the same algorithm on both sides, as far as options reach. `defaults`: what each side does by itself.
+
+    AWQ's exponents are k / n_grid below 1 here, and k / (n_grid - 1) in llm-compressor, 1 included: 19 and 20 are equal
+    but for the last one.
+    """
     weights = f"W4A16g{group_size}"
     batch: Options = {"batch_size": batch_size}
     columns: Options = {"blocksize": 128, "percdamp": 0.01, **batch}
@@ -64,11 +73,12 @@ def all_cases(group_size: int, batch_size: int) -> tuple[Case, ...]:
             "awq, equal",
             weights,
             "awq",
-            batch | {"search_clip": False, "symmetric": False},
+            batch | {"search_clip": False, "symmetric": False, "n_grid": 19},
             llm,
-            batch | {"duo_scaling": False, "symmetric": False},
+            batch | {"duo_scaling": False, "symmetric": False, "n_grid": 20},
+            floor_options={"n_grid": 20},
         ),
-        Case("awq, defaults", weights, "awq", batch, llm, batch),
+        Case("awq, defaults", weights, "awq", batch, llm, batch, floor_options={"n_grid": 19}),
         Case(
             "smoothquant W8A8", "W8A8", "smoothquant", batch | {"alpha": 0.5}, llm, batch | {"smoothing_strength": 0.5}
         ),
@@ -87,6 +97,7 @@ def all_cases(group_size: int, batch_size: int) -> tuple[Case, ...]:
             batch | {"duo_scaling": True, "symmetric": False},
             gptqm,
             batch | {"symmetric": False},
+            floor_options={"n_grid": 19},
         ),
     )
 

@@ -33,7 +33,7 @@ STEP = Path(__file__).with_name("measured_run.py")
 class Bench:
     """What all measurements share. `interpreters`: the Python of `ours`, and of each peer that there is.
 
-    `floor`: ours is run once more in other batches, for how much mere rounding changes.
+    `floor`: ours is run once more, changed as `Case.sides` says, for how much that alone moves.
     """
 
     checkpoint: Path

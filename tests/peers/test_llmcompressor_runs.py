@@ -6,10 +6,14 @@ from safetensors.torch import load_file
 
 pytest.importorskip("llmcompressor", reason="runs in the llmcompressor image's environment")
 
+import llmcompressor
+from llmcompressor.modifiers.transform.awq import AWQModifier
+from peer_cases import all_cases
 from tiny_checkpoints import LAYERS, tiny_model
 
 from harness.contract import CheckpointFormat, Reason
 from harness.errors import Unsupported, WorkerError
+from harness.methods.awq.scale_search import candidate_scales
 from harness.models.blocks import decoder_blocks, linears_of
 
 
@@ -126,3 +130,51 @@ def test_a_warning_that_something_failed_reaches_the_notes(compress, monkeypatch
     warned = [note for note in result.artifact.notes if "warned" in note]
     assert warned == ["llmcompressor warned: Failed to invert hessian due to numerical instability."]
     assert any("Only a remark." in event.get("message", "") for event in events)
+
+
+def test_awq_tries_the_exponents_of_our_side_of_the_equal_case_and_1():
+    case = next(case for case in all_cases(64, 4) if (case.name, case.peer) == ("awq, equal", "llmcompressor"))
+    options = case.peer_options
+    search = AWQModifier(duo_scaling=options["duo_scaling"], n_grid=options["n_grid"])
+    theirs = [ratio for ratio, _ in search._get_grid_search_params()]
+    magnitude = torch.tensor([1.0, 4.0])
+    ours = candidate_scales(magnitude, case.options["n_grid"])
+    assert theirs[-1] == 1
+    torch.testing.assert_close(ours[:, 1] / ours[:, 0], torch.tensor([4**ratio for ratio in theirs[:-1]]))
+
+
+def test_awq_feeds_each_block_with_what_the_uncompressed_ones_put_out(compress, monkeypatch):
+    library = llmcompressor.oneshot
+    inputs = {"dense": [], "calibration": [], "compressed": []}
+
+    def watched(*, model, dataset, **others):
+        for name, run in (
+            ("dense", lambda: run_all(model, dataset)),
+            ("calibration", lambda: library(model=model, dataset=dataset, **others)),
+            ("compressed", lambda: run_all(model, dataset)),
+        ):
+            hook = model.model.layers[-1].register_forward_pre_hook(note_inputs(inputs[name]), with_kwargs=True)
+            run()
+            hook.remove()
+
+    monkeypatch.setattr("llmcompressor.oneshot", watched)
+    compress("llmcompressor-awq", "W4A16g16", batch_size=4, duo_scaling=False)
+    assert inputs["dense"]
+    assert len(inputs["calibration"]) >= len(inputs["dense"])
+    for calibrated, dense in zip(inputs["calibration"], inputs["dense"], strict=False):
+        assert (calibrated - dense).norm() < 1e-5 * dense.norm()
+    for compressed, dense in zip(inputs["compressed"], inputs["dense"], strict=True):
+        assert (compressed - dense).norm() > 1e-2 * dense.norm()
+
+
+def run_all(model, batches):
+    with torch.no_grad():
+        for batch in batches:
+            model(**batch)
+
+
+def note_inputs(seen):
+    def hook(module, arguments, keywords):
+        seen.append(arguments[0] if arguments else keywords["hidden_states"])
+
+    return hook
