@@ -95,3 +95,11 @@ def test_a_model_without_rotations_keeps_its_own() -> None:
     assert not rotary.used
     with rotary.replaced(), torch.no_grad():
         assert torch.isfinite(model(torch.arange(5)[None]).logits).all()
+
+
+def test_a_rotation_of_a_part_of_each_head_is_left_to_the_model() -> None:
+    model: Any = small_model("llama")
+    model.config.rope_parameters["partial_rotary_factor"] = 0.5
+    assert not Rotary(model, model.config.head_dim).used
+    with pytest.raises(ValueError, match="angles for 8 elements of heads of 16"):
+        rotate_in_one_pass(*(torch.zeros(1, 1, 3, 16),) * 2, *(torch.zeros(1, 3, 8),) * 2)

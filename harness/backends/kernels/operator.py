@@ -1,5 +1,6 @@
 """A layer as one operator of torch's, so that a compiled model calls it instead of tracing into its kernels."""
 
+from abc import ABC, abstractmethod
 from itertools import count
 from weakref import WeakValueDictionary
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class OpaqueLinear(nn.Module):
+class OpaqueLinear(nn.Module, ABC):
     """A linear that `multiply` computes. Neither torch.compile nor export looks inside. Inference only."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -16,9 +17,9 @@ class OpaqueLinear(nn.Module):
         self._number = next(_numbers)
         _layers[self._number] = self
 
+    @abstractmethod
     def multiply(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features] in x's dtype; the result is no view of x."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = _multiply(x, self._number, self.out_features)

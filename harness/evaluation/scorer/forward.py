@@ -74,7 +74,7 @@ class Forward:
             self._rotary = Rotary(model, _head_size(self._config))
         self._trunk_apart = _lets_trunk_apart(self._config)
         self._trunk = b""
-        self._trunk_layers: list[tuple[Tensor, Tensor]] = []
+        self._trunk_layers: list[attention.KeysAndValues] = []
         self.reason_against_batches = _reason_against_batches(self._config)
         self.reason_against_sharing = self.reason_against_batches or _reason_against_sharing(self._config)
 
@@ -133,7 +133,7 @@ class Forward:
         masks = {kind: _additive(_within(sees, depths, trunk, window), self._dtype) for kind, window in windows.items()}
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
-    def _keys_and_values(self, trunk: Tokens) -> list[tuple[Tensor, Tensor]]:
+    def _keys_and_values(self, trunk: Tokens) -> list[attention.KeysAndValues]:
         """Of each layer; computed if they are not those that were kept."""
         if not self._has(trunk):
             self.forget_trunk()

@@ -27,7 +27,12 @@ class Rotary:
         weight = model.get_input_embeddings().weight
         self._module = _module_of(model)
         own = getattr(self._module, _FUNCTION, None)
-        self.used = own is not None and head_size % 2 == 0 and _are_alike(own, head_size, weight.dtype, weight.device)
+        self.used = (
+            own is not None
+            and _rotates_all(model.config)
+            and head_size % 2 == 0
+            and _are_alike(own, head_size, weight.dtype, weight.device)
+        )
 
     @contextmanager
     def replaced(self) -> Iterator[None]:
@@ -52,6 +57,12 @@ def rotate_in_one_pass(query: Tensor, key: Tensor, cosines: Tensor, sines: Tenso
 
     cosines, sines = cosines.contiguous(), sines.contiguous()
     return rotate(query, cosines, sines), rotate(key, cosines, sines)
+
+
+def _rotates_all(config: Any) -> bool:
+    """Whether every element of a head is rotated: the random angles would not tell, since they are for all."""
+    share = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor")
+    return (share or getattr(config, "partial_rotary_factor", None) or 1.0) == 1.0
 
 
 def _module_of(model: Any) -> ModuleType | None:

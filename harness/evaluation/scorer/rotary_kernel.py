@@ -40,8 +40,13 @@ def rotate(states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """[rows, heads, length, size] rotated; `cosines` and `sines` are [1 or rows, length, size], contiguous.
 
     `states` may be any view whose last dimension is contiguous; what returns lies as [rows, length, heads, size].
+
+    Raises:
+        ValueError: the angles are for fewer elements than a head has.
     """
     rows, heads, length, size = states.shape
+    if cosines.shape[-1] != size:
+        raise ValueError(f"angles for {cosines.shape[-1]} elements of heads of {size}")
     rotated = torch.empty((rows, length, heads, size), dtype=states.dtype, device=states.device)
     half = size // 2
     _rotate[(rows * length,)](
