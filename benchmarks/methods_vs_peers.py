@@ -25,7 +25,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 from peer_cases import Case, all_cases, choose_group_size  # noqa: E402  the project need not be installed
-from peer_measuring import Bench, Measured, evaluate_once, measure  # noqa: E402
+from peer_measuring import FLOORS, Bench, Measured, evaluate_once, measure  # noqa: E402
 
 from harness.contract import (  # noqa: E402
     DESCRIPTOR_NAME,
@@ -44,14 +44,18 @@ Result = tuple[Case, dict[str, Measured], dict[str, dict[str, float]]]
 
 
 def table(results: Sequence[Result], dense: Measured) -> str:
-    """Markdown. A ratio is peer over ours: above 1, ours takes less. Masks: their overlap with those of ours."""
+    """Markdown. A ratio is peer over ours: above 1, ours takes less.
+
+    A floor is the same side with other batches or exponents. Masks: how ours overlap the peer's, and each side its
+    floor's.
+    """
     dense_perplexity = "-" if dense.perplexity is None else f"{dense.perplexity:.3f}"
     lines = [
         f"Perplexity of the dense checkpoint: {dense_perplexity}. Ratios are peer / ours.",
         "",
         "| case | peer | seconds ours | peer | ratio | peak MiB ours | peer | ratio | perplexity ours | ours, floor | "
-        "peer | masks of ours, floor | masks of the peer | in the first block |",
-        f"|{' --- |' * 14}",
+        "peer | peer, floor | masks, both | in the first block | masks, ours and floor | peer and floor |",
+        f"|{' --- |' * 16}",
     ]
     for case, sides, overlaps in results:
         ours, peer = sides["ours"], sides["peer"]
@@ -59,9 +63,11 @@ def table(results: Sequence[Result], dense: Measured) -> str:
         cells += _pair(ours.median("method_seconds"), peer.median("method_seconds"), 1.0, "{:.2f}")
         memory = ("cost", "memory", "peak_memory_bytes")
         cells += _pair(ours.median(*memory), peer.median(*memory), MIB, "{:.0f}")
-        perplexities = [sides[side].perplexity if side in sides else None for side in ("ours", "floor", "peer")]
+        shown = ("ours", "ours, floor", "peer", "peer, floor")
+        perplexities = [sides[side].perplexity if side in sides else None for side in shown]
         cells += ["-" if value is None else f"{value:.3f}" for value in perplexities]
-        for side, figure in (("floor", "overlap"), ("peer", "overlap"), ("peer", "first_block")):
+        masks = (("peer", "overlap"), ("peer", "first_block"), *((floor, "overlap") for floor in FLOORS))
+        for side, figure in masks:
             cells.append(f"{overlaps[side][figure]:.4f}" if side in overlaps else "-")
         lines.append(f"| {' | '.join(cells)} |")
     failures = [
@@ -161,7 +167,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=4, help="sequences at once, on both sides")
     parser.add_argument("--group-size", type=int, help="weights that share a scale; the largest that fits by default")
     parser.add_argument("--limit", type=int, help="WikiText-2 segments of 2048 tokens; all by default")
-    parser.add_argument("--floor", action="store_true", help="run ours with other batches or exponents, too: the noise")
+    parser.add_argument("--floor", action="store_true", help="run both with other batches or exponents, too: the noise")
     parser.add_argument("--output", type=Path, default=Path("methods_vs_peers.json"))
     return parser.parse_args()
 

@@ -14,7 +14,7 @@ Options = dict[str, bool | int | float | str]
 class Case:
     """One comparison. `peer` is the library, and the first word of its method's name.
 
-    `floor_options`: what the side `floor` changes; empty: the size of the batches.
+    `floor_options`: what the side `ours, floor` changes; empty: the size of the batches.
     """
 
     name: str
@@ -31,16 +31,18 @@ class Case:
 
     @property
     def sides(self) -> dict[str, tuple[str, Options]]:
-        """The method and its options, of ours and of the peer's; and `floor`: ours with something else that is as good.
+        """The method and its options, of ours and of the peer's; and of each a floor: something else that is as good.
 
         Other batches only round otherwise; another grid has AWQ try other exponents. What that changes is what a
-        difference to the peer has to exceed to mean anything.
+        difference between the two has to exceed to mean anything.
         """
-        batches: Options = {"batch_size": 2 if self.options["batch_size"] == 1 else 1}
+        others: Options = {"batch_size": 2 if self.options["batch_size"] == 1 else 1}
+        peer = f"{self.peer}-{self.method}"
         return {
             "ours": (self.method, self.options),
-            "peer": (f"{self.peer}-{self.method}", self.peer_options),
-            "floor": (self.method, self.options | (self.floor_options or batches)),
+            "peer": (peer, self.peer_options),
+            "ours, floor": (self.method, self.options | (self.floor_options or others)),
+            "peer, floor": (peer, self.peer_options | others),
         }
 
 

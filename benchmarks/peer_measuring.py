@@ -27,13 +27,16 @@ from harness.contract import (
 
 PROJECT = Path(__file__).resolve().parent.parent
 STEP = Path(__file__).with_name("measured_run.py")
+FLOORS = {"ours, floor": "ours", "peer, floor": "peer"}
+_COMPARED_MASKS = {"peer": "ours", **FLOORS}
+"""Sides whose masks are compared, each with those of another side."""
 
 
 @dataclass(frozen=True)
 class Bench:
     """What all measurements share. `interpreters`: the Python of `ours`, and of each peer that there is.
 
-    `floor`: ours is run once more, changed as `Case.sides` says, for how much that alone moves.
+    `floor`: each side is run once more, changed as `Case.sides` says, for how much that alone moves.
     """
 
     checkpoint: Path
@@ -100,12 +103,12 @@ def step(bench: Bench, side: str, name: str, document: dict[str, Any]) -> dict[s
 
 
 def measure(bench: Bench, case: Case) -> tuple[dict[str, Measured], dict[str, dict[str, float]]]:
-    """All sides of a case, run after run in turn; and, for a pruning, how the masks of each other side overlap ours."""
-    sides = {side: Measured(*one) for side, one in case.sides.items() if side != "floor" or bench.floor}
+    """All sides of a case, run after run in turn; and, for a pruning, how masks of two sides overlap."""
+    sides = {side: Measured(*one) for side, one in case.sides.items() if side not in FLOORS or bench.floor}
     first = {side: bench.work / f"{side}-first" for side in sides}
     for repeat in range(bench.repeats):
         for side, measured in sides.items():
-            if measured.failed is None and (repeat == 0 or side != "floor"):
+            if measured.failed is None and (repeat == 0 or side not in FLOORS):
                 output = first[side] if repeat == 0 else bench.work / f"{side}-next"
                 _compress_once(bench, case, side, measured, output)
                 print(f"{case.name}, {measured.method}, run {repeat + 1}: {_last_seconds(measured)}", file=sys.stderr)
@@ -122,9 +125,9 @@ def measure(bench: Bench, case: Case) -> tuple[dict[str, Measured], dict[str, di
 
 def _mask_overlaps(bench: Bench, sides: dict[str, Measured], made: dict[str, Path]) -> dict[str, dict[str, float]]:
     overlaps: dict[str, dict[str, float]] = {}
-    for side in ("peer", "floor"):
-        if side in sides and sides["ours"].failed is None and sides[side].failed is None:
-            folders = {"first": str(made["ours"] / ARTIFACT_NAME), "second": str(made[side] / ARTIFACT_NAME)}
+    for side, other in _COMPARED_MASKS.items():
+        if side in sides and sides[other].failed is None and sides[side].failed is None:
+            folders = {"first": str(made[other] / ARTIFACT_NAME), "second": str(made[side] / ARTIFACT_NAME)}
             answer = step(bench, "ours", "masks", folders)
             if "ok" in answer:
                 overlaps[side] = answer["ok"]
@@ -146,7 +149,7 @@ def _compress_once(bench: Bench, case: Case, side: str, measured: Measured, outp
             options=measured.options,
         ),
     )
-    environment = case.peer if side == "peer" else "ours"
+    environment = case.peer if side.startswith("peer") else "ours"
     answer = step(bench, environment, "compress", request.model_dump(mode="json"))
     if "failed" in answer:
         measured.failed = answer["failed"]

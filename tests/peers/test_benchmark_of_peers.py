@@ -9,7 +9,7 @@ import pytest
 import torch
 from methods_vs_peers import find_artifact, table
 from peer_cases import all_cases, choose_group_size
-from peer_measuring import Measured
+from peer_measuring import FLOORS, Measured
 from safetensors.torch import save_file
 
 from harness.methods import job
@@ -21,20 +21,19 @@ CASES = all_cases(64, 4)
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.peer} {case.name}")
 def test_both_sides_of_a_case_accept_its_setting_and_options(case, parameters):
-    for side in ("ours", "floor"):
-        method, options = case.sides[side]
-        job.parse_request(parameters(method, case.setting, **options))
-    method, options = case.sides["peer"]
-    {"llmcompressor": llmcompressor, "gptqmodel": gptqmodel}[case.peer].parse(
-        parameters(method, case.setting, **options)
-    )
+    peer = {"llmcompressor": llmcompressor, "gptqmodel": gptqmodel}[case.peer]
+    for side, (method, options) in case.sides.items():
+        parse = peer.parse if side.startswith("peer") else job.parse_request
+        parse(parameters(method, case.setting, **options))
 
 
-def test_the_floor_differs_from_ours_in_one_option_that_is_no_part_of_the_algorithm():
+@pytest.mark.parametrize("floor", FLOORS)
+def test_a_floor_differs_from_its_side_in_one_option_that_is_no_part_of_the_algorithm(floor):
     for case in CASES:
-        ours, floor = case.sides["ours"][1], case.sides["floor"][1]
-        changed = {name for name in ours | floor if ours.get(name) != floor.get(name)}
-        assert changed == ({"n_grid"} if case.method == "awq" else {"batch_size"}), case.name
+        side, other = case.sides[FLOORS[floor]][1], case.sides[floor][1]
+        changed = {name for name in side | other if side.get(name) != other.get(name)}
+        grid = case.method == "awq" and floor == "ours, floor"
+        assert changed == ({"n_grid"} if grid else {"batch_size"}), case.name
 
 
 def measured(method, seconds, peak, perplexity):
@@ -54,7 +53,7 @@ def test_the_table_shows_medians_and_the_peers_share_of_ours():
     overlaps = {"peer": {"overlap": 0.98765, "first_block": 0.99995}}
     text = table([(case, sides, overlaps)], Measured("dense", {}, [], 15.25))
     assert "dense checkpoint: 15.250" in text
-    cells = "2.00 | 5.00 | 2.50 | 100 | 60 | 0.60 | 20.000 | - | 21.500 | - | 0.9877 | 1.0000"
+    cells = "2.00 | 5.00 | 2.50 | 100 | 60 | 0.60 | 20.000 | - | 21.500 | - | 0.9877 | 1.0000 | - | -"
     assert f"| sparsegpt 50% | llmcompressor | {cells} |" in text
 
 
@@ -62,10 +61,15 @@ def test_the_table_shows_what_other_batches_change_beside_what_the_peer_does():
     sides = {
         "ours": measured("sparsegpt", [2.0], [100], 20.0),
         "peer": measured("llmcompressor-sparsegpt", [4.0], [200], 21.5),
-        "floor": measured("sparsegpt", [3.0], [100], 19.0),
+        "ours, floor": measured("sparsegpt", [3.0], [100], 19.0),
+        "peer, floor": measured("llmcompressor-sparsegpt", [3.0], [100], 22.0),
     }
-    overlaps = {"peer": {"overlap": 0.94, "first_block": 1.0}, "floor": {"overlap": 0.95, "first_block": 1.0}}
-    assert "| 20.000 | 19.000 | 21.500 | 0.9500 | 0.9400 | 1.0000 |" in table(
+    overlaps = {
+        "peer": {"overlap": 0.94, "first_block": 1.0},
+        "ours, floor": {"overlap": 0.95, "first_block": 1.0},
+        "peer, floor": {"overlap": 0.96, "first_block": 1.0},
+    }
+    assert "| 20.000 | 19.000 | 21.500 | 22.000 | 0.9400 | 1.0000 | 0.9500 | 0.9600 |" in table(
         [(CASES[0], sides, overlaps)], Measured("dense", {})
     )
 
@@ -76,7 +80,7 @@ def test_a_side_that_failed_is_told_and_leaves_its_cells_empty():
         "peer": Measured("llmcompressor-wanda", {}, failed="it broke"),
     }
     text = table([(CASES[2], sides, {})], Measured("dense", {}))
-    assert "| wanda 50% | llmcompressor | 1.00 | - | - | 100 | - | - | 20.000 | - | - | - | - | - |" in text
+    assert "| wanda 50% | llmcompressor | 1.00 | - | - | 100 | - | - | 20.000 | - | - | - | - | - | - | - |" in text
     assert text.endswith("wanda 50%, llmcompressor-wanda: it broke")
 
 
