@@ -127,7 +127,6 @@ def test_a_batch_beyond_the_room_is_refused() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
 @pytest.mark.parametrize("stepping", [Stepping.GRAPH, Stepping.COMPILED])
 def test_replayed_steps_give_the_tokens_of_the_growing_cache(tmp_path: Path, stepping: Stepping) -> None:
     publish_checkpoint(tmp_path / "llama", small_model("llama"))

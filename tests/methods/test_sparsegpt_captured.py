@@ -10,7 +10,6 @@ from harness.methods.numerics.captured import Captured
 from harness.methods.sparsegpt import _eliminate_masked, _eliminate_pattern
 
 COLUMNS, ROWS = 64, 96
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 
 
 def inputs_of(name, device, columns=COLUMNS, seed=0):
@@ -39,7 +38,7 @@ def test_on_a_cpu_the_function_itself_is_called(name):
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_replayed_graph_computes_what_the_function_computes(name):
     captured = Captured(FUNCTIONS[name], log=pytest.fail)
@@ -49,7 +48,7 @@ def test_a_replayed_graph_computes_what_the_function_computes(name):
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_what_cannot_be_recorded_is_run_step_by_step_and_said():
     said = []
 
