@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -122,13 +123,25 @@ def find_artifact(store: Path, *wanted: dict[str, Any]) -> Path:
     raise SystemExit(f"the store {store} holds nothing like {wanted[0]}: run `make bench` once, or name the folders")
 
 
+def interpreter(text: str) -> str:
+    """A path or a command's name as an absolute path, links not followed: what an environment is called by is its link.
+
+    Raises:
+        SystemExit: there is no such program.
+    """
+    found = shutil.which(text)
+    if found is None:
+        raise SystemExit(f"there is no program {text}: name the Python of the environment")
+    return os.path.abspath(found)  # noqa: PTH100  Path.resolve would follow the link
+
+
 def find_interpreters(arguments: argparse.Namespace, kind: DeviceKind) -> dict[str, str]:
     """Named ones, and else the process runtime's environments: the evaluator's for ours, each peer's own."""
     from orchestrator.images import ImageCatalog
     from orchestrator.runtime.environments import Environments
 
-    named = dict(one.rpartition("=")[::2] for one in arguments.peer)
-    named = {name or "llmcompressor": path for name, path in named.items()}
+    pairs = (one.rpartition("=")[::2] for one in arguments.peer)
+    named = {name or "llmcompressor": interpreter(path) for name, path in pairs}
     found = {"ours": arguments.ours} if arguments.ours else {}
     environments = Environments(arguments.store / "environments")
     images = ImageCatalog(PROJECT / "images").images
@@ -145,7 +158,7 @@ def find_interpreters(arguments: argparse.Namespace, kind: DeviceKind) -> dict[s
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ours", metavar="PYTHON", help="interpreter with torch and transformers")
+    parser.add_argument("--ours", type=interpreter, metavar="PYTHON", help="interpreter with torch and transformers")
     parser.add_argument(
         "--peer",
         action="append",

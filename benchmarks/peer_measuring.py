@@ -149,7 +149,7 @@ def _compress_once(bench: Bench, case: Case, side: str, measured: Measured, outp
             options=measured.options,
         ),
     )
-    environment = case.peer if side.startswith("peer") else "ours"
+    environment = case.peer if FLOORS.get(side, side) == "peer" else "ours"
     answer = step(bench, environment, "compress", request.model_dump(mode="json"))
     if "failed" in answer:
         measured.failed = answer["failed"]

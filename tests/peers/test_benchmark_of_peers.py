@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from methods_vs_peers import find_artifact, table
+from methods_vs_peers import find_artifact, interpreter, table
 from peer_cases import all_cases, choose_group_size
 from peer_measuring import FLOORS, Measured
 from safetensors.torch import save_file
@@ -106,6 +106,14 @@ def test_the_first_wish_that_the_store_can_meet_is_taken(tmp_path):
     assert find_artifact(tmp_path, {"name": "pile"}, {"name": "boolq"}).name == "aa"
     with pytest.raises(SystemExit, match="make bench"):
         find_artifact(tmp_path, {"name": "pile"})
+
+
+def test_an_interpreter_is_found_from_any_folder_and_by_its_own_name(tmp_path, monkeypatch):
+    (tmp_path / "python").symlink_to(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    assert interpreter("./python") == str(tmp_path / "python")
+    with pytest.raises(SystemExit, match="no program nothing"):
+        interpreter("nothing")
 
 
 def test_masks_are_compared_over_the_pruned_matrices_only_and_in_the_first_block_apart(tmp_path):
