@@ -4,10 +4,10 @@ python benchmarks/speed_crosscheck.py --backend vllm --checkpoint FOLDER --out c
 
 Run it in the environment of the backend's image. "Plainly" is a clock around the library's own call, written here apart
 from the harness: `LLM.generate` of vLLM, `generate` of transformers. Both sides continue the same prompts by one token
-and by all; the difference is decoding. `--vllm-bench` adds what `vllm bench latency` runs, in a process of its own with
-vLLM's defaults: its latency of the whole batch is compared with prefill and decoding together. It draws its tokens at
-temperature 1, which the library offers no way to change, where the other sides take the likeliest. The exit status is 1
-where a difference exceeds `--tolerance`; the file is written all the same.
+and by all; the difference is decoding. `--vllm-bench` first runs what `vllm bench latency` does, in a process alone, by
+vLLM's defaults, and compares its latency of a whole batch with prefill and decoding together; it draws its tokens at
+temperature 1, which it offers no way to change, where the other sides take the likeliest. The exit status is 1 where a
+difference exceeds `--tolerance`; the file is written all the same.
 """
 
 import argparse
@@ -50,18 +50,15 @@ Plain = Callable[[Sequence[Sequence[int]], int], float]
 
 def main() -> None:
     arguments = _arguments()
+    bench = {size: _vllm_bench_seconds(size, arguments) for size in arguments.batch_sizes if arguments.vllm_bench}
     rows = {}
     with _serve(arguments) as engine:
         plain = PLAIN[arguments.backend](engine)
         for size in arguments.batch_sizes:
-            rows[size] = _compare(engine, plain, size, arguments)
-            print(size, rows[size], file=sys.stderr, flush=True)
-    _write(rows, arguments)
-    if arguments.vllm_bench:
-        for size, row in rows.items():
-            seconds = _vllm_bench_seconds(size, arguments)
-            row["vllm_bench_seconds"] = round(seconds, 5)
-            row["vllm_bench_difference"] = round(row["whole_seconds"] / seconds - 1, 5)
+            row = rows[size] = _compare(engine, plain, size, arguments)
+            if size in bench:
+                row["vllm_bench_seconds"] = round(bench[size], 5)
+                row["vllm_bench_difference"] = round(row["whole_seconds"] / bench[size] - 1, 5)
             print(size, row, file=sys.stderr, flush=True)
             _write(rows, arguments)
     worst = max(abs(value) for row in rows.values() for name, value in row.items() if name.endswith("difference"))

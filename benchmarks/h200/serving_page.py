@@ -97,10 +97,17 @@ def _table(document: dict[str, Any], speeds: Speeds) -> list[str]:
         cells = [_cell(speeds, variant, *place) for place in places]
         metrics = [_score_text(overall(document, speeds, variant, (name,))) for name in ("vllm", "transformers")]
         lines.append(f"| {label} | {' | '.join([*cells, *metrics])} |")
-    lines += ["", "Weights as the reference backend holds them, and energy a token at batch 1:", ""]
-    lines += ["| checkpoint | weights, GB | reference, J/token | vLLM, J/token |", "| --- | --- | --- | --- |"]
+    lines += [
+        "",
+        "Weights as the reference backend holds them and energy a token, at batch 1; the peak of memory while 32"
+        " sequences are served, start-up apart:",
+        "",
+        "| checkpoint | weights, GB | reference, peak GB | vLLM, peak GB | reference, J/token | vLLM, J/token |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for variant, label in LABELS.items():
-        lines.append(f"| {label} | {_weights(speeds, variant)} | {_joules(speeds, variant)} |")
+        peaks = " | ".join(_serving_peak(speeds, variant, name) for name in ("transformers", "vllm"))
+        lines.append(f"| {label} | {_weights(speeds, variant)} | {peaks} | {_joules(speeds, variant)} |")
     return [*lines, ""]
 
 
@@ -125,6 +132,15 @@ def _weights(speeds: Speeds, variant: str) -> str:
         return DASH
     parts = speeds[variant, "transformers", 1][0].memory_parts
     return DASH if parts is None or parts.weight_bytes is None else f"{parts.weight_bytes / 1e9:.2f}"
+
+
+def _serving_peak(speeds: Speeds, variant: str, backend: str) -> str:
+    """A dash also where the request was made before the peaks of start-up and of serving were told apart."""
+    if (variant, backend, 32) not in speeds:
+        return DASH
+    result = speeds[variant, backend, 32][0]
+    apart = result.start_up is not None and result.start_up.peak_memory_bytes is not None
+    return f"{result.memory.peak_memory_bytes / 1e9:.2f}" if apart else DASH
 
 
 def _joules(speeds: Speeds, variant: str) -> str:
