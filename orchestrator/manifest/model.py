@@ -57,7 +57,8 @@ class EvaluateEntry(Frozen):
 
     `engine` computes the log-likelihoods: the reference, `transformers`, or a backend, so that the accuracy is that of
     what is deployed. With several each task is scored by each of them. `token_budget` bounds the tokens of one forward
-    pass, None leaves it to the worker; `processes` of the reference work side by side.
+    pass, None leaves it to the worker; `processes` of the reference work side by side. `dtype` is what all engines compute
+    in, None leaves it to each.
     """
 
     tasks: tuple[str, ...]
@@ -67,6 +68,7 @@ class EvaluateEntry(Frozen):
     limit: PositiveInt | dict[str, PositiveInt] | None = None
     token_budget: PositiveInt | None = None
     processes: PositiveInt = 1
+    dtype: Dtype | None = None
 
     def limit_of(self, task: str) -> int | None:
         return self.limit.get(task) if isinstance(self.limit, dict) else self.limit
@@ -82,6 +84,7 @@ class ProfileEntry(Frozen):
 class BenchmarkEntry(Frozen):
     """`options` maps a backend to its own options; `kv_tokens` is what keys and values are reserved for.
 
+    `dtype` is what all backends compute in, None leaves it to each.
     `dense_fallback`: where a backend reads a checkpoint in no layout, time it with the dequantized weights, and say so.
     """
 
@@ -92,6 +95,7 @@ class BenchmarkEntry(Frozen):
     warmup: PositiveInt = 1
     repeats: PositiveInt = 6
     kv_tokens: PositiveInt | None = None
+    dtype: Dtype | None = None
     options: dict[str, dict[str, Scalar]] = {}
     dense_fallback: bool = False
 

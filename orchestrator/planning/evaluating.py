@@ -50,6 +50,7 @@ def task_stages(
                 limit=entry.limit_of(task),
                 token_budget=entry.token_budget,
                 processes=1 if engine else entry.processes,
+                dtype=entry.dtype,
             ),
             inputs={"checkpoint": StageOutput(checkpoint), "dataset": StageOutput(fetch(description.dataset))},
         )

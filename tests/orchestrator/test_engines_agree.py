@@ -10,6 +10,7 @@ from workers import honest_worker, is_pruned
 
 from harness.contract import (
     Device,
+    Dtype,
     EvaluateParameters,
     EvaluateRequest,
     EvaluateResult,
@@ -101,6 +102,13 @@ def test_each_engine_has_its_own_stage_in_its_own_image(bench: Bench, asked, pla
     for stage in plan.stages:
         if stage.image == "vllm":
             assert stage.parameters.processes == 1
+
+
+def test_all_engines_compute_in_the_dtype_that_is_asked_for(bench: Bench) -> None:
+    for asked in (None, Dtype.FLOAT32):
+        plan = plan_of(bench, engine=["transformers", "vllm"], dtype=asked)
+        evaluating = [one.parameters for one in plan.stages if isinstance(one.parameters, EvaluateParameters)]
+        assert {(one.engine, one.dtype) for one in evaluating} == {("transformers", asked), ("vllm", asked)}
 
 
 def test_an_engine_that_gives_no_log_likelihoods_is_listed_and_not_attempted(bench: Bench, monkeypatch) -> None:

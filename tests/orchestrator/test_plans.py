@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.contract import CompressParameters, canonical_json
+from harness.contract import BenchmarkParameters, CompressParameters, Dtype, canonical_json
 from orchestrator.errors import BadManifest
 from orchestrator.manifest import Manifest
 from orchestrator.planning import Plan, build_plan, key_material, stage_key
@@ -72,6 +72,14 @@ def test_what_cannot_work_is_refused_in_one_sentence(bench: Bench, changes: dict
 def test_a_backend_has_a_short_name(bench: Bench) -> None:
     plan = plan_of(bench, benchmark={"backends": ["hf"], "batch_sizes": [1]})
     assert any(stage.id == "benchmark/tiny/dense/transformers" for stage in plan.stages)
+
+
+@pytest.mark.parametrize("dtype", [None, Dtype.BFLOAT16])
+def test_a_backend_computes_in_the_dtype_that_is_asked_for(bench: Bench, dtype: Dtype | None) -> None:
+    plan = plan_of(bench, benchmark={"backends": ["transformers"], "batch_sizes": [1], "dtype": dtype})
+    timings = [stage.parameters for stage in plan.stages if isinstance(stage.parameters, BenchmarkParameters)]
+    assert timings
+    assert {parameters.dtype for parameters in timings} == {dtype}
 
 
 def test_a_local_model_is_pinned_by_its_content_and_may_hold_no_link(tmp_path: Path) -> None:
