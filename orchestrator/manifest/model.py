@@ -57,8 +57,8 @@ class EvaluateEntry(Frozen):
 
     `engine` computes the log-likelihoods: the reference, `transformers`, or a backend, so that the accuracy is that of
     what is deployed. With several each task is scored by each of them. `token_budget` bounds the tokens of one forward
-    pass, None leaves it to the worker; `processes` of the reference work side by side. `dtype` is what all engines compute
-    in, None leaves it to each.
+    pass, None leaves it to the worker; `processes` of the reference work side by side. `dtype` is what all engines
+    compute in, None leaves it to each.
     """
 
     tasks: tuple[str, ...]
@@ -84,8 +84,8 @@ class ProfileEntry(Frozen):
 class BenchmarkEntry(Frozen):
     """`options` maps a backend to its own options; `kv_tokens` is what keys and values are reserved for.
 
-    `dtype` is what all backends compute in, None leaves it to each.
-    `dense_fallback`: where a backend reads a checkpoint in no layout, time it with the dequantized weights, and say so.
+    `dtype` is what all backends compute in, None leaves it to each. `dense_fallback`: where a backend reads a checkpoint in
+    no layout, time it with the dequantized weights, and say so.
     """
 
     backends: tuple[str, ...]

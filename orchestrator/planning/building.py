@@ -29,7 +29,7 @@ from orchestrator.planning.resolving import (
     resolve_method,
     resolve_setting,
 )
-from orchestrator.planning.serving import compressed_checkpoint, dense_checkpoint
+from orchestrator.planning.serving import compressed_checkpoint, computed_in, dense_checkpoint
 from orchestrator.planning.stage import HostFolder, Input, NotPlanned, Plan, Stage, StageOutput, Subject
 from orchestrator.runtime.base import Limits
 from orchestrator.sources import (
@@ -196,7 +196,7 @@ class _Builder:
             engine = Engine(*found)
             backend = engine.backend
             way = scoring_refusal(backend) or find_way(
-                backend.name, self.catalog, self.device, known, dense_fallback=fallback
+                backend.name, self.catalog, self.device, computed_in(known, entry.dtype), dense_fallback=fallback
             )
             if isinstance(way, Refused):
                 self._refuse(common, backend, way, Operation.EVALUATE)
@@ -221,7 +221,8 @@ class _Builder:
         for name in entry.backends if entry else ():
             assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
             image, backend = resolve_backend(name, self.catalog)
-            way = find_way(backend.name, self.catalog, self.device, known, dense_fallback=entry.dense_fallback)
+            asked = computed_in(known, entry.dtype)
+            way = find_way(backend.name, self.catalog, self.device, asked, dense_fallback=entry.dense_fallback)
             if isinstance(way, Refused):
                 self._refuse(common, backend, way, Operation.BENCHMARK)
             else:

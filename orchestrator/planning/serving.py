@@ -49,6 +49,11 @@ def compressed_checkpoint(
     return dense.model_copy(update=changes)
 
 
+def computed_in(checkpoint: Checkpoint, dtype: Dtype | None) -> Checkpoint:
+    """The checkpoint as a backend is asked to compute with it; None leaves the dtype to the backend."""
+    return checkpoint if dtype is None else checkpoint.model_copy(update={"dtype": dtype})
+
+
 def verdict(backend: str, catalog: ImageCatalog, device: Device, checkpoint: Checkpoint) -> Served | Refused:
     """Whether `backend`, by its full name, will serve a checkpoint on the kind of `device`.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.contract import Device, DeviceKind, LayerWidths, MethodDescription, Reason, Setting
+from harness.contract import Device, DeviceKind, Dtype, LayerWidths, MethodDescription, Operation, Reason, Setting
 from orchestrator.cli.app import app
 from orchestrator.images import ImageCatalog
 from orchestrator.manifest import Manifest
@@ -26,6 +26,17 @@ def plan_of(method: str, setting: str, *, device: Device = CPU, **options: objec
     asked = {"backends": ["transformers", "vllm"]}
     manifest = Manifest.model_validate({"name": "serving", "models": [HUB], "compress": [entry], "benchmark": asked})
     return build_plan(manifest, CATALOG, device, None)
+
+
+def plan_in(dtype: Dtype) -> Plan:
+    """Packed weights of 4 bits, evaluated and timed by vLLM on a CPU in one dtype."""
+    entry = {"method": "gptq", "setting": "W4A16g64", "calibration": {"dataset": "c4"}}
+    asked = {
+        "evaluate": {"tasks": ["arc_easy"], "engine": "vllm", "dtype": dtype},
+        "benchmark": {"backends": ["vllm"], "dtype": dtype},
+    }
+    manifest = Manifest.model_validate({"name": "in", "models": [HUB], "compress": [entry], **asked})
+    return build_plan(manifest, CATALOG, CPU, None)
 
 
 def refused(plan: Plan) -> list[tuple[str, Reason]]:
@@ -48,6 +59,15 @@ def test_what_an_engine_cannot_serve_is_not_planned_there(
     timed = [stage.id for stage in plan.stages if stage.id.startswith("benchmark/tiny/") and "/dense/" not in stage.id]
     assert [name.rpartition("/")[2] for name in timed] == ["transformers"]
     assert plan.not_planned[0].source
+
+
+def test_a_dtype_that_the_engine_has_no_kernel_for_is_not_planned() -> None:
+    plan = plan_in(Dtype.FLOAT32)
+    assert [(one.operation, one.reason) for one in plan.not_planned] == [
+        (Operation.EVALUATE, Reason.DTYPE),
+        (Operation.BENCHMARK, Reason.DTYPE),
+    ]
+    assert not plan_in(Dtype.BFLOAT16).not_planned
 
 
 @pytest.mark.parametrize(
