@@ -84,8 +84,8 @@ class ProfileEntry(Frozen):
 class BenchmarkEntry(Frozen):
     """`options` maps a backend to its own options; `kv_tokens` is what keys and values are reserved for.
 
-    `dtype` is what all backends compute in, None leaves it to each. `dense_fallback`: where a backend reads a checkpoint in
-    no layout, time it with the dequantized weights, and say so.
+    `dtype` is what all backends compute in, None leaves it to each. `dense_fallback`: where a backend reads a
+    checkpoint in no layout, time it with the dequantized weights, and say so.
     """
 
     backends: tuple[str, ...]
