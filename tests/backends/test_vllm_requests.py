@@ -156,6 +156,7 @@ def test_the_engine_finds_itself_alone_offline_and_away_from_home(checkpoint: Pa
     assert seen["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert seen["VLLM_LOGGING_STREAM"] == "ext://sys.stderr"
     assert seen["VLLM_CPU_INT4_W4A8"] == "0"
+    assert seen["TORCHDYNAMO_DISABLE"] == "1"
     assert seen["HF_HUB_OFFLINE"] == seen["VLLM_NO_USAGE_STATS"] == seen["OMP_NUM_THREADS"] == "1"
     assert not Path(seen["VLLM_CACHE_ROOT"]).parent.exists()
     assert dict(os.environ) == before

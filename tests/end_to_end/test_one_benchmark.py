@@ -3,7 +3,6 @@
 The model and the data are made here, a few kilobytes each; the images, their environments and their workers are real.
 """
 
-import gzip
 import json
 import os
 import signal
@@ -15,15 +14,11 @@ from typing import Any
 import pytest
 import yaml
 from containers import engine_or_skip
+from data_files import write_rows
 from small_checkpoints import byte_tokenizer, small_model
 
 PROJECT = Path(__file__).parents[2]
 SENTENCES = ("The mill stands by the river.", "A heron waits in the reeds.", "Nobody has seen the miller since May.")
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True)
-    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode(), mtime=0))
 
 
 @pytest.fixture(scope="module")

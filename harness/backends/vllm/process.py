@@ -24,7 +24,11 @@ def engine_environment(device: Device) -> Iterator[None]:
 
 
 def _variables(device: Device, scratch: Path) -> dict[str, str]:
-    """`VLLM_CPU_INT4_W4A8` is on by default, and rounds the activations of W4A16 to 8 bits where the CPU has AMX."""
+    """`VLLM_CPU_INT4_W4A8` is on by default, and rounds the activations of W4A16 to 8 bits where the CPU has AMX.
+
+    An eager engine compiles its log-probabilities all the same (`vllm/v1/sample/ops/logprobs.py`, 0.32.0), which takes
+    a C++ compiler that the image for a CPU has not: `TORCHDYNAMO_DISABLE` leaves that function as it was written.
+    """
     variables = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",
@@ -42,4 +46,5 @@ def _variables(device: Device, scratch: Path) -> dict[str, str]:
     }
     if device.kind is DeviceKind.CPU:
         variables["OMP_NUM_THREADS"] = str(device.threads or available_threads())
+        variables["TORCHDYNAMO_DISABLE"] = "1"
     return variables
