@@ -80,7 +80,7 @@ def execute(
         with workshop.store.claim(key, workshop.cancel):
             if record := workshop.store.find(key):
                 return Finished(key, record, cached=True)
-            with hold_devices(stage, workshop.cancel):
+            with hold_devices(stage, workshop.cancel, workshop.note):
                 on_start()
                 return _run(stage, inputs, workshop, key, material, on_event)
     except Interrupted:

@@ -3,8 +3,9 @@
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from orchestrator.planning import Stage
@@ -17,15 +18,26 @@ def device_lock_path(name: str) -> Path:
 
 
 @contextmanager
-def hold_devices(stage: Stage, cancel: threading.Event) -> Iterator[None]:
+def hold_devices(stage: Stage, cancel: threading.Event, note: Callable[[str], None]) -> Iterator[None]:
     """Hold the stage's devices: alone when the stage is timed, together with other untimed stages otherwise.
 
-    They are taken in one order by everyone, so that two orchestrators never wait for each other.
+    They are taken in one order by everyone, so that two orchestrators never wait for each other. Who waits for a device
+    keeps its queue, so that untimed stages that follow each other elsewhere do not keep a timed one out for ever.
+    `note` is told of a device that is not free.
 
     Raises:
         Interrupted: `cancel` was set while waiting.
     """
     with ExitStack() as held:
         for name in sorted(stage.device_names):
-            held.enter_context(locks.hold(device_lock_path(name), shared=not stage.timed, cancel=cancel))
+            path, shared = device_lock_path(name), not stage.timed
+            waiting = partial(note, f"{stage.id}: waits until {name} is free: {_why(stage)}")
+            with locks.hold(path.with_suffix(".queue"), cancel=cancel, on_wait=waiting):
+                held.enter_context(locks.hold(path, shared=shared, cancel=cancel, on_wait=waiting))
         yield
+
+
+def _why(stage: Stage) -> str:
+    if stage.timed:
+        return "it is timed, and something else of yours computes there"
+    return "something of yours is being timed there"

@@ -4,18 +4,27 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.errors import Interrupted
 
 _POLL_SECONDS = 0.1
+_QUIET_SECONDS = 2.0
 
 
 @contextmanager
-def hold(path: Path, *, shared: bool = False, cancel: threading.Event | None = None) -> Iterator[None]:
+def hold(
+    path: Path,
+    *,
+    shared: bool = False,
+    cancel: threading.Event | None = None,
+    on_wait: Callable[[], None] | None = None,
+) -> Iterator[None]:
     """Hold the lock at `path`, waiting for it; several holders may share it when all ask `shared`.
+
+    `on_wait` is called once, where the wait is not a short one.
 
     Raises:
         Interrupted: `cancel` was set while waiting.
@@ -24,7 +33,11 @@ def hold(path: Path, *, shared: bool = False, cancel: threading.Event | None = N
         if taken:
             yield
             return
+    begin = time.monotonic()
     while True:
+        if on_wait is not None and time.monotonic() - begin > _QUIET_SECONDS:
+            on_wait()
+            on_wait = None
         if cancel is not None and cancel.is_set():
             raise Interrupted("stopped while waiting for another orchestrator")
         time.sleep(_POLL_SECONDS)
