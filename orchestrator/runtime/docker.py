@@ -211,7 +211,10 @@ def engine_errors() -> Iterator[None]:
         message = str(refusal.explanation or refusal)
         hint = "see the engine's log (journalctl -u docker)"
         if "could not select device driver" in message:
-            hint = "install the NVIDIA container toolkit, then `nvidia-ctk runtime configure` and restart the engine"
+            hint = (
+                "with an NVIDIA GPU here, install the NVIDIA container toolkit, then `nvidia-ctk runtime configure` and"
+                " restart the engine; without one, ask for the cpu"
+            )
         raise RuntimeUnavailable(f"the container engine refused: {message}", hint=hint) from refusal
     except (DockerException, requests.RequestException) as failure:
         raise RuntimeUnavailable(
