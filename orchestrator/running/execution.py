@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from harness.contract import DeviceKind, Event, Sha256
@@ -77,7 +78,8 @@ def execute(
         key, material = workshop.key(stage, inputs)
         if record := workshop.store.find(key):
             return Finished(key, record, cached=True)
-        with workshop.store.claim(key, workshop.cancel):
+        waits = partial(workshop.note, f"{stage.id}: waits for another orchestrator that is at this very stage")
+        with workshop.store.claim(key, workshop.cancel, waits):
             if record := workshop.store.find(key):
                 return Finished(key, record, cached=True)
             with hold_devices(stage, workshop.cancel, workshop.note):

@@ -8,7 +8,7 @@ Layout: `stages/<key>/`, `artifacts/<digest>/`, `runs/<run>/`, `failures/<key>/`
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -70,9 +70,11 @@ class Store:
         """Held by everything that reads or adds; `orchestrator clean` needs the store without it."""
         return locks.hold(self.locks / "store", shared=True)
 
-    def claim(self, key: Sha256, cancel: threading.Event) -> AbstractContextManager[None]:
-        """Be the only one who works on `key`, waiting for whoever does now."""
-        return locks.hold(self.locks / key, cancel=cancel)
+    def claim(
+        self, key: Sha256, cancel: threading.Event, on_wait: Callable[[], None] | None = None
+    ) -> AbstractContextManager[None]:
+        """Be the only one who works on `key`, waiting for whoever does now. `on_wait`: see `locks.hold`."""
+        return locks.hold(self.locks / key, cancel=cancel, on_wait=on_wait)
 
     def find(self, key: Sha256) -> StageRecord | None:
         """The finished stage with this key, None when there is none or its artifact is gone.

@@ -27,7 +27,17 @@ from harness.contract import (
 from orchestrator.errors import Interrupted, StoreError
 from orchestrator.manifest import Manifest, ModelEntry
 from orchestrator.runtime.base import OUTPUT_NAME
-from orchestrator.store import BadArtifact, Provenance, RunRecord, StageRecord, StageState, StageStatus, Store, now
+from orchestrator.store import (
+    BadArtifact,
+    Provenance,
+    RunRecord,
+    StageRecord,
+    StageState,
+    StageStatus,
+    Store,
+    locks,
+    now,
+)
 from orchestrator.store.cleaning import clean, sweep_attempts
 
 KEY = "a" * 64
@@ -236,15 +246,17 @@ def _die_within_an_attempt(root: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_claim_is_exclusive_and_ends_with_cancellation(tmp_path: Path) -> None:
+def test_a_claim_is_exclusive_says_that_it_waits_and_ends_with_cancellation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_QUIET_SECONDS", 0.0)
     store = Store(tmp_path)
     cancel = threading.Event()
-    cancel.set()
     with (
-        store.claim(KEY, threading.Event()),
+        store.claim(KEY, threading.Event(), on_wait=lambda: pytest.fail("nobody else has it")),
         store.claim(OTHER_KEY, threading.Event()),
         pytest.raises(Interrupted),
-        store.claim(KEY, cancel),
+        store.claim(KEY, cancel, on_wait=cancel.set),
     ):
         pytest.fail("the second claim was granted")
 
