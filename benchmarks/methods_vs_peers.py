@@ -137,7 +137,7 @@ def interpreter(text: str) -> str:
 
 def find_interpreters(arguments: argparse.Namespace, kind: DeviceKind) -> dict[str, str]:
     """Named ones, and else the process runtime's environments: the evaluator's for ours, each peer's own."""
-    from orchestrator.images import ImageCatalog
+    from orchestrator.images.catalog import ImageCatalog
     from orchestrator.runtime.environments import Environments
 
     pairs = (one.rpartition("=")[::2] for one in arguments.peer)

@@ -21,15 +21,16 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.h200.warm import PRELOADED, Lanes, WarmRuntime
 from harness.contract import DatasetSource, Device, DeviceKind, FetchParameters, PackageModel
-from orchestrator.devices import ChosenDevice
 from orchestrator.errors import Interrupted, OrchestratorError
-from orchestrator.images import ImageCatalog
+from orchestrator.host.devices import ChosenDevice
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest, read_manifest
-from orchestrator.planning import HostFolder, build_plan
-from orchestrator.progress import ProgressMode, choose_display
-from orchestrator.running.run import Run, Setup
-from orchestrator.scoring.choices import check_choices
-from orchestrator.sources import DATA_VARIABLE, data_folder
+from orchestrator.manifest.sources import DATA_VARIABLE, data_folder
+from orchestrator.plan import build_plan
+from orchestrator.plan.choices import check_choices
+from orchestrator.run.progress import ProgressMode, choose_display
+from orchestrator.run.run import Run, Setup
+from orchestrator.stages import HostFolder
 from orchestrator.store import RunRecord, Store
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ from typing import Any
 import zstandard
 
 from harness.contract import EvaluateResult
-from orchestrator.measured import stored_results
-from orchestrator.runtime.base import OUTPUT_NAME
+from orchestrator.evidence.measured import stored_results
+from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import RunRecord, StageRecord, Store
 
 

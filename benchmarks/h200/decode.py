@@ -28,17 +28,17 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.h200.roofline import copy_bytes_per_second
 from benchmarks.h200.shapes import SHAPES
-from harness.backends.decoding import Decoded, decode, random_prompts
+from harness.architectures.blocks import decoder_blocks
+from harness.architectures.shape import Shape, read_shape
 from harness.backends.fused_blocks import fuse
 from harness.backends.repeats import median_interval, noise_floor
-from harness.backends.sparse.dispatch import SparseLinear
 from harness.backends.sparse_serving import use_sparse
 from harness.backends.static_cache import padded
 from harness.backends.static_decoding import StaticDecoder, Stepping
 from harness.contract import Dtype, harness_digest
-from harness.models.blocks import decoder_blocks
+from harness.kernels.sparse.dispatch import SparseLinear
+from harness.models.decoding import Decoded, decode, random_prompts
 from harness.models.loading import LoadedModel
-from harness.profiling.shape import Shape, read_shape
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 WAYS: dict[str, tuple[bool, Stepping | None]] = {

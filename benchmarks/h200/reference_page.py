@@ -18,14 +18,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.h200.agreement import agreements, section
 from harness.contract import Descriptor, EvaluateResult
 from harness.environment import driver_version
-from orchestrator.images import ImageCatalog
-from orchestrator.measured import stored_results
+from orchestrator.evidence.measured import stored_results
+from orchestrator.evidence.observation import DENSE, Variant
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.report import RunReport
+from orchestrator.report.building import build_report
 from orchestrator.report.formats import interval_text, score_text, seconds_text
-from orchestrator.results import build_report
-from orchestrator.scoring import DENSE, Mode, Track, Variant
+from orchestrator.score.uncertainty import ValueScore
 from orchestrator.store import RunRecord, StageRecord, Store
-from orchestrator.uncertainty import ValueScore
+from orchestrator.tracks import Mode, Track
 
 ROOT = Path(__file__).parents[2]
 TRACKS = (Track.PERFORMANCE, Track.GENERALIZATION, Track.TRUSTWORTHINESS)

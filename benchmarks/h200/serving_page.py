@@ -16,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.h200.variants import VARIANTS
 from harness.contract import BenchmarkResult, Speed
-from orchestrator.scoring import Mode, Observation, Score, Track, Variant, expect, score
+from orchestrator.evidence.observation import Observation, Variant
+from orchestrator.score import Score, score
+from orchestrator.tracks import Mode, Track, expect
 
 DASH = "–"  # noqa: RUF001  an en dash, as in the other reports
 LABELS = {

@@ -22,9 +22,9 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from harness.architectures.pruned_shapes import LayerWidths
 from harness.checkpoint import publish, read_config
 from harness.contract import CheckpointDescriptor, CheckpointFormat, DatasetDescriptor, Dtype
-from harness.models.pruned_shapes import LayerWidths
 
 SHAPES = {
     "llama-2-7b": {

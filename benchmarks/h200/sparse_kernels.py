@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import triton
 
-from harness.backends.sparse import gaps, two_four
-from harness.backends.sparse.choice import ChoiceTable, measure
-from harness.backends.sparse.choice import Path as Way
-from harness.backends.sparse.launch import Launch, SparseWeight, multiply
 from harness.contract import harness_digest
+from harness.kernels.sparse import gaps, two_four
+from harness.kernels.sparse.choice import ChoiceTable, measure
+from harness.kernels.sparse.choice import Path as Way
+from harness.kernels.sparse.launch import Launch, SparseWeight, multiply
 
 SHAPES = ("4096x4096", "12288x4096", "22016x4096", "4096x11008", "11008x4096")
 BLOCK = ("12288x4096", "4096x4096", "22016x4096", "4096x11008")

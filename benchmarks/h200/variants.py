@@ -24,9 +24,9 @@ from benchmarks.h200.shapes import (
     whole_widths,
     write_shards,
 )
+from harness.architectures.pruned_shapes import LayerWidths, uniform_config
 from harness.checkpoint import publish
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Dtype, Quantization, Sparsity
-from harness.models.pruned_shapes import LayerWidths, uniform_config
 from harness.quantization import layouts
 from harness.quantization.weight import QuantizedWeight
 

@@ -23,11 +23,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from harness.contract import DeviceKind, Event, digest_of
-from orchestrator.executor import Work
-from orchestrator.images import Image
-from orchestrator.planning import Stage
-from orchestrator.runtime.base import Completed, ImageIdentity, Invocation
+from orchestrator.images.catalog import Image
+from orchestrator.run.scheduling import Work
+from orchestrator.runtime.base import Completed, Invocation
 from orchestrator.runtime.launch import Exit, Launch, Watch, run_invocation
+from orchestrator.stages import ImageIdentity, Stage
 
 PRELOADED = (
     "torch",
@@ -117,7 +117,7 @@ class Lanes:
     def run(
         self, stages: Sequence[Stage], work: Work, skip: Callable[[Stage, str], None], *, done: Collection[str] = ()
     ) -> None:
-        """See `orchestrator.executor.Executor`."""
+        """See `orchestrator.run.scheduling.Executor`."""
         waiting = list(stages)
         succeeded = dict.fromkeys(done, True)
         running: dict[Future[bool], Stage] = {}

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from harness.architectures.shape import read_shape
 from harness.backends.base import Prompts, Serve
-from harness.backends.decoding import check_lengths
 from harness.backends.prompts import read_prompts
 from harness.backends.timing import Timer
 from harness.checkpoint import open_checkpoint, read_config
@@ -25,10 +25,10 @@ from harness.contract import (
 from harness.device_telemetry import gpu_uuid
 from harness.errors import BadRequest, Unsupported
 from harness.inputs import input_folder
+from harness.models.decoding import check_lengths
 from harness.models.loading import TORCH_DTYPES, choose_dtype, select_device
 from harness.profiling.memory import free_bytes, predict, refuse_if_too_large
 from harness.profiling.profile import weight_bytes
-from harness.profiling.shape import read_shape
 from harness.reporter import Reporter
 
 _MODULES = {

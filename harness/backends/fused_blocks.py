@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from harness.models.blocks import Block, decoder_blocks
+from harness.architectures.blocks import Block, decoder_blocks
 
 _ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj")
 _MLP_LINEARS = ("gate_proj", "up_proj")
@@ -98,7 +98,7 @@ def fuse(model: nn.Module) -> int:
     At most one block lies in memory twice: a description of a block holds its linears, so each is let go with its turn.
 
     Raises:
-        Unsupported: see `harness.models.blocks.decoder_blocks`.
+        Unsupported: see `harness.architectures.blocks.decoder_blocks`.
     """
     waiting = list(reversed(decoder_blocks(model)))
     changed = 0

@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 from harness.backends.fused_blocks import JoinedLinear
-from harness.backends.integer.linears import CodesLinear, Int8Linear
-from harness.backends.integer.weights import BITS, LEAST_GROUP, pack, stack
-from harness.backends.kernels.scratch import Scratch
 from harness.checkpoint import read_config, read_tensors
 from harness.contract import CheckpointDescriptor, CheckpointFormat
 from harness.errors import WorkerError
+from harness.kernels.integer.linears import CodesLinear, Int8Linear
+from harness.kernels.integer.weights import BITS, LEAST_GROUP, pack, stack
+from harness.kernels.scratch import Scratch
 from harness.models.packed import PackedFormat, QuantizedLinears
 
 if TYPE_CHECKING:
-    from harness.backends.integer.choice import Choice, Choices
+    from harness.kernels.integer.choice import Choice, Choices
 
 _WHOLE_BITS = 16
 _EIGHTHS = 8
@@ -90,7 +90,7 @@ def measure_choices(model: nn.Module, dtype: torch.dtype, tokens: Sequence[int])
 
     Returns notes, a shape each: what was chosen, and how fast it is.
     """
-    from harness.backends.integer.choice import measure
+    from harness.kernels.integer.choice import measure
 
     tables: dict[tuple[int, int], Choices] = {}
     for layer in model.modules():

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from harness.backends.kernels.scratch import Scratch
-from harness.backends.sparse import gaps, two_four
-from harness.backends.sparse.choice import MEASURED_TOKENS, ChoiceTable, measure
-from harness.backends.sparse.dispatch import SparseLinear
-from harness.backends.sparse.launch import SparseWeight
+from harness.kernels.scratch import Scratch
+from harness.kernels.sparse import gaps, two_four
+from harness.kernels.sparse.choice import MEASURED_TOKENS, ChoiceTable, measure
+from harness.kernels.sparse.dispatch import SparseLinear
+from harness.kernels.sparse.launch import SparseWeight
 
 _FEWEST_ZEROS = 0.3
 """The share below which the packed form is hardly smaller than the dense one."""

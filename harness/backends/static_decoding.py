@@ -1,6 +1,6 @@
 """Greedy decoding over a static cache: a step whose every input lies on the device, so that a CUDA graph can replay it.
 
-What differs from the growing cache of `harness.backends.decoding` is speed alone: the same model, the same prompts, and
+What differs from the growing cache of `harness.models.decoding` is speed alone: the same model, the same prompts, and
 tokens that are equal but for rounding (other kernels add in another order).
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.backends.decoding import Decoded, StepClock
 from harness.backends.static_cache import KeyValueRoom, layer_sizes
+from harness.models.decoding import Decoded, StepClock
 from harness.models.loading import LoadedModel
 from harness.telemetry import Stopwatch
 
@@ -47,7 +47,7 @@ class StaticDecoder:
 
     @torch.inference_mode()
     def decode(self, prompts: Tensor, generate_tokens: int) -> Decoded:
-        """See `harness.backends.decoding.decode`. The first call for a size and length makes its step, untimed."""
+        """See `harness.models.decoding.decode`. The first call for a size and length makes its step, untimed."""
         batch = self._batch(prompts, prompts.shape[1] + generate_tokens)
         with Stopwatch(self._loaded.device) as prefill:
             batch.fill(prompts)

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel  # imported here, so that the time it takes is not part of loading
 
+from harness.architectures.blocks import decoder_blocks
 from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
-from harness.backends.decoding import decode, random_prompts
 from harness.backends.fused_blocks import fuse
 from harness.backends.opened_model import OpenedModel, open_model
 from harness.backends.serving_memory import ServingPeak
@@ -28,7 +28,7 @@ from harness.backends.static_cache import padded
 from harness.backends.static_decoding import StaticDecoder, Stepping
 from harness.contract import Device, Dtype, MemoryParts, Reason, Scalar
 from harness.errors import Unsupported
-from harness.models.blocks import decoder_blocks
+from harness.models.decoding import decode, random_prompts
 from harness.models.loading import LoadedModel, select_device
 from harness.profiling.memory import measured_parts, tensor_bytes
 from harness.telemetry import PeakMemory, resident_bytes

@@ -11,11 +11,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from harness.architectures.blocks import Block, decoder_blocks
+from harness.architectures.pruned_shapes import model_class
 from harness.checkpoint import TensorEntry, open_checkpoint, read_config, read_tensors
 from harness.contract import CheckpointFormat, Reason
 from harness.errors import BadCheckpoint, Unsupported
-from harness.models.blocks import Block, decoder_blocks
-from harness.models.pruned_shapes import model_class
 from harness.quantization import layouts
 from harness.quantization.weight import QuantizedWeight
 

@@ -11,12 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.architectures.pruned_shapes import (
+    LAYERS_KEY,
+    LayerWidths,
+    any_head_count,
+    read_layer_widths,
+    uniform_config,
+)
 from harness.contract import Exported, Reason
 from harness.errors import Unsupported
 from harness.exporting.conversion import Conversion, Replacement
 from harness.exporting.source import Source
 from harness.methods.llm_pruner.coupled import ROWS, BlockUnits, CoupledUnits, Member, block_units, by_linear, head_size
-from harness.models.pruned_shapes import LAYERS_KEY, LayerWidths, any_head_count, read_layer_widths, uniform_config
 
 
 def one_width(source: Source, *, pad: bool) -> Conversion:

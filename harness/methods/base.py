@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from harness.architectures.blocks import Block, linears_of
 from harness.contract import (
     CheckpointFormat,
     CompressParameters,
@@ -23,7 +24,6 @@ from harness.contract import (
 )
 from harness.errors import BadRequest, Unsupported
 from harness.methods.skeleton.finished import FinishedBlocks
-from harness.models.blocks import Block, linears_of
 from harness.reporter import Reporter
 
 if TYPE_CHECKING:

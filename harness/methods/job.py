@@ -7,7 +7,8 @@ from typing import cast
 
 import torch
 
-from harness.calibration import CalibrationSet, draw_calibration
+from harness.architectures.blocks import Block, decoder_blocks
+from harness.calibration.sampling import CalibrationSet, draw_calibration
 from harness.checkpoint import open_checkpoint, open_dataset, publish
 from harness.contract import (
     ARTIFACT_NAME,
@@ -28,7 +29,6 @@ from harness.errors import BadRequest, Unsupported
 from harness.inputs import input_folder
 from harness.methods.base import CompressionContext, Compressor, Method, Outcome, suggest
 from harness.methods.skeleton.finished import FinishedBlocks
-from harness.models.blocks import Block, decoder_blocks
 from harness.models.loading import TORCH_DTYPES, LoadedModel, load_model
 from harness.reporter import Reporter
 from harness.telemetry import PeakMemory, Stopwatch

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from harness.architectures.blocks import Block, LinearGroup
 from harness.contract import CheckpointFormat, CompressParameters, Frozen, LayerReport, Quantization, Reason
 from harness.errors import BadCheckpoint, Unsupported
 from harness.methods.base import CompressionContext, Outcome, parse_options
@@ -21,7 +22,6 @@ from harness.methods.skeleton.finished import BlockResult
 from harness.methods.skeleton.saving import finish
 from harness.methods.skeleton.sequential import compress_blocks, observe, put_quantized, round_parameters
 from harness.methods.skeleton.stream import open_stream
-from harness.models.blocks import Block, LinearGroup
 from harness.models.loading import TORCH_DTYPES
 from harness.telemetry import Stopwatch
 

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from harness.architectures.blocks import Block, LinearGroup
 from harness.contract import CompressParameters, Frozen, LayerReport
 from harness.errors import BadRequest
 from harness.methods.base import CompressionContext, Outcome, parse_options
@@ -21,7 +22,6 @@ from harness.methods.numerics.masks import smallest_of_columns, up_to_rank
 from harness.methods.skeleton.saving import finish
 from harness.methods.skeleton.sequential import GroupResult, Sequential, compress_blocks
 from harness.methods.sparsity import Target, refuse_broken_patterns, sparsity_of, target_of
-from harness.models.blocks import Block, LinearGroup
 from harness.models.loading import TORCH_DTYPES
 from harness.telemetry import Stopwatch
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from harness.architectures.blocks import Block
 from harness.contract import Reason, Setting
 from harness.errors import Unsupported
 from harness.methods.base import refuse_indivisible
-from harness.models.blocks import Block
 
 Target = float | tuple[int, int]
 """A ratio of zeros, over the set of weights that the method compares, or (n, m)."""

@@ -10,6 +10,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
+from harness.architectures.blocks import Block, LinearGroup
 from harness.contract import CompressParameters, Frozen, LayerReport
 from harness.errors import BadCheckpoint, BadRequest
 from harness.methods.base import CompressionContext, Outcome, parse_options
@@ -17,7 +18,6 @@ from harness.methods.numerics.masks import smallest_of_columns, smallest_of_rows
 from harness.methods.skeleton.saving import finish
 from harness.methods.skeleton.sequential import GroupResult, Sequential, compress_blocks
 from harness.methods.sparsity import Target, refuse_broken_patterns, sparsity_of, target_of
-from harness.models.blocks import Block, LinearGroup
 from harness.telemetry import Stopwatch
 
 _CHUNK_WEIGHTS = 2**25

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness.architectures.blocks import decoder_blocks
+from harness.architectures.pruned_shapes import model_class
 from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, DeviceKind, Dtype, Reason
 from harness.environment import available_threads
 from harness.errors import BadCheckpoint, Unsupported
-from harness.models.blocks import decoder_blocks
 from harness.models.packed import PackedFormat, load_dequantized
-from harness.models.pruned_shapes import model_class
 from harness.quantization.activations import attach
 from harness.quantization.layouts import check_config
 

@@ -4,7 +4,7 @@ Covered: matrix products. Not covered, and counted as nothing: embedding look-up
 residual sums and the rotary embedding.
 """
 
-from harness.profiling.shape import Shape
+from harness.architectures.shape import Shape
 
 SHAPE = "macs/shape"
 DENSITY = "macs/density"

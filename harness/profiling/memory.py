@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.architectures.shape import Shape
 from harness.contract import Memory, MemoryParts, MemoryPrediction
 from harness.errors import OutOfMemory
-from harness.profiling.shape import Shape
 
 if TYPE_CHECKING:
     import torch

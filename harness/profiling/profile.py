@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from harness.backends.decoding import check_lengths, decode, random_prompts
+from harness.architectures.shape import Shape, read_shape
 from harness.checkpoint import open_checkpoint, read_config, read_tensors
 from harness.contract import (
     CheckpointDescriptor,
@@ -15,10 +15,10 @@ from harness.contract import (
 )
 from harness.errors import BadCheckpoint
 from harness.inputs import input_folder
+from harness.models.decoding import check_lengths, decode, random_prompts
 from harness.models.loading import TORCH_DTYPES, LoadedModel, choose_dtype, load_model, select_device
 from harness.profiling.macs import count_macs
 from harness.profiling.memory import free_bytes, measured_parts, predict, refuse_if_too_large, tensor_bytes
-from harness.profiling.shape import Shape, read_shape
 from harness.reporter import Reporter
 from harness.telemetry import PeakMemory, resident_bytes
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from harness.architectures.blocks import Block
 from harness.contract import Quantization
-from harness.models.blocks import Block
 
 _NOT_QUANTIZED_BITS = 16
 

@@ -22,9 +22,9 @@ def agreement(
 
     For runs whose manifest lists several engines under `evaluate`, such as manifests/deployed.yaml.
     """
-    from orchestrator.agreement import run_agreement
-    from orchestrator.measured import stored_results
+    from orchestrator.evidence.measured import stored_results
     from orchestrator.report.figures import agreement_blocks
+    from orchestrator.score.agreement import run_agreement
 
     opened = Store(store)
     record = opened.load_run(run)

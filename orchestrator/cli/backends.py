@@ -7,7 +7,7 @@ import typer
 
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest, CommandExit
-from orchestrator.images import ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.store import Store
 
 app = typer.Typer(help="List deployment backends, and check one on this machine.", no_args_is_help=True)
@@ -18,7 +18,7 @@ _MARKS = {"passed": "pass", "failed": "FAIL", "not-applicable": "n/a"}
 @app.command("list")
 def list_backends(store: options.Store = options.DEFAULT_STORE, as_json: options.Json = False) -> None:
     """Show every backend, its image, what we ran with it, and how its check went here."""
-    from orchestrator.verification import read_verifications
+    from orchestrator.checks.backends import read_verifications
 
     root = Store(store).root
     catalog = ImageCatalog(options.images_folder())
@@ -55,11 +55,11 @@ def verify(
 
     Example: orchestrator backends verify tensorrt-llm --runtime docker
     """
-    from orchestrator.devices import choose_device
-    from orchestrator.planning.resolving import resolve_backend
-    from orchestrator.running.setup import named_runtime
-    from orchestrator.verification import verify_backend
-    from orchestrator.verification.verify import REFERENCE, Subject
+    from orchestrator.checks.backends import verify_backend
+    from orchestrator.checks.backends.verify import REFERENCE, Subject
+    from orchestrator.host.devices import choose_device
+    from orchestrator.plan.resolving import resolve_backend
+    from orchestrator.run.setup import named_runtime
 
     catalog = ImageCatalog(options.images_folder())
     subject, reference = (Subject(*resolve_backend(name, catalog)) for name in (backend, REFERENCE))

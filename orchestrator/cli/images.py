@@ -7,7 +7,7 @@ import typer
 from harness.contract import DeviceKind
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest, CommandExit
-from orchestrator.images import Image, ImageCatalog
+from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.suggest import unknown
 
 app = typer.Typer(help="List, build, lock and check images.", no_args_is_help=True)
@@ -37,8 +37,8 @@ def base(
     force: Annotated[bool, typer.Option("--force", help="Make it again although it is there.")] = False,
 ) -> None:
     """Make the base image: from a registry where one is reachable, else with debootstrap."""
-    from orchestrator.building.base import build_base
-    from orchestrator.building.engine import connect
+    from orchestrator.images.base_image import build_base
+    from orchestrator.images.engine import connect
 
     made = build_base(connect(), options.images_folder(), _note, force=force)
     typer.echo(made.id)
@@ -52,8 +52,8 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Build without the builder's cache.")] = False,
 ) -> None:
     """Build images. Says where a build differs from images/lock.json."""
-    from orchestrator.building.engine import connect
-    from orchestrator.building.images import build_image
+    from orchestrator.images.builds import build_image
+    from orchestrator.images.engine import connect
 
     client = connect()
     for image in _chosen(names, device):
@@ -69,7 +69,7 @@ def lock(
     ] = False,
 ) -> None:
     """Resolve the requirements of images into hash-pinned locks."""
-    from orchestrator.building.locking import lock_image
+    from orchestrator.images.locking import lock_image
 
     for image in _chosen(names, device):
         typer.echo(lock_image(image, device, upgrade=upgrade))
@@ -83,8 +83,8 @@ def check(
     store: options.Store = options.DEFAULT_STORE,
 ) -> None:
     """Run the contract's conformance checks against images. Exits with 3 when one fails."""
-    from orchestrator.conformance import check_image
-    from orchestrator.running.setup import named_runtime
+    from orchestrator.checks.conformance import check_image
+    from orchestrator.run.setup import named_runtime
     from orchestrator.store import Store
 
     chosen, reason = named_runtime(runtime, Store(store).root)

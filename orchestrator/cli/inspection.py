@@ -12,10 +12,10 @@ from rich.table import Table
 
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest, CommandExit
-from orchestrator.images import ImageCatalog
-from orchestrator.scoring import Mode
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.store import Store
 from orchestrator.suggest import unknown
+from orchestrator.tracks import Mode
 
 FORMATS = {"markdown": "report.md", "html": "report.html", "json": "report.json"}
 
@@ -56,7 +56,7 @@ def report(
 ) -> None:
     """Write a run's report from what is stored. Prints the paths of the files."""
     from orchestrator.report import RunReport, render_html, render_markdown
-    from orchestrator.results import build_report
+    from orchestrator.report.building import build_report
 
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
     for name in wanted:
@@ -80,7 +80,7 @@ def report(
 
 def paper(as_json: options.Json = False) -> None:
     """Recompute every overall metric that the LLMCBench paper prints from its own tables, and judge each."""
-    from orchestrator.paper import suspicious_cells, verify
+    from orchestrator.score.paper import suspicious_cells, verify
 
     rows, cells = verify(), suspicious_cells()
     if as_json:
@@ -109,7 +109,7 @@ def paper(as_json: options.Json = False) -> None:
 
 def doctor(store: options.Store = options.DEFAULT_STORE) -> None:
     """Check what this machine offers and say what is missing. Exits with 2 when nothing could be run."""
-    from orchestrator.diagnosis import diagnose
+    from orchestrator.checks.machine import diagnose
 
     findings = diagnose(store, options.images_folder())
     for finding in findings:

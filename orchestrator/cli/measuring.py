@@ -10,8 +10,8 @@ import typer
 from orchestrator.cli import options
 from orchestrator.errors import CommandExit
 from orchestrator.manifest import Manifest, read_manifest
-from orchestrator.progress import Display, ProgressMode, choose_display
-from orchestrator.running.run import Run, Setup
+from orchestrator.run.progress import Display, ProgressMode, choose_display
+from orchestrator.run.run import Run, Setup
 from orchestrator.store import RunRecord
 
 SIZES = "quick.yaml"
@@ -35,7 +35,7 @@ def bench(
 
     Example: orchestrator bench -m sparsegpt -b transformers -s 2:4
     """
-    from orchestrator.cli.bench_manifest import bench_manifest
+    from orchestrator.manifest.bench import bench_manifest
 
     base = read_manifest(sizes or options.project_folder() / "manifests" / SIZES)
     manifest = bench_manifest(base, method, backend, model, setting, device, runtime)
@@ -62,8 +62,8 @@ def plan(
     store: options.Store = options.DEFAULT_STORE,
 ) -> None:
     """Show what a manifest would run, and what is known already. Builds and runs nothing."""
-    from orchestrator.running.preview import preview
-    from orchestrator.running.setup import prepare_setup
+    from orchestrator.run.preview import preview
+    from orchestrator.run.setup import prepare_setup
 
     setup = prepare_setup(_read(manifest, device, runtime), store, options.images_folder())
     for stage in preview(setup):
@@ -86,8 +86,8 @@ def _read(path: Path, device: str | None, runtime: str | None) -> Manifest:
 
 
 def _measure(manifest: Manifest, store: Path, display: Display, *, as_json: bool) -> None:
-    from orchestrator.executor import LocalExecutor
-    from orchestrator.running.setup import prepare_setup
+    from orchestrator.run.scheduling import LocalExecutor
+    from orchestrator.run.setup import prepare_setup
 
     setup = prepare_setup(manifest, store, options.images_folder())
     for decision in setup.decisions:
@@ -99,7 +99,7 @@ def _measure(manifest: Manifest, store: Path, display: Display, *, as_json: bool
 
 
 def _show(setup: Setup, record: RunRecord, *, as_json: bool) -> None:
-    from orchestrator.results import build_report
+    from orchestrator.report.building import build_report
 
     report = build_report(record, setup.store, setup.catalog)
     if as_json:

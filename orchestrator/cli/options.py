@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from harness.contract import harness_folder
-from orchestrator.progress import ProgressMode
+from orchestrator.run.progress import ProgressMode
 
 STORE_VARIABLE = "LLMCBENCH_STORE"
 

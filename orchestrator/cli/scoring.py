@@ -7,11 +7,12 @@ from rich.console import Console, RenderableType
 
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest
-from orchestrator.images import ImageCatalog
-from orchestrator.scoring import Mode, Track, Variant
+from orchestrator.evidence.observation import Variant
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.score.uncertainty import Resampling
 from orchestrator.store import Store
 from orchestrator.suggest import unknown
-from orchestrator.uncertainty import Resampling
+from orchestrator.tracks import Mode, Track
 
 LOG_WIDTH = 120
 """Columns where there is no terminal to ask."""
@@ -34,9 +35,9 @@ def score(
     as_json: options.Json = False,
 ) -> None:
     """Show a run's overall metrics and values with their 95 % intervals."""
-    from orchestrator.measured import measured
+    from orchestrator.evidence.measured import measured
     from orchestrator.report.figures import score_blocks
-    from orchestrator.uncertainty.scores import run_scores, score_run
+    from orchestrator.score.uncertainty.scores import run_scores, score_run
 
     opened = Store(store)
     measurements = measured(opened.load_run(run), opened, ImageCatalog(options.images_folder()))
@@ -64,10 +65,10 @@ def compare(
 
     Example: orchestrator compare last 'wanda 50%' 'sparsegpt 50%'
     """
-    from orchestrator.measured import measured
+    from orchestrator.evidence.measured import measured
     from orchestrator.report.figures import comparison_blocks
-    from orchestrator.uncertainty.comparing import Side
-    from orchestrator.uncertainty.comparing import compare as compare_sides
+    from orchestrator.score.uncertainty.comparing import Side
+    from orchestrator.score.uncertainty.comparing import compare as compare_sides
 
     opened = Store(store)
     catalog = ImageCatalog(options.images_folder())

@@ -11,10 +11,10 @@ from rich.text import Text
 from harness.contract import CheckpointFormat, DeviceKind
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest
-from orchestrator.images import ImageCatalog
-from orchestrator.planning import resolve_backend
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.plan import resolve_backend
+from orchestrator.plan.support import Answer, SupportRow, SupportTable, support_of
 from orchestrator.suggest import unknown
-from orchestrator.support import Answer, SupportRow, SupportTable, support_of
 
 LOG_WIDTH = 80
 _STYLES = {Answer.YES: "green", Answer.AS_DENSE: "yellow", Answer.NO: "red"}

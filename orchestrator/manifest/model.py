@@ -129,7 +129,7 @@ class LimitsEntry(Frozen):
 
 
 class Manifest(Frozen):
-    """`device`: see `orchestrator.devices.choose_device`; several UUIDs may stand in a list, too."""
+    """`device`: see `orchestrator.host.devices.choose_device`; several UUIDs may stand in a list, too."""
 
     schema_version: Literal[1] = 1
     name: Name

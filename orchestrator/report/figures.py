@@ -4,14 +4,14 @@ from rich import box
 from rich.console import RenderableType
 from rich.text import Text
 
-from orchestrator.agreement import RunAgreement
+from orchestrator.evidence.observation import Variant
 from orchestrator.report.agreement import agreement_table, disagreement_table
 from orchestrator.report.formats import MISSING, interval_text, score_text, value_text
 from orchestrator.report.table import Cell, Footnotes, Table, cells, columns
 from orchestrator.report.terminal import plain_text, rich_table
 from orchestrator.report.view import missing_entries
-from orchestrator.scoring import Track, Variant, place_label
-from orchestrator.uncertainty import (
+from orchestrator.score.agreement import RunAgreement
+from orchestrator.score.uncertainty import (
     Comparison,
     Contender,
     Interval,
@@ -22,6 +22,7 @@ from orchestrator.uncertainty import (
     ValueDifference,
     ValueScore,
 )
+from orchestrator.tracks import Track, place_label
 
 _LIKE_BEST = {None: "", True: "yes", False: "no"}
 

@@ -1,9 +1,11 @@
 """Intervals beside the figures of a report, and how to read them."""
 
+from orchestrator.evidence.observation import Observation
 from orchestrator.report.formats import interval_text, score_text
 from orchestrator.report.model import RunReport
 from orchestrator.report.table import Cell
-from orchestrator.scoring import Observation, Score, Track
+from orchestrator.score import Score
+from orchestrator.tracks import Track
 
 _OF_ITEMS = (Track.PERFORMANCE, Track.GENERALIZATION, Track.TRUSTWORTHINESS)
 LIKE_BEST = "\N{ALMOST EQUAL TO} "

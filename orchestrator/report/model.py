@@ -5,9 +5,11 @@ from enum import StrEnum
 from pydantic import AwareDatetime, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from harness.contract import Frozen
-from orchestrator.agreement.records import TaskAgreement
-from orchestrator.scoring import Mode, Observation, Score, Track, Variant
-from orchestrator.uncertainty import RunScores, TrackScore
+from orchestrator.evidence.observation import Observation, Variant
+from orchestrator.score import Score
+from orchestrator.score.agreement.records import TaskAgreement
+from orchestrator.score.uncertainty import RunScores, TrackScore
+from orchestrator.tracks import Mode, Track
 
 
 class ModelEntry(Frozen):

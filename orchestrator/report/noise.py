@@ -1,8 +1,8 @@
 """Speeds that chance alone could tell from the dense model's: marked, with the noise floor that was measured."""
 
+from orchestrator.evidence.observation import Observation
 from orchestrator.report.intervals import LIKE_BEST
 from orchestrator.report.model import RunReport
-from orchestrator.scoring import Observation
 
 
 def noise_text(report: RunReport, entry: Observation) -> str | None:

@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 
+from orchestrator.evidence.observation import Variant
 from orchestrator.report.model import RunReport
-from orchestrator.scoring import Track, Variant
+from orchestrator.tracks import Track
 
 SIZE = 460
 _CENTRE = SIZE / 2

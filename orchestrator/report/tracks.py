@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+from orchestrator.evidence.observation import Observation, Variant
 from orchestrator.report.formats import score_text, value_text
 from orchestrator.report.intervals import measured_interval, no_interval, score_cell
 from orchestrator.report.model import RunReport
 from orchestrator.report.noise import noise_text
 from orchestrator.report.table import Cell, Footnotes, Table, columns
-from orchestrator.scoring import Observation, Score, Track, Variant, place_label
+from orchestrator.score import Score
+from orchestrator.tracks import Track, place_label
 
 
 @dataclass(frozen=True)

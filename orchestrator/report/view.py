@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from orchestrator.evidence.observation import Variant
 from orchestrator.report.agreement import agreement_table, disagreement_table
 from orchestrator.report.details import cost_table, image_table, model_table, stage_table, variant_table
 from orchestrator.report.formats import plural
@@ -11,8 +12,9 @@ from orchestrator.report.intervals import reading, score_cell
 from orchestrator.report.model import RunReport, StageStatus
 from orchestrator.report.table import Cell, Footnotes, Table, columns
 from orchestrator.report.tracks import TrackView, track_views
-from orchestrator.scoring import MissingValue, Score, Track, Variant, place_label
-from orchestrator.uncertainty import TrackScore
+from orchestrator.score import MissingValue, Score
+from orchestrator.score.uncertainty import TrackScore
+from orchestrator.tracks import Track, place_label
 
 NOT_ASKED_FOR = "the manifest does not ask for this track"
 READING = (

@@ -8,34 +8,14 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.contract import REQUEST, Device, DeviceKind, Event, FinalEvent, Operation, Parameters, WorkRequest
-from orchestrator.images import Image
-
-REQUEST_NAME = "request.json"
-EVENTS_NAME = "events.jsonl"
-STDERR_NAME = "stderr.log"
-OUTPUT_NAME = "out"
+from orchestrator.images.catalog import Image
+from orchestrator.stages import OUTPUT_NAME, ImageIdentity, Limits
 
 
 class RuntimeName(StrEnum):
     DOCKER = "docker"
     PROCESS = "process"
     FAKE = "fake"
-
-
-class ImageIdentity(str):
-    """What exactly runs: `docker:sha256:…` or `process:<lock digest>:cp311`. Part of the stage key."""
-
-    __slots__ = ()
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds on one invocation. `deadline_seconds` is wall time; `memory_bytes` None leaves memory unbounded."""
-
-    deadline_seconds: float = 6 * 3600.0
-    stop_seconds: float = 10.0
-    memory_bytes: int | None = None
-    processes: int = 4096
 
 
 @dataclass(frozen=True)

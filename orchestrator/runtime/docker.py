@@ -1,7 +1,7 @@
 """Workers as containers: no network, a read-only root, the caller's own user, no capabilities, the GPUs asked for.
 
 Covered: stdin with end of file, own deadlines, removal on every way out, labels by which a later orchestrator finds
-what a killed one left behind. Not covered: building (`orchestrator.building`), and engines on other machines, whose
+what a killed one left behind. Not covered: building (`orchestrator.images`), and engines on other machines, whose
 mounts would have to be shared.
 """
 
@@ -19,17 +19,18 @@ from typing import IO, TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from harness.contract import DeviceKind, Event
-from orchestrator.building.engine import connect, image_id
-from orchestrator.building.images import build_image, image_tag, is_built
-from orchestrator.building.package_sources import HUB_VARIABLES, PackageSources
 from orchestrator.errors import RuntimeUnavailable
-from orchestrator.images import Image
-from orchestrator.owner import Owner
+from orchestrator.host.locks import hold
+from orchestrator.host.owner import Owner
+from orchestrator.host.residency import PeakResident, children_of
+from orchestrator.images.builds import build_image, image_tag, is_built
+from orchestrator.images.catalog import Image
+from orchestrator.images.engine import connect, image_id
+from orchestrator.images.package_sources import HUB_VARIABLES, PackageSources
 from orchestrator.runtime.attachment import STDERR, STDOUT, Attachment
-from orchestrator.runtime.base import Completed, Ending, ImageIdentity, Invocation, RuntimeName
+from orchestrator.runtime.base import Completed, Ending, Invocation, RuntimeName
 from orchestrator.runtime.launch import Exit, Launch, Watch, run_invocation
-from orchestrator.runtime.residency import PeakResident, children_of
-from orchestrator.store.locks import hold
+from orchestrator.stages import ImageIdentity
 
 if TYPE_CHECKING:
     from docker.types import DeviceRequest, Mount

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.contract import DeviceKind
-from orchestrator.building.locking import PYTHON_VERSION, parent_folder
-from orchestrator.building.package_sources import PackageSources
-from orchestrator.building.uv import UvFailed, run_uv
 from orchestrator.errors import BadImage, RuntimeUnavailable
-from orchestrator.images import Image
-from orchestrator.store.locks import hold
+from orchestrator.host.locks import hold
+from orchestrator.images.catalog import Image
+from orchestrator.images.locking import PYTHON_VERSION, parent_folder
+from orchestrator.images.package_sources import PackageSources
+from orchestrator.images.uv import UvFailed, run_uv
 
 MARKER_NAME = "llmcbench-complete"
 _LOCAL_CPU_BUILD = "+cpu"

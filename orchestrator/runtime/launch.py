@@ -10,18 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from harness.contract import Device, Event, Operation
-from orchestrator.images import Image
-from orchestrator.runtime.base import (
-    EVENTS_NAME,
-    REQUEST_NAME,
-    STDERR_NAME,
-    Completed,
-    Ending,
-    Invocation,
-    Limits,
-    Runtime,
-)
+from orchestrator.images.catalog import Image
+from orchestrator.runtime.base import Completed, Ending, Invocation, Runtime
 from orchestrator.runtime.stream import EventStream
+from orchestrator.stages import EVENTS_NAME, REQUEST_NAME, STDERR_NAME, Limits
 
 OFFLINE_VARIABLES = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 

@@ -22,16 +22,17 @@ from typing import IO
 from pydantic import ValidationError
 
 from harness.contract import DeviceKind, Event, Frozen, harness_folder
-from orchestrator.building.package_sources import HUB_VARIABLES, PackageSources
 from orchestrator.errors import RuntimeUnavailable
-from orchestrator.images import Image
-from orchestrator.owner import Owner
-from orchestrator.runtime.base import Completed, ImageIdentity, Invocation, RuntimeName
+from orchestrator.host.files import write_atomically
+from orchestrator.host.owner import Owner
+from orchestrator.host.residency import PeakResident
+from orchestrator.host.survivors import INVOCATION_VARIABLE, kill_survivors
+from orchestrator.images.catalog import Image
+from orchestrator.images.package_sources import HUB_VARIABLES, PackageSources
+from orchestrator.runtime.base import Completed, Invocation, RuntimeName
 from orchestrator.runtime.environments import Environments, WorkerEnvironment
 from orchestrator.runtime.launch import Exit, Launch, Watch, run_invocation
-from orchestrator.runtime.residency import PeakResident
-from orchestrator.runtime.survivors import INVOCATION_VARIABLE, kill_survivors
-from orchestrator.store.files import write_atomically
+from orchestrator.stages import ImageIdentity
 
 ENVIRONMENTS_NAME = "environments"
 RUNNING_NAME = "running"

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import StoreError
-from orchestrator.owner import Owner
-from orchestrator.store import files, locks
+from orchestrator.host import files, locks
+from orchestrator.host.owner import Owner
 from orchestrator.store.store import Store
 
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 from harness.contract import Descriptor, ExportResult, FetchResult, Frozen, Operation, Reason, ResultEvent, Sha256
 from harness.contract.result import CompressResult
 from orchestrator.manifest import Manifest
-from orchestrator.planning import NotPlanned, Stage, Subject
+from orchestrator.stages import NotPlanned, Stage, Subject
 
 
 class FailureKind(StrEnum):

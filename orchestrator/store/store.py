@@ -27,10 +27,10 @@ from harness.contract import (
     describe_tree,
 )
 from orchestrator.errors import StoreError
-from orchestrator.owner import Owner
-from orchestrator.runtime.base import OUTPUT_NAME
-from orchestrator.store import locks
-from orchestrator.store.files import protect, sync_folder, write_atomically
+from orchestrator.host import locks
+from orchestrator.host.files import protect, sync_folder, write_atomically
+from orchestrator.host.owner import Owner
+from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store.records import Provenance, RunRecord, StageRecord
 
 PROVENANCE_NAME = "provenance.json"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from small_checkpoints import publish_checkpoint, small_model
 
-from harness.backends.decoding import decode, random_prompts
 from harness.contract import Device
+from harness.models.decoding import decode, random_prompts
 from harness.models.loading import LoadedModel, load_model
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.backends.integer.linears import Int8Linear
+from harness.kernels.integer.linears import Int8Linear
 from harness.quantization.activations import fake_quantize_tokens
 from harness.quantization.weight import QuantizedWeight
 

@@ -9,13 +9,13 @@ from sparse_weights import DEVICE, need_triton, relative_error, tokens_of
 need_triton()
 
 from harness.backends import integer_serving  # noqa: E402 - after the choice of the interpreter
-from harness.backends.integer import choice  # noqa: E402
-from harness.backends.integer.choice import guess, measure  # noqa: E402
-from harness.backends.integer.launch import Launch, candidates, expand, multiply  # noqa: E402
-from harness.backends.integer.linears import CodesLinear  # noqa: E402
-from harness.backends.integer.weights import PackedCodes, pack, stack  # noqa: E402
-from harness.backends.kernels.scratch import Scratch  # noqa: E402
 from harness.errors import BadRequest  # noqa: E402
+from harness.kernels.integer import choice  # noqa: E402
+from harness.kernels.integer.choice import guess, measure  # noqa: E402
+from harness.kernels.integer.launch import Launch, candidates, expand, multiply  # noqa: E402
+from harness.kernels.integer.linears import CodesLinear  # noqa: E402
+from harness.kernels.integer.weights import PackedCodes, pack, stack  # noqa: E402
+from harness.kernels.scratch import Scratch  # noqa: E402
 from harness.quantization.weight import QuantizedWeight  # noqa: E402
 
 

@@ -6,10 +6,10 @@ from sparse_weights import DEVICE, need_triton, relative_error, tokens_of, two_f
 
 need_triton()
 
-from harness.backends.sparse import gaps  # noqa: E402 - after the choice of the interpreter
-from harness.backends.sparse import two_four as layout  # noqa: E402
-from harness.backends.sparse.launch import Launch, candidates, dense_elements, expand, multiply  # noqa: E402
 from harness.errors import BadRequest  # noqa: E402
+from harness.kernels.sparse import gaps  # noqa: E402 - after the choice of the interpreter
+from harness.kernels.sparse import two_four as layout  # noqa: E402
+from harness.kernels.sparse.launch import Launch, candidates, dense_elements, expand, multiply  # noqa: E402
 
 SHAPES = ((33, 1040), (5, 4), (130, 516), (1, 2052))
 ODD_INPUTS = (7, 45)

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparse_weights import DEVICE, two_four, unstructured
 
-from harness.backends.sparse import gaps
-from harness.backends.sparse import two_four as layout
 from harness.contract import Reason
 from harness.errors import Unsupported
+from harness.kernels.sparse import gaps
+from harness.kernels.sparse import two_four as layout
 
 HALVES = (torch.float16, torch.bfloat16)
 

@@ -6,13 +6,13 @@ from sparse_weights import need_triton, relative_error, tokens_of, two_four, uns
 
 need_triton()
 
-from harness.backends.kernels.scratch import Scratch  # noqa: E402 - after the choice of the interpreter
-from harness.backends.sparse import choice, gaps  # noqa: E402
-from harness.backends.sparse import two_four as layout  # noqa: E402
-from harness.backends.sparse.choice import Choice, ChoiceTable, Path, Timing, guess, measure  # noqa: E402
-from harness.backends.sparse.dispatch import SparseLinear  # noqa: E402
-from harness.backends.sparse.launch import Launch, candidates, most_tokens, multiply  # noqa: E402
 from harness.errors import Unsupported  # noqa: E402
+from harness.kernels.scratch import Scratch  # noqa: E402 - after the choice of the interpreter
+from harness.kernels.sparse import choice, gaps  # noqa: E402
+from harness.kernels.sparse import two_four as layout  # noqa: E402
+from harness.kernels.sparse.choice import Choice, ChoiceTable, Path, Timing, guess, measure  # noqa: E402
+from harness.kernels.sparse.dispatch import SparseLinear  # noqa: E402
+from harness.kernels.sparse.launch import Launch, candidates, most_tokens, multiply  # noqa: E402
 
 
 @pytest.mark.parametrize("count", (1, 5, 16, 17, 70))

@@ -26,7 +26,7 @@ from harness.contract import (
     Quantization,
 )
 from harness.errors import Unsupported
-from orchestrator.support import TABLE_NAME, Answer, Checkpoint, Served, judge, read_table
+from orchestrator.plan.support import TABLE_NAME, Answer, Checkpoint, Served, judge, read_table
 
 IMAGES = Path(__file__).parents[2] / "images"
 PACK, INT = CheckpointFormat.PACK_QUANTIZED, CheckpointFormat.INT_QUANTIZED

@@ -10,13 +10,13 @@ need_triton()
 
 from small_checkpoints import small_model  # noqa: E402 - after the choice of the interpreter
 
+from harness.architectures.blocks import decoder_blocks  # noqa: E402
 from harness.backends import sparse_serving  # noqa: E402
 from harness.backends.fused_blocks import fuse  # noqa: E402
-from harness.backends.sparse.choice import ChoiceTable, Path, Timing, guess  # noqa: E402
-from harness.backends.sparse.dispatch import SparseLinear  # noqa: E402
-from harness.backends.sparse.launch import SparseWeight  # noqa: E402
-from harness.backends.sparse.two_four import TwoFourWeight  # noqa: E402
-from harness.models.blocks import decoder_blocks  # noqa: E402
+from harness.kernels.sparse.choice import ChoiceTable, Path, Timing, guess  # noqa: E402
+from harness.kernels.sparse.dispatch import SparseLinear  # noqa: E402
+from harness.kernels.sparse.launch import SparseWeight  # noqa: E402
+from harness.kernels.sparse.two_four import TwoFourWeight  # noqa: E402
 from harness.profiling.memory import tensor_bytes  # noqa: E402
 
 

@@ -8,13 +8,13 @@ import torch
 from small_checkpoints import CONFIGURATIONS, publish_checkpoint, small_model
 from zoo import ZOO, zoo_checkpoint
 
-from harness.backends.decoding import decode, random_prompts
+from harness.architectures.blocks import decoder_blocks
 from harness.backends.fused_blocks import FusedAttention, FusedMlp, fuse
 from harness.backends.static_cache import KeyValueRoom, LayerSize, layer_sizes
 from harness.backends.static_decoding import StaticDecoder, Stepping
 from harness.contract import Device, DeviceKind, Dtype, Quantization
 from harness.errors import BadRequest
-from harness.models.blocks import decoder_blocks
+from harness.models.decoding import decode, random_prompts
 from harness.models.loading import LoadedModel, load_model
 from harness.quantization.activations import attach
 

@@ -74,7 +74,7 @@ def test_each_run_is_one_short_and_one_long_generation_of_the_same_prompts(check
 
 
 def test_prompts_are_those_of_the_reference_backend(checkpoint: Path, fake: FakeVllm) -> None:
-    from harness.backends.decoding import random_prompts
+    from harness.models.decoding import random_prompts
     from harness.models.loading import load_model
 
     perform(checkpoint, batch_sizes=(3,), seed=11)

@@ -14,7 +14,7 @@ from harness.contract import (
     ResultEvent,
     harness_digest,
 )
-from orchestrator.conformance import check_image
+from orchestrator.checks.conformance import check_image
 from orchestrator.runtime.base import Invocation
 from orchestrator.runtime.launch import Launch, run_raw
 

@@ -7,14 +7,15 @@ import pytest
 from containers import engine_or_skip, lack
 
 from harness.contract import BenchmarkParameters, BenchmarkResult, Device, DeviceKind, Operation, ResultEvent
-from orchestrator.building.engine import image_labels
-from orchestrator.building.images import environment_tag
-from orchestrator.images import ImageCatalog
-from orchestrator.running.verdict import judge
-from orchestrator.runtime.base import Invocation, Limits
+from orchestrator.checks.backends.probe import write_probe
+from orchestrator.images.builds import environment_tag
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.engine import image_labels
+from orchestrator.run.verdict import judge
+from orchestrator.runtime.base import Invocation
 from orchestrator.runtime.docker import DockerRuntime
+from orchestrator.stages import Limits
 from orchestrator.store import Failure
-from orchestrator.verification.probe import write_probe
 
 PROJECT = Path(__file__).parents[2]
 FAKES = PROJECT / "tests" / "support" / "vendor_fakes"

@@ -11,14 +11,14 @@ from small_checkpoints import small_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from zoo import ZOO, zoo_checkpoint
 
+from harness.architectures.blocks import decoder_blocks
+from harness.architectures.pruned_shapes import note_heads, resize
 from harness.contract import Device, Dtype, Quantization
 from harness.evaluation.prepared import TokenRequest
 from harness.evaluation.scorer import Scorer, engine
 from harness.evaluation.scorer.chains import ModelLimits, make_chains
 from harness.evaluation.scorer.planning import PlanLimits, plan_batches
-from harness.models.blocks import decoder_blocks
 from harness.models.loading import LoadedModel, load_model
-from harness.models.pruned_shapes import note_heads, resize
 from harness.quantization.activations import attach
 
 

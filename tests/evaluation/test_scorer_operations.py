@@ -7,11 +7,11 @@ import pytest
 from scorer_reference import load_small, silent, tokens
 from small_checkpoints import small_model
 
+from harness.architectures.shape import read_shape
 from harness.evaluation.prepared import TokenRequest
 from harness.evaluation.scorer import Scorer
 from harness.models.loading import LoadedModel
 from harness.profiling.macs import SHAPE, count_macs
-from harness.profiling.shape import read_shape
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from small_checkpoints import Recorder, byte_tokenizer, publish_checkpoint, publish_dataset, small_model
 
-from harness.calibration_text import leaks
+from harness.calibration.text import leaks
 from harness.contract import EvaluateParameters, EvaluateRequest, ImageDescription, Reason
 from harness.errors import BadRequest, MissingData, Unsupported
 from harness.evaluation import run

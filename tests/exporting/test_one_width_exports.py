@@ -8,10 +8,10 @@ from compress_requests import Requests
 from export_requests import DENSE, export, logits
 from tiny_checkpoints import publish_model, tiny_model, tiny_tokens
 
+from harness.architectures.pruned_shapes import LAYERS_KEY
 from harness.checkpoint import open_checkpoint, read_config, read_tensors
 from harness.contract import LayerWidthsExport
 from harness.errors import Unsupported
-from harness.models.pruned_shapes import LAYERS_KEY
 
 TOKENS = tiny_tokens(2, 24)
 

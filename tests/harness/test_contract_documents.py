@@ -96,7 +96,7 @@ def test_a_folder_is_described_by_names_and_contents_and_may_hold_no_link(tmp_pa
     [
         ("harness.contract", ("torch", "transformers", "yaml", "harness.serve")),
         ("orchestrator.cli.app", ("torch", "transformers", "lm_eval", "harness.methods", "harness.serve")),
-        ("orchestrator.running.setup", ("torch", "transformers", "harness.evaluation")),
+        ("orchestrator.run.setup", ("torch", "transformers", "harness.evaluation")),
     ],
 )
 def test_importing_a_side_of_the_contract_leaves_the_other_side_out(module: str, forbidden: tuple[str, ...]) -> None:

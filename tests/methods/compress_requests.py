@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_checkpoints import publish_rows, tiny_text
 
+from harness.architectures.blocks import Block
 from harness.contract import Calibration, CompressParameters, CompressRequest, Device, Setting
 from harness.methods import run
 from harness.methods.skeleton.sequential import Sequential
-from harness.models.blocks import Block
 from harness.models.loading import load_model
 from harness.reporter import Reporter
 

@@ -4,10 +4,10 @@ import io
 
 import torch
 
+from harness.architectures.blocks import decoder_blocks
 from harness.contract import Dtype
 from harness.methods.base import CompressionContext
 from harness.methods.skeleton.finished import FinishedBlocks
-from harness.models.blocks import decoder_blocks
 from harness.reporter import Reporter
 
 

@@ -8,13 +8,13 @@ import torch
 from tiny_checkpoints import publish_model, publish_rows, tiny_text
 from transformers import PreTrainedModel
 
+from harness.architectures.blocks import decoder_blocks
 from harness.checkpoint import open_checkpoint
 from harness.contract import Calibration, CompressParameters, CompressRequest, CompressResult, Device, Dtype, Setting
 from harness.methods import run
 from harness.methods.base import CompressionContext, Outcome
 from harness.methods.job import parse_request
 from harness.methods.skeleton.finished import FinishedBlocks
-from harness.models.blocks import decoder_blocks
 from harness.models.loading import TORCH_DTYPES, LoadedModel, load_model
 from harness.reporter import Reporter
 

@@ -8,7 +8,7 @@ from small_runs import compress_in_place
 from tiny_checkpoints import tiny_model, tiny_tokens
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from harness.models.blocks import decoder_blocks
+from harness.architectures.blocks import decoder_blocks
 
 TOKENS = tiny_tokens(5, 13)
 STEPS, SHRINKS = 20, 10

@@ -9,11 +9,11 @@ from compress_requests import keep_models
 from small_runs import LENGTH, Bench, compress_in_place, parameters
 from tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
+from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.contract import CheckpointFormat, Dtype, ImageDescription, Reason, Setting
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
 from harness.methods.awq import method as awq
 from harness.methods.job import parse_request
-from harness.models.blocks import decoder_blocks, linears_of
 from harness.models.loading import TORCH_DTYPES
 
 IMAGE = Path(__file__).parents[2] / "images" / "awq" / "image.toml"

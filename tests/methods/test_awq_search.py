@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tiny_checkpoints import tiny_model, tiny_tokens
 from torch import nn
 
+from harness.architectures.blocks import decoder_blocks
 from harness.methods.awq import scale_search
 from harness.methods.awq.clipping import clip, search_clipping
 from harness.methods.awq.inspection import LinearInspection, ModuleInspection, ModuleRecording, tensor_cores
@@ -19,7 +20,6 @@ from harness.methods.awq.search_tokens import search_notes, searched_batches
 from harness.methods.numerics.rounding import RoundingGrid, fake_quantize, quantize
 from harness.methods.skeleton.sequential import observe
 from harness.methods.skeleton.stream import open_stream
-from harness.models.blocks import decoder_blocks
 
 CPU = torch.device("cpu")
 SHRINKS = [step / 20 for step in range(10)]

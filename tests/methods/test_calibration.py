@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_checkpoints import publish_rows, tiny_text, tiny_tokenizer
 
-from harness.calibration import draw_calibration, leaks
+from harness.calibration.sampling import draw_calibration, leaks
 from harness.checkpoint import publish
 from harness.contract import Calibration, CalibrationPolicy, DatasetDescriptor
 from harness.errors import BadCheckpoint, BadRequest

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from harness.architectures.blocks import LinearGroup, NamedLinear
 from harness.methods.gptq.columns import Quantizer
 from harness.methods.gptq.grid import GridRule
 from harness.methods.numerics.hessian import Hessian, factor_inverse
-from harness.models.blocks import LinearGroup, NamedLinear
 
 DAMPING = 0.01
 

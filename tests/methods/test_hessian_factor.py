@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from harness.architectures.blocks import LinearGroup, NamedLinear
 from harness.methods.numerics.hessian import Hessian, factor_inverse
-from harness.models.blocks import LinearGroup, NamedLinear
 
 CPU = torch.device("cpu")
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from tiny_checkpoints import publish_model, publish_rows, tiny_model, tiny_tokenizer, tiny_tokens
 from torch.nn.functional import cross_entropy
 
+from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.contract import Calibration, CompressParameters, CompressRequest, Device, Dtype, Setting
 from harness.errors import BadRequest
 from harness.methods import run
@@ -16,7 +17,6 @@ from harness.methods.llm_pruner import recovery as training
 from harness.methods.llm_pruner.lora import Adapters
 from harness.methods.llm_pruner.recovery import RecoveryOptions, recover
 from harness.methods.llm_pruner.recovery_rows import IGNORED, collate, read_examples
-from harness.models.blocks import decoder_blocks, linears_of
 from harness.reporter import Reporter
 
 QUICK = {

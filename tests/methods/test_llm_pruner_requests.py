@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from tiny_checkpoints import FAMILIES, LAYERS, publish_model, publish_rows, tiny_model, tiny_text, tiny_tokens
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
+from harness.architectures.pruned_shapes import model_class, read_layer_widths
+from harness.architectures.shape import read_shape
 from harness.checkpoint import open_checkpoint, publish, read_config
 from harness.contract import Calibration, CompressParameters, CompressRequest, Device, Dtype, Reason, Setting
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
 from harness.methods import job, run
-from harness.models.pruned_shapes import model_class, read_layer_widths
 from harness.profiling.macs import SHAPE, count_macs
-from harness.profiling.shape import read_shape
 from harness.reporter import Reporter
 
 SAMPLES, LENGTH = 4, 12

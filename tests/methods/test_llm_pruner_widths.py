@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from harness.architectures.blocks import decoder_blocks
 from harness.errors import Unsupported
 from harness.methods.llm_pruner.widths import (
     BlockWidths,
@@ -18,7 +19,6 @@ from harness.methods.llm_pruner.widths import (
     official_widths,
     step_widths,
 )
-from harness.models.blocks import decoder_blocks
 
 LLAMA_7B = ModelSize(
     total=6_738_415_616,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from harness.architectures.blocks import KNOWN_ARCHITECTURES
 from harness.contract import CompressParameters, ImageDescription, MethodDescription, Setting
 from harness.methods.job import parse_request
-from harness.models.blocks import KNOWN_ARCHITECTURES
 
 IMAGES = Path(__file__).parents[2] / "images"
 DEFAULTS: dict[str, tuple[str, object]] = {

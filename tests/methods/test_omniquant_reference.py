@@ -6,6 +6,7 @@ from tiny_checkpoints import tiny_model, tiny_tokens
 from torch import nn
 from torch.nn import functional
 
+from harness.architectures.blocks import decoder_blocks
 from harness.errors import WorkerError
 from harness.methods.numerics.rounding import RoundingGrid
 from harness.methods.omniquant.rounding import Kernels
@@ -13,7 +14,6 @@ from harness.methods.omniquant.training import QuantizedBlock, Schedule, Targets
 from harness.methods.omniquant.transform import ChannelRange, EquivalentTransformation, plan_transformation
 from harness.methods.skeleton.sequential import observe
 from harness.methods.skeleton.stream import open_stream
-from harness.models.blocks import decoder_blocks
 
 HEADS, WIDTH, BITS = 4, 8, 3
 EPOCHS, CLIPPING_RATE, TRANSFORMATION_RATE = 3, 1e-2, 5e-3

@@ -5,11 +5,11 @@ import torch
 from compress_requests import LENGTH, SAMPLES, Killed, Requests, keep_models, logits_of, tensors_of
 from tiny_checkpoints import FAMILIES, LAYERS, publish_model, tiny_model, tiny_tokens
 
+from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.checkpoint import open_checkpoint
 from harness.contract import CheckpointFormat, Reason
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
 from harness.methods.omniquant.blocks import OmniQuantWork
-from harness.models.blocks import decoder_blocks, linears_of
 from harness.quantization.activations import attach
 
 QUICK = {"epochs": 1}

@@ -4,12 +4,12 @@ import pytest
 import torch
 from tiny_checkpoints import tiny_model
 
+from harness.architectures.blocks import decoder_blocks
 from harness.contract import Quantization
 from harness.methods.numerics.rounding import RoundingGrid, quantize
 from harness.methods.omniquant.activations import RoundedTokens, quantized_activations
 from harness.methods.omniquant.clipping import ClippedWeight, Factors
 from harness.methods.omniquant.rounding import Kernels, choose_kernels
-from harness.models.blocks import decoder_blocks
 from harness.quantization.activations import fake_quantize_tokens
 
 ROWS, INPUTS = 6, 24

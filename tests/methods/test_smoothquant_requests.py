@@ -9,13 +9,13 @@ from compress_requests import keep_models
 from small_runs import LENGTH, Bench, compress_in_place, parameters
 from tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
+from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.contract import CheckpointFormat, Dtype, ImageDescription, Quantization, Reason
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
 from harness.methods import smoothquant
 from harness.methods.job import parse_request
 from harness.methods.numerics.rounding import RoundingGrid, quantize
 from harness.methods.numerics.scaling import PairKind, smoothable_pairs
-from harness.models.blocks import decoder_blocks, linears_of
 from harness.quantization.activations import attach
 
 IMAGE = Path(__file__).parents[2] / "images" / "smoothquant" / "image.toml"

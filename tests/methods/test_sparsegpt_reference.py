@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from harness.architectures.blocks import LinearGroup, NamedLinear
 from harness.errors import BadCheckpoint
 from harness.methods.numerics.hessian import Hessian, factor_inverse
 from harness.methods.sparsegpt import Pruner
-from harness.models.blocks import LinearGroup, NamedLinear
 
 DAMPING = 0.01
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tiny_checkpoints import FAMILIES, LAYERS, publish_model, publish_rows, tiny_model, tiny_text, tiny_tokens
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.checkpoint import open_checkpoint
 from harness.contract import (
     Calibration,
@@ -23,7 +24,6 @@ from harness.contract import (
 )
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
 from harness.methods import run
-from harness.models.blocks import decoder_blocks, linears_of
 from harness.reporter import Reporter
 
 SAMPLES, LENGTH = 6, 16

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from harness.architectures.blocks import LinearGroup, NamedLinear
 from harness.methods import wanda
 from harness.methods.numerics.masks import smallest_by_sorting, smallest_of_columns, smallest_of_rows, up_to_rank
 from harness.methods.wanda import InputNorm, choose_by_share, prune
-from harness.models.blocks import LinearGroup, NamedLinear
 
 
 def reference(weight, norm, target):

@@ -6,9 +6,9 @@ from tiny_checkpoints import FAMILIES, LAYERS, tiny_model, tiny_tokens
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from harness.architectures.blocks import KNOWN_ARCHITECTURES, decoder_blocks, linears_of
 from harness.contract import Reason
 from harness.errors import Unsupported
-from harness.models.blocks import KNOWN_ARCHITECTURES, decoder_blocks, linears_of
 
 
 @pytest.fixture(params=FAMILIES)

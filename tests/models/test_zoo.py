@@ -10,9 +10,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from harness.architectures.blocks import decoder_blocks
 from harness.checkpoint import open_checkpoint
 from harness.contract import Device
-from harness.models.blocks import decoder_blocks
 from harness.models.loading import LoadedModel, load_model
 from tests.support.zoo import FOLDER, ZOO, zoo_checkpoint
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from harness.contract import Device
-from orchestrator.devices import ChosenDevice
-from orchestrator.executor import LocalExecutor
-from orchestrator.images import ImageCatalog
+from orchestrator.host.devices import ChosenDevice
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
-from orchestrator.planning import build_plan
-from orchestrator.progress import Display, SilentDisplay
-from orchestrator.running import resources
-from orchestrator.running.run import Run, Setup
+from orchestrator.plan import build_plan
+from orchestrator.run import resources
+from orchestrator.run.progress import Display, SilentDisplay
+from orchestrator.run.run import Run, Setup
+from orchestrator.run.scheduling import LocalExecutor
 from orchestrator.runtime.base import Runtime
 from orchestrator.store import RunRecord, Store
 

@@ -24,17 +24,17 @@ from harness.contract import (
     Speed,
     WorkRequest,
 )
-from orchestrator import diagnosis
+from orchestrator.checks import machine as diagnosis
+from orchestrator.checks.backends import Outcome, Verification, read_verification, verify_backend
+from orchestrator.checks.backends.probe import write_probe
+from orchestrator.checks.backends.verify import Subject
 from orchestrator.cli.app import app
-from orchestrator.devices import ChosenDevice, Gpu
 from orchestrator.errors import StoreError
-from orchestrator.images import ImageCatalog
-from orchestrator.runtime.fake import FakeRuntime, Misbehaviour
-from orchestrator.verification import Outcome, Verification, read_verification, verify_backend
-from orchestrator.verification.probe import write_probe
-from orchestrator.verification.verify import Subject
+from orchestrator.host.devices import ChosenDevice, Gpu
+from orchestrator.images.catalog import ImageCatalog
 from tests.orchestrator.conftest import IMAGES
 from tests.orchestrator.workers import MEMORY
+from tests.support.fake_runtime import FakeRuntime, Misbehaviour
 
 CATALOG = ImageCatalog(IMAGES)
 CPU = ChosenDevice(Device(threads=1), "test processor", "cpu: asked for")

@@ -6,9 +6,10 @@ import pytest
 
 from harness.contract import CalibrationPolicy, CompressParameters, Device, FetchParameters, TextFile, digest_file
 from orchestrator.errors import BadManifest
-from orchestrator.images import ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
-from orchestrator.planning import HostFolder, Plan, build_plan
+from orchestrator.plan import build_plan
+from orchestrator.stages import HostFolder, Plan
 from tests.orchestrator.conftest import MANIFEST, Bench
 
 COMPRESS = "compress/tiny/sparsegpt-50%"

@@ -9,14 +9,15 @@ import pynvml
 import pytest
 
 from harness.contract import Device, DeviceKind
-from orchestrator.devices import ChosenDevice, choose_device
-from orchestrator.diagnosis import diagnose
+from orchestrator.checks.machine import diagnose
 from orchestrator.errors import BadManifest
-from orchestrator.images import Image, ImageCatalog
+from orchestrator.host.devices import ChosenDevice, choose_device
+from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.manifest import Manifest
-from orchestrator.planning import Plan, build_plan
-from orchestrator.requirements import check_device, older
-from orchestrator.running.setup import prepare_setup
+from orchestrator.plan import build_plan
+from orchestrator.plan.requirements import check_device, older
+from orchestrator.run.setup import prepare_setup
+from orchestrator.stages import Plan
 from tests.support.fake_nvml import HANDLE, fake_nvml
 
 IMAGES = Path(__file__).parents[2] / "images"

@@ -6,10 +6,11 @@ import pytest
 
 from harness.contract import Device
 from orchestrator.errors import Interrupted
+from orchestrator.host import locks
 from orchestrator.manifest import Manifest
-from orchestrator.planning import Stage, build_plan
-from orchestrator.running import resources
-from orchestrator.store import locks
+from orchestrator.plan import build_plan
+from orchestrator.run import resources
+from orchestrator.stages import Stage
 from tests.orchestrator.conftest import MANIFEST, Bench
 
 EVALUATION, TIMING = "evaluate/tiny/dense/arc_easy", "benchmark/tiny/dense/transformers"

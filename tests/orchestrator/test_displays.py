@@ -6,14 +6,14 @@ import pytest
 from rich.console import Console
 
 from harness.contract import Log, LogLevel, Operation, Progress
-from orchestrator.progress import ProgressMode, SilentDisplay, choose_display
-from orchestrator.progress.live import LiveDisplay
-from orchestrator.progress.plain import PlainDisplay
-from orchestrator.progress.wording import duration
-from orchestrator.runtime.fake import FakeRuntime
+from orchestrator.run.progress import ProgressMode, SilentDisplay, choose_display
+from orchestrator.run.progress.live import LiveDisplay
+from orchestrator.run.progress.plain import PlainDisplay
+from orchestrator.run.progress.wording import duration
 from orchestrator.store import Failure, FailureKind, StageState, StageStatus
 from tests.orchestrator.conftest import Bench
 from tests.orchestrator.workers import honest_worker
+from tests.support.fake_runtime import FakeRuntime
 
 PLANNED = StageState(operation=Operation.PROFILE, image="evaluate", subject=None, parameters={})
 
@@ -46,7 +46,7 @@ def test_a_terminal_shows_each_finished_stage_and_takes_names_literally() -> Non
 
 def test_progress_in_a_log_comes_with_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([0.0, 10.0, 10.0])
-    monkeypatch.setattr("orchestrator.progress.plain.time.monotonic", lambda: next(moments))
+    monkeypatch.setattr("orchestrator.run.progress.plain.time.monotonic", lambda: next(moments))
     stream = io.StringIO()
     display = PlainDisplay(stream)
     display.started("s")

@@ -18,18 +18,19 @@ from harness.contract import (
     WorkRequest,
     WorkResult,
 )
-from orchestrator.agreement import RunAgreement
 from orchestrator.cli.app import app
 from orchestrator.errors import BadManifest
-from orchestrator.images import ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
-from orchestrator.planning import Plan, build_plan
+from orchestrator.plan import build_plan
+from orchestrator.plan.choices import check_engine
 from orchestrator.report import RunReport
-from orchestrator.results import build_report
-from orchestrator.runtime.fake import FakeRuntime
-from orchestrator.scoring import Track
-from orchestrator.scoring.choices import check_engine
+from orchestrator.report.building import build_report
+from orchestrator.score.agreement import RunAgreement
+from orchestrator.stages import Plan
+from orchestrator.tracks import Track
 from tests.orchestrator.conftest import IMAGES, MANIFEST, Bench
+from tests.support.fake_runtime import FakeRuntime
 
 BOTH = {**MANIFEST, "evaluate": {"tasks": ["wikitext2", "arc_easy"], "limit": 4, "engine": ["transformers", "vllm"]}}
 OUTCOMES = {

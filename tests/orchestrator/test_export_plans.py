@@ -14,12 +14,13 @@ from harness.contract import (
     LayerWidthsExport,
     Operation,
 )
-from orchestrator.images import ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
-from orchestrator.planning import Plan, build_plan
-from orchestrator.planning.exporting import DENSE_FALLBACK, PADDED, Way, find_way
+from orchestrator.plan import build_plan
+from orchestrator.plan.exporting import DENSE_FALLBACK, PADDED, Way, find_way
+from orchestrator.plan.support import Checkpoint, Refused
+from orchestrator.stages import Plan
 from orchestrator.store import StageState
-from orchestrator.support import Checkpoint, Refused
 from tests.orchestrator.conftest import IMAGES, MANIFEST
 
 ENGINE = """

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 from harness.contract import DESCRIPTOR_NAME, WorkRequest, WorkResult, describe_tree
-from orchestrator.runtime.fake import FakeRuntime
 from orchestrator.store.cleaning import clean
 from tests.orchestrator.conftest import Bench
 from tests.orchestrator.workers import honest_worker
+from tests.support.fake_runtime import FakeRuntime
 
 KILLS = 40
 _FORK = multiprocessing.get_context("fork")

@@ -11,7 +11,7 @@ from orchestrator.manifest import hub_source, read_manifest
 from orchestrator.manifest.editing import replace_values
 from orchestrator.manifest.hub import HubUnavailable, NotOnHub, current_commit
 from orchestrator.manifest.pinning import Change, pin_manifest
-from orchestrator.sources import refuse_unpinned
+from orchestrator.manifest.sources import refuse_unpinned
 
 OLD, NEW = "0" * 40, "a" * 40
 TEXT = f"""\

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from harness.contract import BenchmarkParameters, CompressParameters, Dtype, canonical_json
 from orchestrator.errors import BadManifest
 from orchestrator.manifest import Manifest
-from orchestrator.planning import Plan, build_plan, key_material, stage_key
-from orchestrator.runtime.base import ImageIdentity
-from orchestrator.sources import parse_model
+from orchestrator.manifest.sources import parse_model
+from orchestrator.plan import build_plan
+from orchestrator.stages import ImageIdentity, Plan, key_material, stage_key
 from tests.orchestrator.conftest import MANIFEST, Bench
 
 

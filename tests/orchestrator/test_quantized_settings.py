@@ -5,7 +5,7 @@ import pytest
 from harness.contract import CalibrationDefaults, CheckpointFormat, MethodDescription, Setting
 from orchestrator.errors import BadManifest
 from orchestrator.manifest import CompressEntry
-from orchestrator.planning.resolving import planned_format, resolve_setting
+from orchestrator.plan.resolving import planned_format, resolve_setting
 
 
 def describe(**changes):

@@ -6,10 +6,10 @@ import pytest
 
 from harness.contract import Device
 from orchestrator.errors import BadManifest
-from orchestrator.images import ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
-from orchestrator.planning import Plan, build_plan
-from orchestrator.planning.stage import StageOutput
+from orchestrator.plan import build_plan
+from orchestrator.stages import Plan, StageOutput
 
 CATALOG = ImageCatalog(Path(__file__).parents[2] / "images")
 MODEL = {"name": "tiny", "source": "hub:org/tiny@" + "0" * 40}

@@ -9,9 +9,9 @@ import pytest
 from benchmarks.h200.pieces import LIST_NAME, pack, unpack
 from benchmarks.h200.warm import Lanes, WarmRuntime
 from harness.contract import Device, DeviceKind, DirectoryModel, FetchParameters, Operation, ResultEvent, digest_tree
-from orchestrator.images import ImageCatalog
-from orchestrator.planning import Stage, StageOutput
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.runtime.base import Ending, Invocation
+from orchestrator.stages import Stage, StageOutput
 from tests.support.zoo import zoo_folder
 
 ROOT = Path(__file__).parents[2]

@@ -16,12 +16,13 @@ from harness.contract import (
     WorkResult,
 )
 from orchestrator.errors import Interrupted, StoreError
-from orchestrator.results import build_report
-from orchestrator.runtime.fake import FakeRuntime, Misbehaviour
-from orchestrator.scoring import Track, Variant
+from orchestrator.evidence.observation import Variant
+from orchestrator.report.building import build_report
 from orchestrator.store import FailureKind, Provenance, StageRecord, StageStatus, Store
+from orchestrator.tracks import Track
 from tests.orchestrator.conftest import MANIFEST, Bench
 from tests.orchestrator.workers import honest_worker, is_pruned
+from tests.support.fake_runtime import FakeRuntime, Misbehaviour
 
 PRUNED = Variant(method="sparsegpt", setting="50%")
 
@@ -158,7 +159,7 @@ def test_a_disk_without_room_refuses_before_anything_starts(bench: Bench, monkey
     from collections import namedtuple
 
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("orchestrator.store.space.shutil.disk_usage", lambda path: usage(10, 9, 1))
+    monkeypatch.setattr("orchestrator.run.space.shutil.disk_usage", lambda path: usage(10, 9, 1))
     worker = Counting()
     with pytest.raises(StoreError, match="needs about"):
         bench.run(FakeRuntime(worker))

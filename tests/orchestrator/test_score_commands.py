@@ -13,9 +13,9 @@ from harness.contract import EvaluateRequest, EvaluateResult, WorkRequest, WorkR
 from orchestrator.cli.app import app
 from orchestrator.errors import BadManifest
 from orchestrator.report import RunReport
-from orchestrator.runtime.fake import FakeRuntime
-from orchestrator.uncertainty import Comparison, RunScores
+from orchestrator.score.uncertainty import Comparison, RunScores
 from tests.orchestrator.conftest import MANIFEST
+from tests.support.fake_runtime import FakeRuntime
 
 ITEMS = 60
 

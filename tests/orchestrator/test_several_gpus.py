@@ -5,17 +5,16 @@ from pathlib import Path
 import pytest
 
 from harness.contract import Device, DeviceKind, Operation, WorkRequest, WorkResult
-from orchestrator import devices
-from orchestrator.devices import Gpu, choose_device
 from orchestrator.errors import BadManifest
+from orchestrator.host import devices, locks
+from orchestrator.host.devices import Gpu, choose_device
 from orchestrator.manifest import Manifest, read_manifest
-from orchestrator.planning import Stage, build_plan, key_material
-from orchestrator.running import resources
-from orchestrator.runtime.base import ImageIdentity
-from orchestrator.runtime.fake import FakeRuntime
-from orchestrator.store import locks
+from orchestrator.plan import build_plan
+from orchestrator.run import resources
+from orchestrator.stages import ImageIdentity, Stage, key_material
 from tests.orchestrator.conftest import MANIFEST, Bench
 from tests.orchestrator.workers import honest_worker
+from tests.support.fake_runtime import FakeRuntime
 
 TWO = (Gpu("GPU-b", "H100", 80, "1"), Gpu("GPU-a", "H100", 80, "1"))
 OTHER = Gpu("GPU-c", "L4", 24, "1")

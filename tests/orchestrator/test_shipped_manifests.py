@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from harness.contract import Device, FetchParameters, HubModel
-from orchestrator.images import ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import read_manifest
-from orchestrator.paper.tables import load_table
-from orchestrator.planning import Plan, build_plan
-from orchestrator.scoring import Track, expect, expected_tasks, parts_of_task
-from orchestrator.scoring.choices import check_choices
-from orchestrator.sources import dataset_source
+from orchestrator.manifest.sources import dataset_source
+from orchestrator.plan import build_plan
+from orchestrator.plan.choices import check_choices
+from orchestrator.score.paper.tables import load_table
+from orchestrator.stages import Plan
+from orchestrator.tracks import Track, expect, expected_tasks, parts_of_task
 
 ROOT = Path(__file__).parents[2]
 CATALOG = ImageCatalog(ROOT / "images")

@@ -25,19 +25,10 @@ from harness.contract import (
     describe_tree,
 )
 from orchestrator.errors import Interrupted, StoreError
+from orchestrator.host import locks
 from orchestrator.manifest import Manifest, ModelEntry
-from orchestrator.runtime.base import OUTPUT_NAME
-from orchestrator.store import (
-    BadArtifact,
-    Provenance,
-    RunRecord,
-    StageRecord,
-    StageState,
-    StageStatus,
-    Store,
-    locks,
-    now,
-)
+from orchestrator.stages import OUTPUT_NAME
+from orchestrator.store import BadArtifact, Provenance, RunRecord, StageRecord, StageState, StageStatus, Store, now
 from orchestrator.store.cleaning import clean, sweep_attempts
 
 KEY = "a" * 64

@@ -8,12 +8,13 @@ from typer.testing import CliRunner
 
 from harness.contract import Device, DeviceKind, Dtype, LayerWidths, MethodDescription, Operation, Reason, Setting
 from orchestrator.cli.app import app
-from orchestrator.images import ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
-from orchestrator.planning import NotPlanned, Plan, build_plan
-from orchestrator.planning.serving import compressed_checkpoint, dense_checkpoint, verdict
-from orchestrator.sources import parse_model
-from orchestrator.support import Checkpoint, Served
+from orchestrator.manifest.sources import parse_model
+from orchestrator.plan import build_plan
+from orchestrator.plan.serving import compressed_checkpoint, dense_checkpoint, verdict
+from orchestrator.plan.support import Checkpoint, Served
+from orchestrator.stages import NotPlanned, Plan
 
 CATALOG = ImageCatalog(Path(__file__).parents[2] / "images")
 HUB = {"name": "tiny", "source": "hub:org/tiny@" + "0" * 40}

@@ -8,8 +8,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from harness.contract import BackendDescription, CheckpointFormat, DeviceKind, ImageDescription, LayerWidths, Reason
 from orchestrator.errors import BadImage
-from orchestrator.images import Image, ImageCatalog
-from orchestrator.support import (
+from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.plan.support import (
     TABLE_NAME,
     Answer,
     Checkpoint,
@@ -21,7 +21,7 @@ from orchestrator.support import (
     read_table,
     support_of,
 )
-from orchestrator.support.verdict import deciding_row, every_checkpoint
+from orchestrator.plan.support.verdict import deciding_row, every_checkpoint
 
 IMAGES = Path(__file__).parents[2] / "images"
 TABLES = tuple(sorted(IMAGES.glob(f"*/{TABLE_NAME}")))

@@ -16,8 +16,9 @@ from harness.contract import (
     Reason,
     ResultEvent,
 )
-from orchestrator.running.verdict import judge
-from orchestrator.runtime.base import OUTPUT_NAME, STDERR_NAME, Completed, Ending
+from orchestrator.run.verdict import judge
+from orchestrator.runtime.base import Completed, Ending
+from orchestrator.stages import OUTPUT_NAME, STDERR_NAME
 from orchestrator.store import Failure, FailureKind
 
 ENVIRONMENT = Environment(

@@ -11,10 +11,10 @@ from llmcompressor.modifiers.transform.awq import AWQModifier
 from peer_cases import all_cases
 from tiny_checkpoints import LAYERS, tiny_model
 
+from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.contract import CheckpointFormat, Reason
 from harness.errors import Unsupported, WorkerError
 from harness.methods.awq.scale_search import candidate_scales
-from harness.models.blocks import decoder_blocks, linears_of
 
 
 def weights_of(folder):

@@ -11,9 +11,9 @@ from tiny_checkpoints import publish_model, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.checkpoint import publish
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Quantization
-from harness.models.blocks import decoder_blocks, linears_of
 from harness.quantization import layouts
 from harness.quantization.weight import QuantizedWeight
 

@@ -7,8 +7,8 @@ import torch
 from tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 from torch.nn import functional
 
+from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.contract import Quantization
-from harness.models.blocks import decoder_blocks, linears_of
 from harness.quantization.activations import attach, fake_quantize_tokens
 
 BITS = (4, 6, 8)

@@ -7,11 +7,11 @@ import torch
 from quantized_weights import CASES, INT, PACK, Case, case, publish_quantized
 
 from harness.backends.fused_blocks import fuse
-from harness.backends.integer.linears import Int8Linear
 from harness.backends.integer_serving import obstacle, use_codes
 from harness.backends.opened_model import dequantized_because, open_model
 from harness.checkpoint import open_checkpoint
 from harness.contract import Device, Dtype
+from harness.kernels.integer.linears import Int8Linear
 from harness.models.loading import load_model, packed_format
 from harness.models.packed import QuantizedLinears
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from orchestrator.evidence.observation import DENSE, Gap, Observation, Variant
 from orchestrator.report import (
     CostEntry,
     ImageEntry,
@@ -15,7 +16,8 @@ from orchestrator.report import (
     StageStatus,
     VariantEntry,
 )
-from orchestrator.scoring import DENSE, Gap, Observation, Track, Variant, expect, score_all
+from orchestrator.score import score_all
+from orchestrator.tracks import Track, expect
 
 HOSTILE = "<script>alert('x')</script>"
 WANDA = Variant(method="wanda", setting="50%")

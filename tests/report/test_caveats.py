@@ -1,10 +1,12 @@
 """A speed that is not of the method's own weights says so beside its figure, in the warnings, and in a comparison."""
 
+from orchestrator.evidence.observation import DENSE, Observation, Variant
 from orchestrator.report import render_markdown
-from orchestrator.scoring import DENSE, Observation, Track, Variant, expect, score_all
-from orchestrator.uncertainty import Resampling
-from orchestrator.uncertainty.protocols import caveat_warnings
-from orchestrator.uncertainty.records import RunScores
+from orchestrator.score import score_all
+from orchestrator.score.uncertainty import Resampling
+from orchestrator.score.uncertainty.protocols import caveat_warnings
+from orchestrator.score.uncertainty.records import RunScores
+from orchestrator.tracks import Track, expect
 
 GPTQ = Variant(method="gptq", setting="W4A16")
 MODEL = "tiny-llama"

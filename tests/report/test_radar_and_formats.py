@@ -4,9 +4,10 @@ import math
 
 import pytest
 
+from orchestrator.evidence.observation import DENSE
 from orchestrator.report.formats import bytes_text, seconds_text, value_text
 from orchestrator.report.radar import SIZE, radar
-from orchestrator.scoring import DENSE, Track
+from orchestrator.tracks import Track
 
 
 def distance(point):

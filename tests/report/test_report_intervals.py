@@ -3,8 +3,8 @@
 import pytest
 
 from orchestrator.report import render_html, render_markdown, summary_text
-from orchestrator.scoring import Track
-from orchestrator.uncertainty import Interval, Resampling, RunScores, TrackScore, ValueScore
+from orchestrator.score.uncertainty import Interval, Resampling, RunScores, TrackScore, ValueScore
+from orchestrator.tracks import Track
 
 WARNING = "piqa of tiny was measured by different protocols, which are not compared: dense by 'a'; wanda by 'b'"
 

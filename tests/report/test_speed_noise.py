@@ -2,10 +2,12 @@
 
 import pytest
 
+from orchestrator.evidence.observation import DENSE, Observation, Variant
 from orchestrator.report.noise import noise_text
 from orchestrator.report.table import Footnotes
 from orchestrator.report.tracks import track_views
-from orchestrator.scoring import DENSE, Observation, Track, Variant, expect, score_all
+from orchestrator.score import score_all
+from orchestrator.tracks import Track, expect
 
 WANDA = Variant(method="wanda", setting="50%")
 MODEL = "tiny-llama"

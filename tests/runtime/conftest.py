@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from harness.contract import DatasetSource, Device, DeviceKind, EvaluateParameters, Event, FetchParameters, Operation
-from orchestrator.images import Image, ImageCatalog
-from orchestrator.runtime.base import Completed, Invocation, Limits
+from orchestrator.host.survivors import INVOCATION_VARIABLE
+from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.runtime.base import Completed, Invocation
 from orchestrator.runtime.docker import RUN_LABEL, DockerRuntime
 from orchestrator.runtime.process import RUNNING_NAME, ProcessRuntime
-from orchestrator.runtime.survivors import INVOCATION_VARIABLE
+from orchestrator.stages import Limits
 
 PROJECT = Path(__file__).parents[2]
 HOSTILE = Path(__file__).parent / "hostile"

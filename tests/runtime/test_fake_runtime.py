@@ -15,8 +15,9 @@ from harness.contract import (
     ResultEvent,
     Started,
 )
-from orchestrator.runtime.base import Ending, Invocation, Limits
-from orchestrator.runtime.fake import FakeRuntime, Misbehaviour
+from orchestrator.runtime.base import Ending, Invocation
+from orchestrator.stages import Limits
+from tests.support.fake_runtime import FakeRuntime, Misbehaviour
 
 RESULT = FetchResult(artifact=DatasetDescriptor(files={}, name="c4", origin="local", rows={"train": 3}))
 ERROR = ErrorEvent(code=ErrorCode.MISSING_DATA, message="no source has it", hint="name another")

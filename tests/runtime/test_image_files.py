@@ -8,15 +8,15 @@ import pytest
 from containers import engine_or_skip
 
 from harness.contract import DeviceKind, digest_file
-from orchestrator.building.base import BASE_TAG
-from orchestrator.building.engine import Build, build
-from orchestrator.building.images import environment_inputs, image_inputs
-from orchestrator.building.locking import lock_image
-from orchestrator.building.package_sources import PackageSources
-from orchestrator.building.record import ImageRecord, differences, read_record, update_record
-from orchestrator.building.staging import copy_harness, pinned_wheels, stage_context
 from orchestrator.errors import BadImage
-from orchestrator.images import Image, ImageCatalog
+from orchestrator.images.base_image import BASE_TAG
+from orchestrator.images.builds import environment_inputs, image_inputs
+from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.engine import Build, build
+from orchestrator.images.locking import lock_image
+from orchestrator.images.package_sources import PackageSources
+from orchestrator.images.record import ImageRecord, differences, read_record, update_record
+from orchestrator.images.staging import copy_harness, pinned_wheels, stage_context
 
 PROJECT = Path(__file__).parents[2]
 IMAGES = PROJECT / "images"

@@ -9,7 +9,7 @@ ORPHAN_MAKER = """
 import sys, threading
 from pathlib import Path
 from harness.contract import Device, DeviceKind, EvaluateParameters, Operation
-from orchestrator.images import ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.runtime.base import Invocation
 from orchestrator.runtime.choose import choose_runtime
 from orchestrator.runtime.process import ProcessRuntime

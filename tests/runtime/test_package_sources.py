@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.building import package_sources
-from orchestrator.building.package_sources import PackageSources
+from orchestrator.images import package_sources
+from orchestrator.images.package_sources import PackageSources
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ import shutil
 import pytest
 
 from harness.contract import DeviceKind
-from orchestrator.building.uv import UvFailed
 from orchestrator.errors import BadImage, RuntimeUnavailable
-from orchestrator.images import ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.uv import UvFailed
 from orchestrator.runtime import environments
 from orchestrator.runtime.environments import MARKER_NAME, Environments
 from orchestrator.runtime.launch import Launch, run_raw

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from harness.contract import DeviceKind
-from orchestrator.building.images import build_image, environment_inputs
-from orchestrator.building.package_sources import PackageSources
-from orchestrator.building.staging import stage_context
-from orchestrator.building.vendor_wheels import find_vendor_wheels, vendor_wheels
 from orchestrator.errors import BadImage, RuntimeUnavailable
-from orchestrator.images import VENDOR_WHEELS_NAME, Image, ImageCatalog
+from orchestrator.images.builds import build_image, environment_inputs
+from orchestrator.images.catalog import VENDOR_WHEELS_NAME, Image, ImageCatalog
+from orchestrator.images.package_sources import PackageSources
+from orchestrator.images.staging import stage_context
+from orchestrator.images.vendor_wheels import find_vendor_wheels, vendor_wheels
 from orchestrator.runtime.environments import Environments
 
 IMAGES = Path(__file__).parents[2] / "images"

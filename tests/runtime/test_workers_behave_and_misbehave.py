@@ -5,7 +5,8 @@ import threading
 import pytest
 
 from harness.contract import ErrorCode, ErrorEvent, Event, Started, UnsafeTree, describe_tree
-from orchestrator.runtime.base import Ending, Limits
+from orchestrator.runtime.base import Ending
+from orchestrator.stages import Limits
 
 MEBIBYTE = 2**20
 SHORT = Limits(deadline_seconds=2, stop_seconds=0.5)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from orchestrator.measured import Measured
-from orchestrator.scoring import DENSE, Observation, Track, Variant, expect
-from orchestrator.uncertainty.items import ItemsFile
+from orchestrator.evidence.items import ItemsFile
+from orchestrator.evidence.measured import Measured
+from orchestrator.evidence.observation import DENSE, Observation, Variant
+from orchestrator.tracks import Track, expect
 
 WANDA = Variant(method="wanda", setting="50%")
 GPTQ = Variant(method="gptq", setting="W4A16")

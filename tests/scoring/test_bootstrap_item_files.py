@@ -9,8 +9,7 @@ import pytest
 import zstandard
 from measured_runs import choices, pack, segments
 
-from orchestrator.uncertainty.interval import NoInterval
-from orchestrator.uncertainty.items import ItemsFile, read_items
+from orchestrator.evidence.items import ItemsFile, NoInterval, read_items
 
 OUTCOMES = [1.0, 0.0, 1.0, 1.0]
 

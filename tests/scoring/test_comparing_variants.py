@@ -5,11 +5,12 @@ import pytest
 import scipy.stats
 from measured_runs import GPTQ, WANDA, RunMaker, coin_flips
 
-from orchestrator.scoring import DENSE, Mode, Track
-from orchestrator.uncertainty import Comparison, Resampling
-from orchestrator.uncertainty.comparing import Side, compare
-from orchestrator.uncertainty.items import Items
-from orchestrator.uncertainty.significance import mcnemar
+from orchestrator.evidence.items import Items
+from orchestrator.evidence.observation import DENSE
+from orchestrator.score.uncertainty import Comparison, Resampling
+from orchestrator.score.uncertainty.comparing import Side, compare
+from orchestrator.score.uncertainty.significance import mcnemar
+from orchestrator.tracks import Mode, Track
 
 QUICK = Resampling(resamples=1000)
 DENSE_FLIPS = coin_flips(0.7, 200, 1)

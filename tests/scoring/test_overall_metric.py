@@ -4,19 +4,9 @@ import math
 
 import pytest
 
-from orchestrator.scoring import (
-    DENSE,
-    TRACK_1_TASKS,
-    BadObservation,
-    Gap,
-    Mode,
-    Observation,
-    Track,
-    Variant,
-    expect,
-    score,
-    score_all,
-)
+from orchestrator.evidence.observation import DENSE, Gap, Observation, Variant
+from orchestrator.score import BadObservation, score, score_all
+from orchestrator.tracks import TRACK_1_TASKS, Mode, Track, expect
 
 WANDA = Variant(method="wanda", setting="50%")
 GPTQ = Variant(method="gptq", setting="W8A16")

@@ -4,8 +4,10 @@ from collections import Counter
 
 import pytest
 
-from orchestrator.paper import Verdict, load_table, load_tables, suspicious_cells, verify, verify_table
-from orchestrator.scoring import TRACK_1_TASKS, Mode, Track, Variant, expect, score
+from orchestrator.evidence.observation import Variant
+from orchestrator.score import score
+from orchestrator.score.paper import Verdict, load_table, load_tables, suspicious_cells, verify, verify_table
+from orchestrator.tracks import TRACK_1_TASKS, Mode, Track, expect
 
 MISPRINTS = {
     ("om_gen", "omniquant", "W4A4"): 43.97,

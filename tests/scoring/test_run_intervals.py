@@ -6,9 +6,10 @@ import pytest
 import zstandard
 from measured_runs import GPTQ, WANDA, RunMaker, choices, coin_flips, pack
 
-from orchestrator.scoring import DENSE, Mode, Track, Variant
-from orchestrator.uncertainty import Resampling, RunScores
-from orchestrator.uncertainty.scores import run_scores, score_run
+from orchestrator.evidence.observation import DENSE, Variant
+from orchestrator.score.uncertainty import Resampling, RunScores
+from orchestrator.score.uncertainty.scores import run_scores, score_run
+from orchestrator.tracks import Mode, Track
 
 QUICK = Resampling(resamples=500)
 

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.scoring import DENSE, Expectation, Mode, Observation, Track, Variant, expect, score, score_all
+from orchestrator.evidence.observation import DENSE, Observation, Variant
+from orchestrator.score import score, score_all
+from orchestrator.tracks import Expectation, Mode, Track, expect
 
 METHOD = Variant(method="method", setting="50%")
 MODELS = ("a-1", "a-2", "b-1")

@@ -4,19 +4,11 @@ import pytest
 
 from harness.contract import TaskDescription
 from orchestrator.errors import BadManifest
+from orchestrator.evidence.observation import DENSE, Observation, Variant
 from orchestrator.manifest import ScoringEntry
-from orchestrator.scoring import (
-    DENSE,
-    Mode,
-    Observation,
-    Track,
-    Variant,
-    expect,
-    expected_tasks,
-    parts_of_task,
-    score,
-)
-from orchestrator.scoring.choices import check_choices
+from orchestrator.plan.choices import check_choices
+from orchestrator.score import score
+from orchestrator.tracks import Mode, Track, expect, expected_tasks, parts_of_task
 
 WANDA = Variant(method="wanda", setting="50%")
 

@@ -6,9 +6,9 @@ from typing import NoReturn
 import pytest
 from docker import DockerClient
 
-from orchestrator.building.base import BASE_TAG
-from orchestrator.building.engine import connect, image_labels
 from orchestrator.errors import RuntimeUnavailable
+from orchestrator.images.base_image import BASE_TAG
+from orchestrator.images.engine import connect, image_labels
 
 REQUIRED_VARIABLE = "LLMCBENCH_REQUIRE_DOCKER"
 

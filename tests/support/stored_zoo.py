@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from harness.architectures.pruned_shapes import LayerWidths, layers_config
 from harness.checkpoint import publish
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Quantization, Sparsity
-from harness.models.pruned_shapes import LayerWidths, layers_config
 from harness.quantization import layouts
 from harness.quantization.weight import QuantizedWeight
 

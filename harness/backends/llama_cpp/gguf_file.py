@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from harness.architectures.pruned_shapes import read_layer_widths
 from harness.checkpoint import read_config, read_tensors
 from harness.contract import Reason
 from harness.errors import BadCheckpoint, Unsupported
 from harness.models.loading import load_config
-from harness.models.pruned_shapes import read_layer_widths
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

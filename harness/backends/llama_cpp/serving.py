@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from harness.architectures.shape import read_shape
 from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
 from harness.backends.llama_cpp.gguf_file import Kind, write_gguf
 from harness.backends.llama_cpp.library import open_library
@@ -30,7 +31,6 @@ from harness.environment import available_threads
 from harness.errors import Unsupported
 from harness.models.loading import select_device
 from harness.profiling.memory import measured_parts
-from harness.profiling.shape import read_shape
 from harness.telemetry import PeakMemory, resident_bytes
 
 _DENSE = "dense"

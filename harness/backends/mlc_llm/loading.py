@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from harness.architectures.pruned_shapes import refuse_layer_widths
 from harness.backends.hosting import start_up_deadline, variables_set
 from harness.backends.mlc_llm.preparing import Prepared, prepare
 from harness.backends.mlc_llm.quantization import Conversion, choose_conversion
@@ -22,7 +23,6 @@ from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, Device, Dtype, Reason, Scalar
 from harness.errors import Unsupported
 from harness.models.loading import select_device
-from harness.models.pruned_shapes import refuse_layer_widths
 from harness.quantization.layouts import check_config
 
 _PAGE_TOKENS = 16

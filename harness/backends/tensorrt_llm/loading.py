@@ -11,13 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from harness.architectures.pruned_shapes import refuse_layer_widths
 from harness.backends.hosting import refuse_other_gpus, start_up_deadline, variables_set
 from harness.backends.old_configurations import refuse_unread_rotation
 from harness.backends.tensorrt_llm.refusals import explain, refuse_format
 from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, Device, Dtype, Reason
 from harness.errors import Unsupported
-from harness.models.pruned_shapes import refuse_layer_widths
 from harness.quantization.layouts import check_config
 
 _SPARE_TOKENS = 64

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.architectures.pruned_shapes import refuse_layer_widths
 from harness.backends.hosting import refuse_other_gpus, start_up_deadline
 from harness.backends.unused import served_as_dense
 from harness.backends.vllm.process import engine_environment
@@ -14,7 +15,6 @@ from harness.backends.vllm.refusals import explain
 from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, DeviceKind, Dtype, Reason
 from harness.errors import BadCheckpoint, Unsupported
-from harness.models.pruned_shapes import refuse_layer_widths
 from harness.quantization.layouts import check_config
 
 _BLOCK_TOKENS = 128

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.architectures.shape import Shape, read_shape
 from harness.errors import OutOfMemory, Unsupported
 from harness.evaluation.likelihood import context_length
 from harness.evaluation.prepared import Answer, TokenRequest
@@ -19,7 +20,6 @@ from harness.evaluation.scorer.memory import (
     release_cached_memory,
 )
 from harness.evaluation.scorer.planning import Batch, PlanLimits, pairs_within, plan_batches
-from harness.profiling.shape import Shape, read_shape
 
 if TYPE_CHECKING:
     from harness.models.loading import LoadedModel

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
+from harness.architectures.blocks import Block, LinearGroup, NamedLinear, linears_of
 from harness.contract import CheckpointFormat, CompressParameters, Frozen, LayerReport, Quantization, Reason
 from harness.errors import BadCheckpoint, Unsupported
 from harness.methods.awq.clipping import clip, search_clipping
@@ -27,7 +28,6 @@ from harness.methods.skeleton.finished import BlockResult
 from harness.methods.skeleton.saving import finish
 from harness.methods.skeleton.sequential import compress_blocks, observe, put_quantized, round_parameters
 from harness.methods.skeleton.stream import open_stream
-from harness.models.blocks import Block, LinearGroup, NamedLinear, linears_of
 from harness.models.loading import TORCH_DTYPES
 from harness.quantization.layouts.refusals import refuse_bits
 from harness.quantization.weight import QuantizedWeight

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from pydantic import Field, PositiveInt
 
+from harness.architectures.blocks import Block, LinearGroup, linears_of
 from harness.contract import CheckpointFormat, CompressParameters, Frozen, LayerReport, Quantization, Reason, Setting
 from harness.errors import Unsupported
 from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
@@ -18,7 +19,6 @@ from harness.methods.gptq.grid import GridRule
 from harness.methods.numerics.hessian import Hessian, damping_notes, factor_inverse
 from harness.methods.skeleton.saving import finish
 from harness.methods.skeleton.sequential import GroupResult, Sequential, compress_blocks, put_quantized
-from harness.models.blocks import Block, LinearGroup, linears_of
 from harness.models.loading import TORCH_DTYPES
 from harness.quantization.layouts.refusals import refuse_broken_words
 from harness.telemetry import Stopwatch

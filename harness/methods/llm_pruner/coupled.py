@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from harness.models.blocks import Block, NamedLinear
-from harness.models.pruned_shapes import note_heads
+from harness.architectures.blocks import Block, NamedLinear
+from harness.architectures.pruned_shapes import note_heads
 
 ROWS, COLUMNS = 0, 1
 Kind = Literal["heads", "channels"]

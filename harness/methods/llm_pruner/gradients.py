@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from harness.architectures.blocks import Block
 from harness.errors import BadCheckpoint, BadRequest
 from harness.methods.base import CompressionContext
 from harness.methods.skeleton.stream import ActivationStream, forward_replaced, open_stream
-from harness.models.blocks import Block
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
-from harness.models.blocks import NamedLinear
+from harness.architectures.blocks import NamedLinear
 
 
 class Adapter(nn.Module):

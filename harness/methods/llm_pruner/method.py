@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from harness.architectures.blocks import Block
+from harness.architectures.pruned_shapes import LayerWidths, any_head_count, heads_can_go
 from harness.checkpoint import read_config
 from harness.contract import CompressParameters, LayerReport, Reason
 from harness.errors import BadRequest, Unsupported
@@ -30,8 +32,6 @@ from harness.methods.llm_pruner.widths import (
     official_widths,
     step_widths,
 )
-from harness.models.blocks import Block
-from harness.models.pruned_shapes import LayerWidths, any_head_count, heads_can_go
 from harness.telemetry import Stopwatch
 
 

@@ -16,13 +16,13 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from harness.architectures.blocks import linears_of
 from harness.contract import Frozen
 from harness.errors import BadRequest
 from harness.methods.base import CompressionContext
 from harness.methods.llm_pruner.lora import Adapters
 from harness.methods.llm_pruner.recovery_rows import IGNORED, Example, Examples, collate, read_examples
 from harness.methods.llm_pruner.recovery_state import TrainingState, load_state, save_state
-from harness.models.blocks import linears_of
 from harness.models.loading import TORCH_DTYPES
 from harness.telemetry import Stopwatch
 

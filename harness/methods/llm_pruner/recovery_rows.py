@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from harness.calibration_text import choose_split, instruction_prompt, instruction_text, read_texts
+from harness.calibration.text import choose_split, instruction_prompt, instruction_text, read_texts
 from harness.checkpoint import open_dataset, read_rows
 from harness.errors import BadRequest
 

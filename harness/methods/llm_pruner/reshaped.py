@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from harness.architectures.pruned_shapes import LAYERS_KEY, LayerWidths, layers_config, uniform_config
 from harness.checkpoint import read_config
 from harness.methods.base import CompressionContext
 from harness.methods.llm_pruner.coupled import head_size
 from harness.methods.skeleton.saving import Replacement, write_checkpoint
-from harness.models.pruned_shapes import LAYERS_KEY, LayerWidths, layers_config, uniform_config
 from harness.models.renamed import keep_tokenizer
 
 

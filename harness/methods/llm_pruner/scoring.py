@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from harness.architectures.blocks import Block, linears_of
 from harness.errors import BadCheckpoint
 from harness.methods.base import CompressionContext
 from harness.methods.llm_pruner.coupled import CoupledUnits, block_units
@@ -19,7 +20,6 @@ from harness.methods.llm_pruner.importance import (
     unit_scores,
 )
 from harness.methods.llm_pruner.unit_choice import ScoredBlock, ScoredUnits
-from harness.models.blocks import Block, linears_of
 
 Importance = Literal["taylor", "l1", "l2", "random"]
 

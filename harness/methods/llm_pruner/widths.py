@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from harness.architectures.blocks import Block
 from harness.contract import Reason
 from harness.errors import Unsupported
 from harness.methods.llm_pruner.coupled import block_units
-from harness.models.blocks import Block
 
 _WIDEST_MULTIPLE = 128
 _STEPS_AT_LEAST = 16

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.architectures.blocks import LinearGroup
 from harness.errors import BadCheckpoint, WorkerError
-from harness.models.blocks import LinearGroup
 
 _LARGEST_DAMPING = 1.0
 _DAMPING_STEP = 10.0

@@ -12,9 +12,9 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
+from harness.architectures.blocks import Block, LinearGroup
 from harness.contract import Reason
 from harness.errors import Unsupported
-from harness.models.blocks import Block, LinearGroup
 
 
 class PairKind(StrEnum):

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.architectures.blocks import Block
 from harness.contract import Quantization
-from harness.models.blocks import Block
 from harness.quantization.activations import attach, fake_quantize_tokens
 
 _NOT_QUANTIZED_BITS = 16

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from harness.architectures.blocks import Block
 from harness.contract import LayerReport, Quantization
 from harness.methods.base import CompressionContext
 from harness.methods.numerics.rounding import RoundingGrid
@@ -21,7 +22,6 @@ from harness.methods.omniquant.transform import ChannelRange, EquivalentTransfor
 from harness.methods.skeleton.finished import BlockResult
 from harness.methods.skeleton.sequential import observe, put_quantized, round_parameters
 from harness.methods.skeleton.stream import ActivationStream, open_stream
-from harness.models.blocks import Block
 from harness.telemetry import Stopwatch
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from pydantic import Field, PositiveInt
 
+from harness.architectures.blocks import Block, linears_of
 from harness.contract import CheckpointFormat, CompressParameters, Frozen, Quantization, Reason, Setting
 from harness.errors import BadRequest, Unsupported
 from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
@@ -21,7 +22,6 @@ from harness.methods.omniquant.training import Schedule
 from harness.methods.omniquant.transform import plan_transformation
 from harness.methods.skeleton.saving import finish
 from harness.methods.skeleton.sequential import compress_blocks
-from harness.models.blocks import Block, linears_of
 from harness.models.loading import TORCH_DTYPES
 from harness.quantization.layouts.refusals import refuse_bits, refuse_broken_words
 

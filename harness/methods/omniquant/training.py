@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.architectures.blocks import Block
 from harness.errors import WorkerError
 from harness.methods.numerics.rounding import RoundingGrid
 from harness.methods.omniquant.clipping import ClippedWeight, Factors
 from harness.methods.omniquant.rounding import Kernels
 from harness.methods.omniquant.transform import EquivalentTransformation
 from harness.methods.skeleton.stream import ActivationStream
-from harness.models.blocks import Block
 from harness.quantization.weight import QuantizedWeight
 
 

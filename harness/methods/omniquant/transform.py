@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.architectures.blocks import Block, LinearGroup, NamedLinear
 from harness.methods.numerics.scaling import PairKind, smoothable_pairs
 from harness.methods.omniquant.clipping import Factors
-from harness.models.blocks import Block, LinearGroup, NamedLinear
 
 _SMALLEST_FACTOR = 1e-2
 _SMALLEST_STATISTIC = 1e-5

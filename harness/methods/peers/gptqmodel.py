@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
 
+from harness.architectures.blocks import Block, linears_of
 from harness.contract import CheckpointFormat, CompressParameters, Dtype, Frozen, Quantization, Reason, Setting
 from harness.errors import Unsupported
 from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
 from harness.methods.peers.common import add_companions, bits_of, library_faults, require, store_float32_as
-from harness.models.blocks import Block, linears_of
 from harness.models.loading import TORCH_DTYPES
 
 _LIBRARY = "gptqmodel"

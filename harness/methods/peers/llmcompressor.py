@@ -14,13 +14,13 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from harness.architectures.blocks import Block, NamedLinear, linears_of
 from harness.contract import CheckpointFormat, CompressParameters, Frozen, Quantization, Reason, Setting, Sparsity
 from harness.errors import BadRequest, Unsupported
 from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
 from harness.methods.peers import oneshot
 from harness.methods.peers.common import bits_of, require
 from harness.methods.skeleton.saving import write_checkpoint
-from harness.models.blocks import Block, NamedLinear, linears_of
 from harness.models.loading import TORCH_DTYPES
 
 _WEIGHT_ONLY = ((4, 16), (8, 16))

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.architectures.blocks import Block
 from harness.contract import LogLevel, Reason
 from harness.errors import BadRequest, Unsupported
 from harness.methods.base import CompressionContext
 from harness.methods.peers.common import add_companions, library_faults, store_float32_as
-from harness.models.blocks import Block
 from harness.models.loading import TORCH_DTYPES
 from harness.reporter import Reporter
 

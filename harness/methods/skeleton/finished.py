@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from harness.architectures.blocks import Block
 from harness.contract import Frozen, LayerReport
-from harness.models.blocks import Block
 from harness.quantization.weight import QuantizedWeight
 
 _FINGERPRINT = "fingerprint"

@@ -16,12 +16,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from harness.architectures.blocks import Block
 from harness.checkpoint import CONFIG_NAME, INDEX_NAME, TensorEntry, open_checkpoint, read_config, read_tensors
 from harness.contract import CheckpointFormat, Quantization, Sparsity
 from harness.errors import BadCheckpoint
 from harness.methods.base import CompressionContext, Outcome
 from harness.methods.skeleton.sequential import BlockSummary
-from harness.models.blocks import Block
 from harness.models.loading import TORCH_DTYPES
 from harness.quantization import layouts
 

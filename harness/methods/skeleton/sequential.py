@@ -14,12 +14,12 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from harness.architectures.blocks import Block, LinearGroup
 from harness.contract import LayerReport
 from harness.errors import BadCheckpoint
 from harness.methods.base import CompressionContext
 from harness.methods.skeleton.finished import BlockResult
 from harness.methods.skeleton.stream import ActivationStream, open_stream, resident
-from harness.models.blocks import Block, LinearGroup
 from harness.models.loading import TORCH_DTYPES
 from harness.quantization.weight import QuantizedWeight
 from harness.telemetry import Stopwatch

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.architectures.blocks import Block
 from harness.errors import BadCheckpoint, WorkerError
-from harness.models.blocks import Block
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterable
 
+from harness.architectures.blocks import NamedLinear
 from harness.contract import Quantization, Reason
 from harness.errors import BadCheckpoint, Unsupported
-from harness.models.blocks import NamedLinear
 from harness.quantization.bits import WORD_BITS
 from harness.quantization.weight import QuantizedWeight
 

@@ -1,0 +1,1 @@
+"""Stored results as values: what was measured, where it stands in the six tracks, and what is missing and why."""

@@ -1,0 +1,93 @@
+"""The build context of an image: its own files, its lock, the harness, and the wheels that only this machine has."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from harness.contract import DeviceKind, digest_file, harness_folder
+from orchestrator.errors import BadImage
+from orchestrator.images.catalog import Image
+from orchestrator.images.package_sources import PackageSources
+from orchestrator.images.vendor_wheels import find_vendor_wheels, vendor_wheels
+
+LOCK_NAME = "lock.txt"
+_HARNESS_SUFFIXES = {".py", ".yaml", ".toml", ".json"}
+_LEFT_OUT = shutil.ignore_patterns("locks", "__pycache__", "*.pyc")
+_PIN = re.compile(r"^([A-Za-z0-9._-]+)==", re.MULTILINE)
+_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+_MAX_SECRET_BYTES = 500 * 1024
+_CERTIFICATE_IN_BUILD = "/run/secrets/ca.crt"
+
+
+def stage_context(image: Image, device: DeviceKind, context: Path, sources: PackageSources) -> None:
+    """Fill `context`, an empty folder, with what a Dockerfile of `images/` may use.
+
+    That is the image's folder without its locks, `lock.txt` for the device, `harness/`, and `wheels/`: the files of
+    local find-links folders that the lock names by hash. Vendor's wheels are added to both.
+
+    Raises:
+        BadImage: a vendor's wheel is not pinned yet, or is not in a find-links folder.
+    """
+    shutil.copytree(image.folder, context, ignore=_LEFT_OUT, dirs_exist_ok=True)
+    lock = image.lock(device).read_text(encoding="utf-8")
+    pins = "".join(wheel.pin for wheel in vendor_wheels(image))
+    (context / LOCK_NAME).write_text(lock + pins, encoding="utf-8")
+    copy_harness(context / "harness")
+    wheels = context / "wheels"
+    wheels.mkdir()
+    for wheel in [*pinned_wheels(lock, sources), *find_vendor_wheels(image, sources)]:
+        _link_or_copy(wheel, wheels / wheel.name)
+
+
+def pinned_wheels(lock: str, sources: PackageSources) -> list[Path]:
+    """Wheels in this machine's find-links folders whose name and sha256 the lock names."""
+    names = {_normalised(name) for name in _PIN.findall(lock)}
+    hashes = set(_HASH.findall(lock))
+    found = [
+        wheel
+        for folder in sources.wheel_folders
+        for wheel in sorted(folder.glob("*.whl"))
+        if _normalised(wheel.name.partition("-")[0]) in names and digest_file(wheel) in hashes
+    ]
+    return list({wheel.name: wheel for wheel in found}.values())
+
+
+def copy_harness(destination: Path) -> None:
+    """Copy the harness's source files, and nothing that Python made of them."""
+    source = harness_folder()
+    for path in sorted(source.rglob("*")):
+        if path.suffix in _HARNESS_SUFFIXES:
+            target = destination / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def pip_secrets(sources: PackageSources, folder: Path) -> dict[str, Path]:
+    """Write what pip needs to know during a build, and must not stay in the image, to files in `folder`, by secret id.
+
+    Raises:
+        BadImage: the CA bundle is larger than a build secret may be.
+    """
+    configuration = folder / "pip.conf"
+    configuration.touch(mode=0o600)
+    configuration.write_text(sources.pip_configuration(certificate=_CERTIFICATE_IN_BUILD), encoding="utf-8")
+    if sources.certificate is None:
+        return {"pip.conf": configuration}
+    if sources.certificate.stat().st_size > _MAX_SECRET_BYTES:
+        raise BadImage(
+            f"the CA bundle {sources.certificate} is larger than the {_MAX_SECRET_BYTES // 1024} KiB of a build secret",
+            hint="point SSL_CERT_FILE at a bundle that holds only the authorities needed",
+        )
+    return {"pip.conf": configuration, "ca.crt": sources.certificate}
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,50 @@
+"""Calls of `uv`, the resolver and installer that the orchestrator depends on."""
+
+import re
+import subprocess
+from collections.abc import Sequence
+
+from orchestrator.errors import RuntimeUnavailable
+from orchestrator.images.package_sources import PackageSources
+
+_TAIL_LINES = 12
+
+
+class UvFailed(Exception):
+    """uv ended with an error; the message is the end of what it printed, `summary` one line of it."""
+
+    @property
+    def summary(self) -> str:
+        lines = [re.sub(r"^\W+", "", line) for line in str(self).splitlines()]
+        return next((line for line in reversed(lines) if line), "no reason given")
+
+
+def run_uv(arguments: Sequence[str], sources: PackageSources, *, timeout_seconds: float = 3600.0) -> str:
+    """Run uv and return its stdout.
+
+    Raises:
+        UvFailed: uv refused, or took longer than the timeout.
+        RuntimeUnavailable: uv is not installed.
+    """
+    from uv import find_uv_bin
+
+    try:
+        binary = find_uv_bin()
+    except FileNotFoundError as missing:
+        raise RuntimeUnavailable(
+            "uv is not installed beside the orchestrator", hint="install the project's requirements again"
+        ) from missing
+    try:
+        done = subprocess.run(  # noqa: S603  the binary is uv's own and the arguments are a list
+            [binary, *arguments],
+            env=sources.uv_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_seconds,
+        )
+    except subprocess.TimeoutExpired as late:
+        raise UvFailed(f"uv did not finish within {timeout_seconds:.0f} s") from late
+    if done.returncode != 0:
+        raise UvFailed("\n".join(done.stderr.strip().splitlines()[-_TAIL_LINES:]))
+    return done.stdout

@@ -1,0 +1,292 @@
+"""Manifest to stages: which images do what, in which order, and what is known beforehand to be impossible."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness.contract import (
+    BackendDescription,
+    BenchmarkParameters,
+    CompressParameters,
+    DatasetDescription,
+    DatasetSource,
+    Device,
+    FetchParameters,
+    MethodDescription,
+    Operation,
+    ProfileParameters,
+    TextFile,
+)
+from orchestrator.errors import BadManifest
+from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.manifest import BenchmarkEntry, CompressEntry, Manifest, ModelEntry
+from orchestrator.manifest.sources import (
+    ModelSource,
+    dataset_source,
+    is_text_file,
+    parse_model,
+    refuse_unpinned,
+    text_file,
+    without_folder,
+)
+from orchestrator.plan.evaluating import Engine, scoring_refusal, task_stages
+from orchestrator.plan.exporting import Way, export_stage, find_way
+from orchestrator.plan.resolving import (
+    resolve_backend,
+    resolve_calibration,
+    resolve_engine,
+    resolve_method,
+    resolve_setting,
+)
+from orchestrator.plan.serving import compressed_checkpoint, computed_in, dense_checkpoint
+from orchestrator.plan.support import Checkpoint, Refused
+from orchestrator.stages import HostFolder, Input, Limits, NotPlanned, Plan, Stage, StageOutput, Subject
+
+
+@dataclass
+class _Builder:
+    manifest: Manifest
+    catalog: ImageCatalog
+    device: Device
+    data: Path | None
+    stages: dict[str, Stage] = field(default_factory=dict)
+    not_planned: list[NotPlanned] = field(default_factory=list)
+    chosen: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def first_device(self) -> Device:
+        """For what works on one device: all but evaluations, which are spread over all GPUs."""
+        return self.device.model_copy(update={"uuids": self.device.uuids[:1]})
+
+    @property
+    def fetch_image(self) -> Image:
+        return self.catalog.only(Operation.FETCH)
+
+    @property
+    def datasets(self) -> dict[str, DatasetDescription]:
+        return {dataset.name: dataset for dataset in self.fetch_image.description.datasets}
+
+    @property
+    def limits(self) -> Limits:
+        memory_gib = self.manifest.limits.memory_gib
+        return Limits(
+            deadline_seconds=self.manifest.limits.deadline_seconds,
+            memory_bytes=None if memory_gib is None else int(memory_gib * 2**30),
+        )
+
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        return tuple(f"{why} ({', '.join(labels)})" for why, labels in self.chosen.items())
+
+    def add(self, stage: Stage) -> str:
+        """Keep the stage once. Two different stages of one id would be a fault of this module."""
+        if self.stages.setdefault(stage.id, stage) != stage:
+            raise BadManifest(
+                f"the manifest asks for two different stages {stage.id!r}", hint="give one of them another `name`"
+            )
+        return stage.id
+
+    def fetch_model(self, model: ModelEntry, parsed: ModelSource) -> str:
+        return self.add(
+            Stage(
+                id=f"fetch/{model.name}",
+                image=self.fetch_image.name,
+                operation=Operation.FETCH,
+                parameters=FetchParameters(source=parsed.source, dtype=model.dtype),
+                inputs={} if parsed.folder is None else {"source": HostFolder(parsed.folder)},
+                limits=self.limits,
+                subject=_subject(model),
+                depends_on_device=False,
+            )
+        )
+
+    def fetch_dataset(self, name: str, substitute: str | None = None) -> str:
+        """Plan the fetch of a known data set, or of the text file that `file:path` names."""
+        if is_text_file(name):
+            text = text_file(name)
+            return self._fetch_rows(f"data/{text.source.file}-{text.source.sha256[:8]}", text.source, text.folder)
+        source = dataset_source(name, self.datasets, self.data, substitute)
+        identity = f"data/{name}" if source.substitute is None else f"data/{name}-or-{source.substitute}"
+        return self._fetch_rows(identity, source, self.data if source.files else None)
+
+    def _fetch_rows(self, identity: str, source: DatasetSource | TextFile, folder: Path | None) -> str:
+        return self.add(
+            Stage(
+                id=identity,
+                image=self.fetch_image.name,
+                operation=Operation.FETCH,
+                parameters=FetchParameters(source=source),
+                inputs={} if folder is None else {"source": HostFolder(folder)},
+                limits=self.limits,
+                depends_on_device=False,
+            )
+        )
+
+    def compress(
+        self, model: ModelEntry, checkpoint: str, dense: Checkpoint, entry: CompressEntry
+    ) -> tuple[str, Subject, Checkpoint]:
+        image, method = resolve_method(entry.method, self.catalog)
+        setting = resolve_setting(entry, method)
+        asked, substitute = resolve_calibration(method, self.manifest.calibration, entry.calibration)
+        calibration = asked.model_copy(update={"dataset": without_folder(asked.dataset)})
+        subject = _subject(model).model_copy(update={"method": entry.name or method.name, "setting": setting.name})
+        stage = Stage(
+            id=f"compress/{_label(subject)}",
+            image=image.name,
+            operation=Operation.COMPRESS,
+            parameters=CompressParameters(
+                method=method.name,
+                setting=setting,
+                calibration=calibration,
+                options=entry.options,
+                offload_activations=entry.offload_activations,
+            ),
+            inputs={
+                "checkpoint": StageOutput(checkpoint),
+                "calibration": StageOutput(self.fetch_dataset(asked.dataset, substitute)),
+                **self._recovery(method, entry.recovery),
+            },
+            device=self.first_device,
+            limits=self.limits,
+            subject=subject,
+            timed=True,
+        )
+        return self.add(stage), subject, compressed_checkpoint(dense, method, setting, entry.options)
+
+    def _recovery(self, method: MethodDescription, dataset: str | None) -> dict[str, Input]:
+        if dataset is None:
+            return {}
+        if not method.recovery:
+            raise BadManifest(
+                f"{method.name} does not train after compressing, so it has no recovery on {dataset!r}",
+                hint="leave `recovery` out of this entry",
+            )
+        return {"recovery": StageOutput(self.fetch_dataset(dataset))}
+
+    def measure(self, checkpoint: str, subject: Subject, known: Checkpoint) -> None:
+        """Plan everything that is measured on one checkpoint."""
+        common = Stage(
+            id="",
+            image="",
+            operation=Operation.PROFILE,
+            parameters=ProfileParameters(),
+            device=self.first_device,
+            limits=self.limits,
+            subject=subject,
+        )
+        for stage in (
+            *self._evaluations(common, checkpoint, known),
+            *self._profiles(common, checkpoint),
+            *self._benchmarks(common, checkpoint, known),
+        ):
+            self.add(stage)
+
+    def _evaluations(self, common: Stage, checkpoint: str, known: Checkpoint) -> Iterator[Stage]:
+        """By the reference, and by each backend that can evaluate this checkpoint, in the way that it serves it."""
+        entry, benchmark = self.manifest.evaluate, self.manifest.benchmark
+        fallback = benchmark is not None and benchmark.dense_fallback
+        labelled = replace(common, id=_label(common.subject), device=self.device)
+        for name in entry.engine if entry else ():
+            assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
+            found = resolve_engine(name, self.catalog)
+            if found is None:
+                yield from task_stages(labelled, checkpoint, entry, self.catalog, self.fetch_dataset)
+                continue
+            engine = Engine(*found)
+            backend = engine.backend
+            way = scoring_refusal(backend) or find_way(
+                backend.name, self.catalog, self.device, computed_in(known, entry.dtype), dense_fallback=fallback
+            )
+            if isinstance(way, Refused):
+                self._refuse(common, backend, way, Operation.EVALUATE)
+            else:
+                served = replace(labelled, caveat=way.caveat, device=common.device)
+                read = self._exported(checkpoint, common.subject, way)
+                yield from task_stages(served, read, entry, self.catalog, self.fetch_dataset, engine)
+
+    def _profiles(self, common: Stage, checkpoint: str) -> Iterator[Stage]:
+        if self.manifest.profile is not None:
+            yield replace(
+                common,
+                id=f"profile/{_label(common.subject)}",
+                image=self.catalog.only(Operation.PROFILE).name,
+                operation=Operation.PROFILE,
+                parameters=ProfileParameters(**self.manifest.profile.model_dump()),
+                inputs={"checkpoint": StageOutput(checkpoint)},
+            )
+
+    def _benchmarks(self, common: Stage, checkpoint: str, known: Checkpoint) -> Iterator[Stage]:
+        entry = self.manifest.benchmark
+        for name in entry.backends if entry else ():
+            assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
+            image, backend = resolve_backend(name, self.catalog)
+            asked = computed_in(known, entry.dtype)
+            way = find_way(backend.name, self.catalog, self.device, asked, dense_fallback=entry.dense_fallback)
+            if isinstance(way, Refused):
+                self._refuse(common, backend, way, Operation.BENCHMARK)
+            else:
+                if why := way.decision(backend.name):
+                    self.chosen.setdefault(why, []).append(_label(common.subject))
+                yield replace(
+                    common,
+                    id=f"benchmark/{_label(common.subject)}/{backend.name}",
+                    image=image.name,
+                    operation=Operation.BENCHMARK,
+                    parameters=_benchmark_parameters(backend, entry),
+                    inputs={"checkpoint": StageOutput(self._exported(checkpoint, common.subject, way))},
+                    timed=True,
+                    caveat=way.caveat,
+                )
+
+    def _exported(self, checkpoint: str, subject: Subject | None, way: Way) -> str:
+        assert subject is not None  # noqa: S101  every measured stage has a subject
+        if way.export is None:
+            return checkpoint
+        return self.add(export_stage(way.export, checkpoint, subject, self.catalog, self.limits))
+
+    def _refuse(self, common: Stage, backend: BackendDescription, why: Refused, operation: Operation) -> None:
+        assert common.subject is not None  # noqa: S101  every measured stage has a subject
+        self.not_planned.append(
+            NotPlanned(
+                subject=common.subject,
+                backend=backend.name,
+                reason=why.reason,
+                message=why.message,
+                source=why.source,
+                operation=operation,
+            )
+        )
+
+
+def build_plan(manifest: Manifest, catalog: ImageCatalog, device: Device, data: Path | None) -> Plan:
+    """Plan `manifest`. `data` is the local data folder, None where there is none.
+
+    Raises:
+        BadManifest: a name is unknown, a setting is none that the method accepts, or a model names no commit.
+    """
+    refuse_unpinned(manifest.models)
+    builder = _Builder(manifest, catalog, device, data)
+    for model in manifest.models:
+        parsed = parse_model(model.source)
+        fetched, dense = builder.fetch_model(model, parsed), dense_checkpoint(parsed, model.dtype)
+        variants = [(fetched, _subject(model), dense)]
+        variants += [builder.compress(model, fetched, dense, entry) for entry in manifest.compress]
+        for checkpoint, subject, known in variants:
+            builder.measure(checkpoint, subject, known)
+    return Plan(tuple(builder.stages.values()), tuple(builder.not_planned), builder.decisions)
+
+
+def _benchmark_parameters(backend: BackendDescription, entry: BenchmarkEntry) -> BenchmarkParameters:
+    options = entry.options.get(backend.name, {})
+    return BenchmarkParameters(
+        backend=backend.name, options=options, **entry.model_dump(exclude={"backends", "options", "dense_fallback"})
+    )
+
+
+def _subject(model: ModelEntry) -> Subject:
+    return Subject(model=model.name, family=model.family or model.name)
+
+
+def _label(subject: Subject | None) -> str:
+    assert subject is not None  # noqa: S101  every measured stage has a subject
+    return subject.label

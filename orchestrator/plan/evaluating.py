@@ -1,0 +1,64 @@
+"""Evaluations of one checkpoint by one engine: a stage a task."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from harness.contract import REFERENCE_ENGINE, BackendDescription, EvaluateParameters, Operation, Reason
+from orchestrator.errors import BadManifest
+from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.manifest import EvaluateEntry
+from orchestrator.plan.support import Refused
+from orchestrator.stages import Stage, StageOutput
+from orchestrator.suggest import unknown
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A backend that evaluates, with the image that holds it."""
+
+    image: Image
+    backend: BackendDescription
+
+
+def task_stages(
+    common: Stage,
+    checkpoint: str,
+    entry: EvaluateEntry,
+    catalog: ImageCatalog,
+    fetch: Callable[[str], str],
+    engine: Engine | None = None,
+) -> Iterator[Stage]:
+    """By the reference in the task's own image, or by `engine` in that one's. `fetch` plans a data set's fetch.
+
+    `common` has as its `id` the label of what is evaluated.
+
+    Raises:
+        BadManifest: a task is unknown.
+    """
+    for task in entry.tasks:
+        if task not in catalog.tasks:
+            raise BadManifest(unknown("task", task, catalog.tasks), hint="`orchestrator images list` has all")
+        image, description = catalog.tasks[task]
+        yield replace(
+            common,
+            id=f"evaluate/{common.id}/{task}" + (f"/{engine.backend.name}" if engine else ""),
+            image=engine.image.name if engine else image.name,
+            operation=Operation.EVALUATE,
+            parameters=EvaluateParameters(
+                task=task,
+                engine=engine.backend.name if engine else REFERENCE_ENGINE,
+                limit=entry.limit_of(task),
+                token_budget=entry.token_budget,
+                processes=1 if engine else entry.processes,
+                dtype=entry.dtype,
+            ),
+            inputs={"checkpoint": StageOutput(checkpoint), "dataset": StageOutput(fetch(description.dataset))},
+        )
+
+
+def scoring_refusal(backend: BackendDescription) -> Refused | None:
+    """Why a backend cannot evaluate anything; None where it can."""
+    if backend.scores:
+        return None
+    message = f"{backend.name} gives no log-likelihoods of a prompt's tokens here, so it cannot evaluate"
+    return Refused(Reason.BACKEND, message, f"`scores` in the image.toml that offers {backend.name}")

@@ -1,0 +1,166 @@
+"""A run's stored stages as one report: everything in it is derived again from the store, nothing is run."""
+
+from collections.abc import Iterator
+
+from harness.contract import (
+    REFERENCE_ENGINE,
+    CheckpointDescriptor,
+    CompressResult,
+    DatasetDescriptor,
+    EvaluateResult,
+    FetchResult,
+    Operation,
+)
+from orchestrator.evidence.measured import compressed_variants, measured, stored_results
+from orchestrator.evidence.observation import Variant
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.report import (
+    CostEntry,
+    ImageEntry,
+    ModelEntry,
+    Provenance,
+    RunReport,
+    StageEntry,
+    StageStatus,
+    VariantEntry,
+)
+from orchestrator.score.agreement import run_agreement
+from orchestrator.score.uncertainty import Resampling
+from orchestrator.score.uncertainty.scores import run_scores, score_run
+from orchestrator.store import RunRecord, StageRecord, Store
+from orchestrator.store import StageStatus as Stored
+from orchestrator.tracks import Mode
+
+_STATUSES = {
+    Stored.DONE: StageStatus.COMPLETED,
+    Stored.CACHED: StageStatus.COMPLETED,
+    Stored.UNSUPPORTED: StageStatus.UNSUPPORTED,
+    Stored.FAILED: StageStatus.FAILED,
+}
+
+
+def build_report(record: RunRecord, store: Store, catalog: ImageCatalog, mode: Mode = Mode.PAPER) -> RunReport:
+    """Assemble the report of a run, complete or not.
+
+    Raises:
+        StoreError: a stored result is damaged.
+    """
+    results = stored_results(record, store)
+    measurements = measured(record, store, catalog)
+    scores = score_run(measurements, mode)
+    return RunReport(
+        run_id=record.run,
+        created=record.updated,
+        runtime=record.runtime,
+        device=record.device_model,
+        mode=mode,
+        models=tuple(_models(record, results)),
+        variants=tuple(_variant(variant, record, results) for variant in compressed_variants(record)),
+        backends=record.manifest.benchmark.backends if record.manifest.benchmark else (),
+        scores=scores,
+        uncertainty=run_scores(measurements, scores, Resampling()),
+        observations=measurements.observations,
+        agreement=run_agreement(record, results, store).tasks,
+        stages=tuple(_stages(record)),
+        costs=tuple(_costs(record, results)),
+        provenance=_provenance(record, results),
+        results_path=str(store.runs / record.run),
+    )
+
+
+def _models(record: RunRecord, results: dict[str, StageRecord]) -> Iterator[ModelEntry]:
+    for model in record.manifest.models:
+        stage = results.get(f"fetch/{model.name}")
+        artifact = stage.artifact if stage else None
+        known = artifact if isinstance(artifact, CheckpointDescriptor) else None
+        yield ModelEntry(
+            name=model.name,
+            source=model.source,
+            family=model.family,
+            architecture=known.architecture if known else None,
+            parameter_count=known.parameter_count if known else None,
+            digest=known.digest if known else None,
+        )
+
+
+def _variant(variant: Variant, record: RunRecord, results: dict[str, StageRecord]) -> VariantEntry:
+    """The first model's compress stage speaks for the variant; notes are gathered from all models."""
+    names = [
+        name
+        for name, state in record.stages.items()
+        if state.operation is Operation.COMPRESS
+        and state.subject is not None
+        and (state.subject.method, state.subject.setting) == (variant.method, variant.setting)
+    ]
+    calibration = record.stages[names[0]].parameters["calibration"]
+    artifacts = (results[name].artifact for name in names if name in results)
+    notes = (note for artifact in artifacts if artifact is not None for note in artifact.notes)
+    return VariantEntry(
+        variant=variant,
+        image=record.stages[names[0]].image,
+        calibration=f"{calibration['dataset']}, {calibration['samples']} x {calibration['sequence_length']} tokens, "
+        f"seed {calibration['seed']}",
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _stages(record: RunRecord) -> Iterator[StageEntry]:
+    for name, state in record.stages.items():
+        yield StageEntry(
+            name=name,
+            operation=state.operation.value,
+            status=_STATUSES.get(state.status, StageStatus.SKIPPED),
+            key=state.key,
+            wall_seconds=state.wall_seconds,
+            cached=state.status is Stored.CACHED,
+            message=state.failure.message if state.failure else "",
+            hint=state.failure.hint if state.failure else "",
+        )
+
+
+def _costs(record: RunRecord, results: dict[str, StageRecord]) -> Iterator[CostEntry]:
+    for name, stage in results.items():
+        subject, result = record.stages[name].subject, stage.final.result
+        if subject is not None and isinstance(result, CompressResult):
+            cost = result.cost
+            yield CostEntry(
+                variant=Variant(method=subject.method, setting=subject.setting),
+                model=subject.model,
+                load_seconds=cost.load_seconds,
+                compress_seconds=cost.compress_seconds,
+                recovery_seconds=cost.recovery_seconds,
+                resumed_blocks=cost.resumed_blocks,
+                save_seconds=cost.save_seconds,
+                peak_memory_bytes=cost.memory.peak_memory_bytes,
+                memory_method=cost.memory.method,
+            )
+
+
+def _provenance(record: RunRecord, results: dict[str, StageRecord]) -> Provenance:
+    images = {}
+    origins = {}
+    notes = list(record.decisions)
+    drivers = []
+    digests = []
+    for name, stage in results.items():
+        state, environment, result = record.stages[name], stage.final.environment, stage.final.result
+        images[state.image] = ImageEntry(
+            name=state.image, identity=str(stage.provenance.material["image"]), libraries=environment.libraries
+        )
+        drivers.append(environment.driver)
+        digests.append(environment.harness_digest)
+        if isinstance(result, FetchResult) and isinstance(result.artifact, DatasetDescriptor):
+            origins[result.artifact.name] = result.artifact.origin
+            notes.extend(result.artifact.notes)
+        elif isinstance(result, EvaluateResult):
+            by = "" if result.engine == REFERENCE_ENGINE else f" by {result.engine}"
+            notes.append(f"evaluated{by} in {result.dtype.value}: {result.dtype_reason}")
+    return Provenance(
+        harness_digest=", ".join(dict.fromkeys(digests)) or "nothing was run",
+        manifest_digest=record.manifest.digest,
+        device_model=record.device_model,
+        driver=next((driver for driver in drivers if driver), None),
+        images=tuple(images.values()),
+        data_origins=origins,
+        notes=tuple(dict.fromkeys(notes)),
+    )

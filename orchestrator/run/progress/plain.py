@@ -1,0 +1,70 @@
+"""Lines for a log: no control codes, one line when something happens, progress at most every few seconds."""
+
+import sys
+import threading
+import time
+from typing import TextIO
+
+from harness.contract import Event, Log, Progress
+from orchestrator.run.progress.wording import duration, outcome, units
+from orchestrator.store import StageState
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class PlainDisplay:
+    """Writes to `stream`, by default stderr."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._lock = threading.Lock()
+        self._total = 0
+        self._done = 0
+        self._begun: dict[str, float] = {}
+        self._last_line: dict[str, float] = {}
+
+    def begin(self, stages: int) -> None:
+        self._total = stages
+
+    def note(self, message: str) -> None:
+        self._write(message)
+
+    def started(self, stage: str) -> None:
+        self._begun[stage] = self._last_line[stage] = time.monotonic()
+        self._write(f"{stage}: started")
+
+    def event(self, stage: str, event: Event) -> None:
+        if isinstance(event, Log):
+            self._write(f"{stage}: {event.level.value}: {event.message}")
+        elif isinstance(event, Progress) and self._is_due(stage):
+            self._write(f"{stage}: {_progress(event, time.monotonic() - self._begun[stage])}")
+
+    def finished(self, stage: str, state: StageState) -> None:
+        with self._lock:
+            self._done += 1
+            count = f"[{self._done}/{self._total}]"
+        self._write(f"{count} {stage}: {outcome(state)}")
+
+    def end(self) -> None:
+        self._stream.flush()
+
+    def _is_due(self, stage: str) -> bool:
+        with self._lock:
+            moment = time.monotonic()
+            if moment - self._last_line.get(stage, 0.0) < _SECONDS_BETWEEN_LINES:
+                return False
+            self._last_line[stage] = moment
+            return True
+
+    def _write(self, line: str) -> None:
+        with self._lock:
+            print(line, file=self._stream, flush=True)
+
+
+def _progress(event: Progress, elapsed_seconds: float) -> str:
+    if not event.total:
+        return f"{event.done} {units(event.unit)}"
+    text = f"{event.done}/{event.total} {units(event.unit)}"
+    if 0 < event.done < event.total:
+        text += f", about {duration(elapsed_seconds * (event.total - event.done) / event.done)} left"
+    return text

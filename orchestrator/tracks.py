@@ -1,0 +1,152 @@
+"""The six tracks: what each is made of, the parts that are averaged and the names expected in each.
+
+The split of track 1 is the one that gives the printed OM_knowledge and OM_inference; see `orchestrator.score.paper`.
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
+
+from harness.contract import Frozen
+from orchestrator.manifest import ScoringEntry
+
+
+class Track(IntEnum):
+    """Numbered as in the paper's section 3; each has one overall metric."""
+
+    PERFORMANCE = 1
+    GENERALIZATION = 2
+    TRAINING_CONSUMPTION = 3
+    INFERENCE_CONSUMPTION = 4
+    HARDWARE_ACCELERATION = 5
+    TRUSTWORTHINESS = 6
+
+    @property
+    def title(self) -> str:
+        return _TITLES[self][0]
+
+    @property
+    def metric(self) -> str:
+        """The name of the track's overall metric, as the paper writes it."""
+        return _TITLES[self][1]
+
+    @property
+    def noun(self) -> str:
+        """What one expected name of the track is, in the plural."""
+        return _TITLES[self][2]
+
+    @property
+    def is_relative(self) -> bool:
+        """True where there is no dense value, so that the greatest value among the methods takes its place."""
+        return self is Track.TRAINING_CONSUMPTION
+
+
+_TITLES = {
+    Track.PERFORMANCE: ("Compression performance", "OM_perf", "data sets"),
+    Track.GENERALIZATION: ("Generalization ability", "OM_gen", "data sets"),
+    Track.TRAINING_CONSUMPTION: ("Training consumption", "OM_train", "measures"),
+    Track.INFERENCE_CONSUMPTION: ("Inference consumption", "OM_inf", "measures"),
+    Track.HARDWARE_ACCELERATION: ("Hardware acceleration", "OM_hard", "speeds"),
+    Track.TRUSTWORTHINESS: ("Trustworthiness", "OM_trust", "data sets"),
+}
+
+
+class Mode(StrEnum):
+    """How OM_gen averages: `paper` counts every model once, as the printed tables do; `strict` first averages within
+    each model family, as the text of Eq. 2 says. The other five metrics are the same in both."""
+
+    PAPER = "paper"
+    STRICT = "strict"
+
+
+KNOWLEDGE_TASKS = ("mmlu", "arc_challenge", "arc_easy")
+INFERENCE_TASKS = ("hellaswag", "piqa", "winogrande", "qnli", "mnli", "wikitext2")
+TRACK_1_TASKS = KNOWLEDGE_TASKS + INFERENCE_TASKS
+TRACK_6_TASKS = ("advglue", "truthfulqa")
+PERPLEXITY_TASK = "wikitext2"
+TRUTHFULNESS_TASK = "truthfulqa"
+
+_TASK_PARTS: dict[Track, dict[str, tuple[str, ...]]] = {
+    Track.PERFORMANCE: {"knowledge": KNOWLEDGE_TASKS, "inference": INFERENCE_TASKS},
+    Track.GENERALIZATION: {"perplexity": (PERPLEXITY_TASK,)},
+    Track.TRUSTWORTHINESS: {"robustness": ("advglue",), "truthfulness": (TRUTHFULNESS_TASK,)},
+}
+_COST_PARTS: dict[Track, dict[str, tuple[str, ...]]] = {
+    Track.TRAINING_CONSUMPTION: {"time": ("compress_seconds",), "memory": ("peak_memory_bytes",)},
+    Track.INFERENCE_CONSUMPTION: {"memory": ("peak_memory_bytes",), "size": ("disk_bytes",), "macs": ("macs",)},
+}
+
+
+class Place(NamedTuple):
+    """Where one value of a variant belongs."""
+
+    part: str
+    name: str
+    model: str
+
+
+def place_label(track: Track, part: str, name: str) -> str:
+    """What to call a value within its track: in track 5 the batch sizes of all backends have the same names."""
+    return f"{part} {name}" if track is Track.HARDWARE_ACCELERATION else name
+
+
+class Expectation(Frozen):
+    """All that a complete score of `track` holds: every name of every part, for every model.
+
+    `choices` says, in a clause each, what was chosen to count and does not show in the names.
+    """
+
+    track: Track
+    models: tuple[str, ...]
+    parts: dict[str, tuple[str, ...]]
+    choices: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return tuple(
+            Place(part, name, model) for part, names in self.parts.items() for name in names for model in self.models
+        )
+
+
+def expect(
+    track: Track,
+    models: Sequence[str],
+    *,
+    backends: Sequence[str] = (),
+    batch_sizes: Sequence[int] = (1,),
+    scoring: ScoringEntry | None = None,
+) -> Expectation:
+    """The complete content of a track. In track 5 each backend is a part, and each batch size a name (`batch 8`).
+
+    `scoring` chooses between tasks and metrics; without it, the data sets of the paper's tables.
+    """
+    if track is Track.HARDWARE_ACCELERATION:
+        parts = dict.fromkeys(backends, tuple(f"batch {size}" for size in batch_sizes))
+    elif track in _COST_PARTS:
+        parts = _COST_PARTS[track]
+    else:
+        parts = _chosen_parts(track, scoring or ScoringEntry())
+    choices: tuple[str, ...] = ()
+    if track is Track.TRUSTWORTHINESS and scoring is not None:
+        choices = (f"truthfulness is {scoring.truthfulness}",)
+    return Expectation(track=track, models=tuple(models), parts=parts, choices=choices)
+
+
+def expected_tasks(scoring: ScoringEntry) -> tuple[str, ...]:
+    """Every task that complete scores need, each once."""
+    tasks = (task for track in _TASK_PARTS for names in _chosen_parts(track, scoring).values() for task in names)
+    return tuple(dict.fromkeys(tasks))
+
+
+def parts_of_task(task: str, scoring: ScoringEntry) -> tuple[tuple[Track, str], ...]:
+    """Every track and part that a task's figure enters: by default WikiText-2 enters both track 1 and track 2."""
+    return tuple(
+        (track, part) for track in _TASK_PARTS for part, names in _chosen_parts(track, scoring).items() if task in names
+    )
+
+
+def _chosen_parts(track: Track, scoring: ScoringEntry) -> dict[str, tuple[str, ...]]:
+    chosen = dict(scoring.tasks)
+    if track is Track.GENERALIZATION and scoring.generalization is not None:
+        chosen[PERPLEXITY_TASK] = scoring.generalization
+    return {part: tuple(chosen.get(name, name) for name in names) for part, names in _TASK_PARTS[track].items()}
