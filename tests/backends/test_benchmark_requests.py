@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_checkpoints import Recorder, publish_checkpoint, small_model
 
 from harness.backends import benchmark, run
 from harness.backends.base import EngineInfo, TimedRun
@@ -32,6 +31,7 @@ from harness.contract import (
 )
 from harness.errors import BadRequest, Unsupported, WorkerError
 from harness.telemetry import PeakMemory
+from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
 
 IMAGES = Path(__file__).parents[2] / "images"
 SHORT = {"prompt_tokens": 8, "generate_tokens": 5, "batch_sizes": (1, 3), "warmup": 1, "repeats": 3}

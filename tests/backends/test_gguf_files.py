@@ -10,13 +10,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from small_checkpoints import GROUPED, publish_checkpoint, small_model
-from zoo import zoo_checkpoint
 
 from harness.backends.llama_cpp import serving
 from harness.backends.llama_cpp.gguf_file import Kind, neighbouring, write_gguf
 from harness.contract import Device, Reason
 from harness.errors import Unsupported
+from tests.support.small_checkpoints import GROUPED, publish_checkpoint, small_model
+from tests.support.zoo import zoo_checkpoint
 
 
 def written(checkpoint: Path, kind: Kind = Kind.F32, *, context_tokens: int = 64) -> gguf.GGUFReader:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_checkpoints import publish_checkpoint, small_model
 
 from harness.contract import Device
 from harness.models.decoding import decode, random_prompts
 from harness.models.loading import LoadedModel, load_model
+from tests.support.small_checkpoints import publish_checkpoint, small_model
 
 
 def load(tmp_path: Path, family: str = "llama") -> LoadedModel:

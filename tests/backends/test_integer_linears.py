@@ -4,7 +4,8 @@ from functools import partial
 
 import pytest
 import torch
-from sparse_weights import DEVICE, need_triton, relative_error, tokens_of
+
+from tests.backends.sparse_weights import DEVICE, need_triton, relative_error, tokens_of
 
 need_triton()
 

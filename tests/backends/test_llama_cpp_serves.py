@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_checkpoints import Recorder, publish_checkpoint, small_model
-from zoo import zoo_checkpoint
 
 from harness.backends import run
 from harness.backends.llama_cpp import library
@@ -19,6 +17,8 @@ from harness.backends.llama_cpp.session import Log, Session, open_session
 from harness.contract import BenchmarkParameters, BenchmarkRequest, BenchmarkResult, Device, Dtype, Reason
 from harness.errors import BadRequest, Unsupported, WorkerError
 from harness.models.loading import load_model
+from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
+from tests.support.zoo import zoo_checkpoint
 
 pytest.importorskip("xllamacpp", reason="llama.cpp is installed in the environment of the image `llama-cpp` alone")
 

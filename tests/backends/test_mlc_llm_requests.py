@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_checkpoints import Recorder, publish_checkpoint, small_model
-from vendor_engines import VendorEngine, benchmark_request, install
 
 from harness.backends import hosting, run
 from harness.backends.mlc_llm import loading
@@ -13,6 +11,8 @@ from harness.backends.mlc_llm.quantization import choose_conversion
 from harness.backends.old_configurations import refuse_unread_rotation
 from harness.contract import BenchmarkResult, CheckpointDescriptor, CheckpointFormat, Dtype, Quantization, Reason
 from harness.errors import BadRequest, OutOfMemory, Unsupported, WorkerError
+from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
+from tests.support.vendor_engines import VendorEngine, benchmark_request, install
 
 
 @pytest.fixture

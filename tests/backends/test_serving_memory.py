@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_checkpoints import Recorder, small_model
 from torch import nn
 
 from harness.backends import device_memory, fused_blocks
@@ -18,6 +17,7 @@ from harness.backends.serving_memory import ServingPeak
 from harness.backends.timing import Timer
 from harness.contract import BenchmarkParameters, Dtype, MemoryParts
 from harness.telemetry import PeakMemory
+from tests.support.small_checkpoints import Recorder, small_model
 
 GPU = torch.device("cuda", 0)
 MEGABYTE = 10**6

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from sparse_weights import DEVICE, need_triton, relative_error, tokens_of, two_four, unstructured
+
+from tests.backends.sparse_weights import DEVICE, need_triton, relative_error, tokens_of, two_four, unstructured
 
 need_triton()
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparse_weights import DEVICE, two_four, unstructured
 
 from harness.contract import Reason
 from harness.errors import Unsupported
 from harness.kernels.sparse import gaps
 from harness.kernels.sparse import two_four as layout
+from tests.backends.sparse_weights import DEVICE, two_four, unstructured
 
 HALVES = (torch.float16, torch.bfloat16)
 

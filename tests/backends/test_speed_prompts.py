@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
-from small_checkpoints import Recorder, byte_tokenizer, publish_checkpoint, publish_dataset, small_model
 
 from harness.backends import run
 from harness.backends.prompts import read_prompts
 from harness.backends.transformers import TransformersEngine
 from harness.contract import BenchmarkParameters, BenchmarkRequest, BenchmarkResult, Device
 from harness.errors import BadRequest
+from tests.support.small_checkpoints import Recorder, byte_tokenizer, publish_checkpoint, publish_dataset, small_model
 
 TEXT = "The mill stands by the river."
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from fake_nvml import UUID, one_gpu
-from small_checkpoints import Recorder, publish_checkpoint, small_model
 
 from harness.backends import benchmark as module
 from harness.backends import run
@@ -19,6 +17,8 @@ from harness.contract import BenchmarkParameters, BenchmarkRequest, BenchmarkRes
 from harness.errors import BadRequest, OutOfMemory, Unsupported
 from harness.profiling import memory
 from harness.telemetry import PeakMemory
+from tests.support.fake_nvml import UUID, one_gpu
+from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
 
 SHORT = {"prompt_tokens": 8, "generate_tokens": 5, "batch_sizes": (1, 3), "repeats": 4}
 

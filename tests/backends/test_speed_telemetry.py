@@ -6,10 +6,10 @@ from types import ModuleType
 
 import pynvml
 import pytest
-from fake_nvml import UUID, fake_nvml, one_gpu
 
 from harness.contract import DeviceTelemetry
 from harness.device_telemetry import watch
+from tests.support.fake_nvml import UUID, fake_nvml, one_gpu
 
 TOKENS = 32
 

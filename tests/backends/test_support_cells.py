@@ -9,9 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from small_checkpoints import Recorder
-from stored_zoo import Stored, quantize, simulate, stored, with_a_narrow_layer, with_zeros
-from zoo import ZOO, zoo_checkpoint
 
 from harness.backends import run
 from harness.checkpoint import open_checkpoint
@@ -27,6 +24,9 @@ from harness.contract import (
 )
 from harness.errors import Unsupported
 from orchestrator.plan.support import TABLE_NAME, Answer, Checkpoint, Served, judge, read_table
+from tests.support.small_checkpoints import Recorder
+from tests.support.stored_zoo import Stored, quantize, simulate, stored, with_a_narrow_layer, with_zeros
+from tests.support.zoo import ZOO, zoo_checkpoint
 
 IMAGES = Path(__file__).parents[2] / "images"
 PACK, INT = CheckpointFormat.PACK_QUANTIZED, CheckpointFormat.INT_QUANTIZED

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_checkpoints import Recorder, publish_checkpoint, small_model
-from vendor_engines import VendorEngine, benchmark_request, install
 
 from harness.backends import hosting, run
 from harness.backends.prompts import drawn_prompts
@@ -22,6 +20,8 @@ from harness.contract import (
     Sparsity,
 )
 from harness.errors import BadRequest, OutOfMemory, Unsupported, WorkerError
+from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
+from tests.support.vendor_engines import VendorEngine, benchmark_request, install
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ import copy
 
 import pytest
 import torch
-from sparse_weights import DEVICE, need_triton
+
+from tests.backends.sparse_weights import DEVICE, need_triton
 
 need_triton()
-
-from small_checkpoints import small_model  # noqa: E402 - after the choice of the interpreter
 
 from harness.architectures.blocks import decoder_blocks  # noqa: E402
 from harness.backends import sparse_serving  # noqa: E402
@@ -18,6 +17,7 @@ from harness.kernels.sparse.dispatch import SparseLinear  # noqa: E402
 from harness.kernels.sparse.launch import SparseWeight  # noqa: E402
 from harness.kernels.sparse.two_four import TwoFourWeight  # noqa: E402
 from harness.profiling.memory import tensor_bytes  # noqa: E402
+from tests.support.small_checkpoints import small_model  # noqa: E402 - after the choice of the interpreter
 
 
 def pruned(pattern: str) -> torch.nn.Module:

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_checkpoints import CONFIGURATIONS, publish_checkpoint, small_model
-from zoo import ZOO, zoo_checkpoint
 
 from harness.architectures.blocks import decoder_blocks
 from harness.backends.fused_blocks import FusedAttention, FusedMlp, fuse
@@ -17,6 +15,8 @@ from harness.errors import BadRequest
 from harness.models.decoding import decode, random_prompts
 from harness.models.loading import LoadedModel, load_model
 from harness.quantization.activations import attach
+from tests.support.small_checkpoints import CONFIGURATIONS, publish_checkpoint, small_model
+from tests.support.zoo import ZOO, zoo_checkpoint
 
 DEVICE = Device(threads=1)
 CPU = torch.device("cpu")

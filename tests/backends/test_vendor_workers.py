@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from small_checkpoints import publish_checkpoint, small_model
-from vendor_engines import VendorEngine, benchmark_request, install, work
 
 from harness.contract import BenchmarkResult, ErrorEvent, ResultEvent
+from tests.support.small_checkpoints import publish_checkpoint, small_model
+from tests.support.vendor_engines import VendorEngine, benchmark_request, install, work
 
 BACKENDS = ("tensorrt-llm", "mlc-llm")
 

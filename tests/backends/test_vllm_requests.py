@@ -9,10 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_vllm import FakeVllm
-from small_checkpoints import Recorder, publish_checkpoint, small_model
-from stored_zoo import with_a_narrow_layer
-from zoo import zoo_checkpoint
 
 from harness.backends import hosting, run
 from harness.backends.vllm import loading, refusals
@@ -29,6 +25,10 @@ from harness.contract import (
 )
 from harness.errors import OutOfMemory, Unsupported, WorkerError
 from harness.evaluation.prepared import TokenRequest
+from tests.support.fake_vllm import FakeVllm
+from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
+from tests.support.stored_zoo import with_a_narrow_layer
+from tests.support.zoo import zoo_checkpoint
 
 SHORT = {"prompt_tokens": 8, "generate_tokens": 5, "batch_sizes": (1, 3), "warmup": 1, "repeats": 2}
 

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_checkpoints import Recorder, publish_checkpoint, publish_dataset, small_model
-from stored_zoo import Stored, quantize, stored
-from zoo import zoo_checkpoint
 
 from harness import evaluation
 from harness.backends import run
@@ -30,6 +27,9 @@ from harness.errors import Unsupported
 from harness.evaluation.outcomes import ChoiceItem, read_items
 from harness.evaluation.prepared import TokenRequest
 from harness.models.loading import load_model
+from tests.support.small_checkpoints import Recorder, publish_checkpoint, publish_dataset, small_model
+from tests.support.stored_zoo import Stored, quantize, stored
+from tests.support.zoo import zoo_checkpoint
 
 pytest.importorskip("vllm", reason="vllm is installed in the environment of the image `vllm` alone")
 

@@ -1,7 +1,6 @@
 """The smallest honest image: the harness with pydantic, on the base image; run by either real runtime."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,10 @@ from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.runtime.docker import DockerRuntime
 from orchestrator.runtime.launch import Launcher
 from orchestrator.runtime.process import ProcessRuntime
+from tests.support.containers import engine_or_skip
 
 PROJECT = Path(__file__).parents[2]
 UNREACHABLE = ("dns error", "Failed to fetch", "Connection refused", "error sending request")
-sys.path.insert(0, str(PROJECT / "tests" / "support"))
-
-from containers import engine_or_skip  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from containers import engine_or_skip, lack
 
 from harness.contract import BenchmarkParameters, BenchmarkResult, Device, DeviceKind, Operation, ResultEvent
 from orchestrator.checks.backends.probe import write_probe
@@ -16,6 +15,7 @@ from orchestrator.runtime.base import Invocation
 from orchestrator.runtime.docker import DockerRuntime
 from orchestrator.stages import Limits
 from orchestrator.store import Failure
+from tests.support.containers import engine_or_skip, lack
 
 PROJECT = Path(__file__).parents[2]
 FAKES = PROJECT / "tests" / "support" / "vendor_fakes"

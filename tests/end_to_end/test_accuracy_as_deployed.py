@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from containers import engine_or_skip
-from data_files import write_rows
-from zoo import zoo_folder
+
+from tests.support.containers import engine_or_skip
+from tests.support.data_files import write_rows
+from tests.support.zoo import zoo_folder
 
 PROJECT = Path(__file__).parents[2]
 PLACES = ("mill", "river", "hill", "wood", "village", "bridge")

@@ -7,11 +7,11 @@ from random import Random
 from typing import Any
 
 import torch
-from small_checkpoints import publish_checkpoint
 
 from harness.contract import Device, Dtype
 from harness.evaluation.prepared import Answer, TokenRequest
 from harness.models.loading import LoadedModel, load_model
+from tests.support.small_checkpoints import publish_checkpoint
 
 
 class PlainLoop:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from small_checkpoints import Recorder, byte_tokenizer, publish_checkpoint, publish_dataset, small_model
 
 from harness.contract import EvaluateParameters, EvaluateRequest, EvaluateResult, ProtocolDetails
 from harness.errors import BadCheckpoint
 from harness.evaluation import run
 from harness.evaluation.catalog import find_task
 from harness.evaluation.outcomes import ChoiceItem, read_items
+from tests.support.small_checkpoints import Recorder, byte_tokenizer, publish_checkpoint, publish_dataset, small_model
 
 QUESTIONS = [
     ("What is wet?", ["water", "a stone", "an old oak"], "A"),
@@ -139,7 +139,8 @@ def test_piqa_and_hellaswag_rows_are_understood(tmp_path: Path) -> None:
 
 def test_scores_agree_with_lm_evals_own_hugging_face_model(tmp_path: Path) -> None:
     from lm_eval.models.huggingface import HFLM
-    from lm_eval_reference import lm_eval_task
+
+    from tests.support.lm_eval_reference import lm_eval_task
 
     model = small_model("llama")
     _, items = evaluate(tmp_path, "arc_challenge", ARC, model=model)

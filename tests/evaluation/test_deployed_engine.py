@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_vllm import FakeVllm
-from small_checkpoints import Recorder, publish_dataset
-from zoo import zoo_checkpoint
 
 from harness.contract import Device, Dtype, EvaluateParameters, EvaluateRequest, EvaluateResult, Reason
 from harness.errors import BadRequest, Unsupported
 from harness.evaluation import evaluate, run
 from harness.evaluation.outcomes import ChoiceItem, SegmentItem, read_items
 from harness.evaluation.pieces import PieceSize
+from tests.support.fake_vllm import FakeVllm
+from tests.support.small_checkpoints import Recorder, publish_dataset
+from tests.support.zoo import zoo_checkpoint
 
 QUESTIONS = [
     {

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_checkpoints import Recorder, publish_dataset
 
 from harness.contract import (
     EVENT,
@@ -34,6 +33,7 @@ from harness.evaluation.outcomes import ChoiceItem, read_items
 from harness.evaluation.parallel import ParallelEngine
 from harness.evaluation.pieces import PieceSize
 from harness.evaluation.worker import PARENT_IS_GONE
+from tests.support.small_checkpoints import Recorder, publish_dataset
 from tests.support.zoo import zoo_checkpoint
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_checkpoints import Recorder, publish_checkpoint, publish_dataset, small_model
 
 from harness import checkpoint as artifacts
 from harness.contract import RESUME_NAME, Dtype, EvaluateParameters, EvaluateRequest, EvaluateResult, ProtocolDetails
@@ -17,6 +16,7 @@ from harness.evaluation.engine import EngineFacts, EngineJob, Report, TokenCount
 from harness.evaluation.outcomes import NOT_FINITE, SegmentItem, finite_or_none, read_items
 from harness.evaluation.pieces import Answered, Piece, PieceSize, answer_piece
 from harness.evaluation.prepared import Answer, Summary, TokenRequest
+from tests.support.small_checkpoints import Recorder, publish_checkpoint, publish_dataset, small_model
 
 ITEMS = 23
 

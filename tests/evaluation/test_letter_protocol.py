@@ -3,16 +3,16 @@
 from typing import Any
 
 import pytest
-from small_checkpoints import byte_tokenizer
-from task_rows import made_rows
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from zoo import ZOO, zoo_folder
 
 from harness.errors import BadRequest, Unsupported
 from harness.evaluation.catalog import LetterTask, find_task, load_tasks
 from harness.evaluation.definitions import ModelFacts, Prepared, prepare
 from harness.evaluation.prepared import Answer
+from tests.support.small_checkpoints import byte_tokenizer
+from tests.support.task_rows import made_rows
+from tests.support.zoo import ZOO, zoo_folder
 
 LETTER_TASKS = [task.name for task in load_tasks().values() if isinstance(task, LetterTask)]
 WORDINGS = {

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plain_scoring import score_plainly
-from small_checkpoints import BEGINNING, byte_tokenizer, small_model
 
 from harness.contract import Reason
 from harness.errors import BadCheckpoint, BadRequest, MissingData, Unsupported
@@ -16,6 +14,8 @@ from harness.evaluation.catalog import PerplexityTask, find_task
 from harness.evaluation.definitions import ModelFacts, prepare
 from harness.evaluation.definitions.segments import PreparedSegments, cut_segments
 from harness.evaluation.prepared import Answer, Summary
+from tests.support.plain_scoring import score_plainly
+from tests.support.small_checkpoints import BEGINNING, byte_tokenizer, small_model
 
 ROWS = [{"text": ""}, {"text": " = Rain = \n"}, {"text": ""}] + [
     {"text": f" It rained on day {day} , and the {'small ' * (day % 3)}river rose .\n"} for day in range(9)
@@ -158,12 +158,12 @@ def test_the_kept_segments_give_the_perplexity_again() -> None:
 
 
 def test_a_model_that_scales_its_logits_is_unsupported(tmp_path: Any) -> None:
-    from small_checkpoints import publish_checkpoint
     from transformers import GraniteConfig, GraniteForCausalLM
 
     from harness.contract import Device
     from harness.evaluation.likelihood import TokenLikelihood
     from harness.models.loading import load_model
+    from tests.support.small_checkpoints import publish_checkpoint
 
     loaded = load_model(publish_checkpoint(tmp_path / "model", small_model("llama")), Device(), None)
     scaling = GraniteForCausalLM(

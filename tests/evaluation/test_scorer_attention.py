@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from scorer_reference import assert_answers_equal, load_small, silent, tokens
-from small_checkpoints import small_model
 from torch import Tensor
 
 from harness.evaluation.prepared import TokenRequest
 from harness.evaluation.scorer import Scorer, attention
+from tests.evaluation.scorer_reference import assert_answers_equal, load_small, silent, tokens
+from tests.support.small_checkpoints import small_model
 
 
 def _both_at_once(query: Tensor, keys: list[Tensor], values: list[Tensor], mask: Tensor, scaling: float) -> Tensor:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from scorer_reference import assert_answers_equal, load_small, silent, tokens
-from small_checkpoints import small_model
 
 from harness.contract import Reason
 from harness.errors import BadCheckpoint, BadRequest, OutOfMemory, Unsupported
 from harness.evaluation.prepared import TokenRequest
 from harness.evaluation.scorer import Scorer, memory
 from harness.models.loading import LoadedModel
+from tests.evaluation.scorer_reference import assert_answers_equal, load_small, silent, tokens
+from tests.support.small_checkpoints import small_model
 
 
 @pytest.fixture

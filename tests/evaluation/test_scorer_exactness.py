@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from scorer_reference import assert_answers_equal, load_small, silent, tokens
-from small_checkpoints import small_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
-from zoo import ZOO, zoo_checkpoint
 
 from harness.architectures.blocks import decoder_blocks
 from harness.architectures.pruned_shapes import note_heads, resize
@@ -20,6 +17,9 @@ from harness.evaluation.scorer.chains import ModelLimits, make_chains
 from harness.evaluation.scorer.planning import PlanLimits, plan_batches
 from harness.models.loading import LoadedModel, load_model
 from harness.quantization.activations import attach
+from tests.evaluation.scorer_reference import assert_answers_equal, load_small, silent, tokens
+from tests.support.small_checkpoints import small_model
+from tests.support.zoo import ZOO, zoo_checkpoint
 
 
 def examination(random: Random, *, preamble: int, items: int, vocabulary: int = 256) -> list[TokenRequest]:

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from small_checkpoints import small_model
 from torch import Tensor, nn
 from transformers.models.glm import modeling_glm
 from transformers.models.llama import modeling_llama
 
 from harness.evaluation.scorer.norms import fuse_norms
 from harness.evaluation.scorer.rotary import Rotary, rotate_in_one_pass
+from tests.support.small_checkpoints import small_model
 
 ROUNDINGS = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 

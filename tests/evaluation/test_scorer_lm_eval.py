@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scorer_reference import load_small, silent
-from small_checkpoints import byte_tokenizer, small_model
 
 from harness.errors import Unsupported
 from harness.evaluation.scorer.lm_eval_model import LmEvalModel
 from harness.models.loading import LoadedModel
+from tests.evaluation.scorer_reference import load_small, silent
+from tests.support.small_checkpoints import byte_tokenizer, small_model
 
 ROWS = [
     {"question": "Which one can fly?", "options": ["a cow", "a jay", "an ant-eater"], "label": 1},

@@ -4,14 +4,14 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from scorer_reference import load_small, silent, tokens
-from small_checkpoints import small_model
 
 from harness.architectures.shape import read_shape
 from harness.evaluation.prepared import TokenRequest
 from harness.evaluation.scorer import Scorer
 from harness.models.loading import LoadedModel
 from harness.profiling.macs import SHAPE, count_macs
+from tests.evaluation.scorer_reference import load_small, silent, tokens
+from tests.support.small_checkpoints import small_model
 
 
 @pytest.fixture

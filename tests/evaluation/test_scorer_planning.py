@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scorer_reference import assert_answers_equal, load_small, silent
-from small_checkpoints import small_model
 
 from harness.evaluation.prepared import TokenRequest
 from harness.evaluation.scorer import Scorer, engine
@@ -17,6 +15,8 @@ from harness.evaluation.scorer.chains import ModelLimits, make_chains
 from harness.evaluation.scorer.layout import lay_out
 from harness.evaluation.scorer.planning import PlanLimits, plan_batches
 from harness.models.loading import LoadedModel
+from tests.evaluation.scorer_reference import assert_answers_equal, load_small, silent
+from tests.support.small_checkpoints import small_model
 
 LIMITS = ModelLimits(context_length=40, vocabulary=264)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_checkpoints import Recorder, byte_tokenizer, publish_checkpoint, publish_dataset, small_model
 
 from harness.calibration.text import leaks
 from harness.contract import EvaluateParameters, EvaluateRequest, ImageDescription, Reason
@@ -23,6 +22,7 @@ from harness.evaluation.catalog import (
 )
 from harness.evaluation.definitions import ModelFacts, prepare
 from harness.evaluation.definitions.lm_eval_task import tasks_folder
+from tests.support.small_checkpoints import Recorder, byte_tokenizer, publish_checkpoint, publish_dataset, small_model
 
 IMAGES = Path(__file__).parents[2] / "images"
 LM_EVAL_TASKS = ChoiceTask | AttackedTask | TruthTask | WordPerplexityTask

@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_checkpoints import byte_tokenizer
-from task_rows import made_rows
 
 from harness.contract import Reason
 from harness.errors import BadCheckpoint, BadRequest, MissingData, Unsupported
@@ -16,6 +14,8 @@ from harness.evaluation.definitions import ModelFacts, Prepared, prepare
 from harness.evaluation.definitions.attacked import before_attack
 from harness.evaluation.definitions.rows import share_limit
 from harness.evaluation.prepared import Answer
+from tests.support.small_checkpoints import byte_tokenizer
+from tests.support.task_rows import made_rows
 
 MNLI = made_rows("mnli", "validation_matched")
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from lm_eval_reference import TokenisingModel, lm_eval_task, tokens_of
-from small_checkpoints import byte_tokenizer
-from task_rows import made_rows, real_rows
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from zoo import zoo_folder
 
 from harness.evaluation.catalog import AttackedTask, ChoiceTask, TruthTask, find_task, load_tasks
 from harness.evaluation.definitions import ModelFacts, Prepared, prepare
 from harness.evaluation.prepared import Answer, TokenRequest
+from tests.support.lm_eval_reference import TokenisingModel, lm_eval_task, tokens_of
+from tests.support.small_checkpoints import byte_tokenizer
+from tests.support.task_rows import made_rows, real_rows
+from tests.support.zoo import zoo_folder
 
 CONTEXT = 4096
 REAL_ROWS = 20

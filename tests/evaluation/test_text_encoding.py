@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lm_eval_reference import TokenisingModel
-from small_checkpoints import BEGINNING, END, byte_tokenizer
 from tokenizers import processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from zoo import ZOO, zoo_folder
 
 from harness.contract import Reason
 from harness.errors import BadCheckpoint, Unsupported
 from harness.evaluation.definitions import ModelFacts, encoding
 from harness.evaluation.definitions.encoding import TextEncoder
 from harness.evaluation.prepared import TokenRequest
+from tests.support.lm_eval_reference import TokenisingModel
+from tests.support.small_checkpoints import BEGINNING, END, byte_tokenizer
+from tests.support.zoo import ZOO, zoo_folder
 
 PAIRS = [
     ("Question: why?\nAnswer:", " because"),

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lm_eval_reference import TokenisingModel, lm_eval_task, made_up_likelihood
-from small_checkpoints import byte_tokenizer
-from task_rows import made_rows
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from zoo import zoo_folder
 
 from harness.errors import BadCheckpoint, Unsupported
 from harness.evaluation.catalog import WordPerplexityTask, find_task
 from harness.evaluation.definitions import ModelFacts, Prepared, prepare
 from harness.evaluation.definitions.documents import join_pages
 from harness.evaluation.prepared import Answer
+from tests.support.lm_eval_reference import TokenisingModel, lm_eval_task, made_up_likelihood
+from tests.support.small_checkpoints import byte_tokenizer
+from tests.support.task_rows import made_rows
+from tests.support.zoo import zoo_folder
 
 CONTEXT = 40
 RAW_TEST_SHA256 = "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08"

@@ -1,13 +1,7 @@
-"""Makes the tiny and quantized models of other folders importable here, and keeps products on one thread."""
-
-import sys
-from pathlib import Path
+"""Keeps small products on one thread."""
 
 import pytest
 import torch
-
-for shared in ("models", "support", "quantization", "methods"):
-    sys.path.insert(0, str(Path(__file__).parent.parent / shared))
 
 
 @pytest.fixture(autouse=True)

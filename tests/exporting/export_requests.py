@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from small_checkpoints import Recorder
 
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, ExportParameters, ExportRequest
 from harness.exporting import run
 from harness.models.loading import load_model
+from tests.support.small_checkpoints import Recorder
 
 PACK, INT = CheckpointFormat.PACK_QUANTIZED, CheckpointFormat.INT_QUANTIZED
 GPTQ, AWQ = CheckpointFormat.GPTQ, CheckpointFormat.AWQ

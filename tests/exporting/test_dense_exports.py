@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from export_requests import AWQ, DENSE, GPTQ, INT, PACK, export, logits
-from quantized_weights import Case, case, publish_quantized
 from safetensors.torch import load_file
-from tiny_checkpoints import publish_model, tiny_model, tiny_tokens
 
 from harness.checkpoint import read_config
 from harness.contract import Dtype, Reason
 from harness.errors import BadRequest, Unsupported
+from tests.exporting.export_requests import AWQ, DENSE, GPTQ, INT, PACK, export, logits
+from tests.support.quantized_weights import Case, case, publish_quantized
+from tests.support.tiny_checkpoints import publish_model, tiny_model, tiny_tokens
 
 TOKENS = tiny_tokens(2, 24)
 

@@ -9,10 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from export_requests import AWQ, DENSE, GPTQ, INT, MODELOPT_AWQ, PACK, export, logits
-from quantized_weights import case, publish_quantized
-from small_checkpoints import Recorder, publish_dataset
-from zoo import zoo_checkpoint
 
 from harness.checkpoint import open_checkpoint
 from harness.contract import (
@@ -28,6 +24,10 @@ from harness.contract import (
     Setting,
 )
 from harness.methods import run as compress
+from tests.exporting.export_requests import AWQ, DENSE, GPTQ, INT, MODELOPT_AWQ, PACK, export, logits
+from tests.support.quantized_weights import case, publish_quantized
+from tests.support.small_checkpoints import Recorder, publish_dataset
+from tests.support.zoo import zoo_checkpoint
 
 PROJECT = Path(__file__).parents[2]
 IMAGE = PROJECT / "images" / "export" / "image.toml"

@@ -5,12 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from export_requests import AWQ, DENSE, GPTQ, INT, MODELOPT_AWQ, MODELOPT_FP8, PACK, export, logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quantized_weights import Case, case, publish_quantized, random_weight
 from safetensors.torch import load_file
-from tiny_checkpoints import publish_model, tiny_model, tiny_tokens
 
 from harness.checkpoint import read_config
 from harness.contract import Device, Reason
@@ -19,6 +16,9 @@ from harness.exporting.source import Source
 from harness.models.loading import load_model
 from harness.quantization import layouts
 from harness.quantization.layouts.scheme import Scheme
+from tests.exporting.export_requests import AWQ, DENSE, GPTQ, INT, MODELOPT_AWQ, MODELOPT_FP8, PACK, export, logits
+from tests.support.quantized_weights import Case, case, publish_quantized, random_weight
+from tests.support.tiny_checkpoints import publish_model, tiny_model, tiny_tokens
 
 TOKENS = tiny_tokens(2, 24)
 SCHEME = Scheme(bits=4, symmetric=True, group_size=64)

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from compress_requests import Requests
-from export_requests import DENSE, export, logits
-from tiny_checkpoints import publish_model, tiny_model, tiny_tokens
 
 from harness.architectures.pruned_shapes import LAYERS_KEY
 from harness.checkpoint import open_checkpoint, read_config, read_tensors
 from harness.contract import LayerWidthsExport
 from harness.errors import Unsupported
+from tests.exporting.export_requests import DENSE, export, logits
+from tests.methods.compress_requests import Requests
+from tests.support.tiny_checkpoints import publish_model, tiny_model, tiny_tokens
 
 TOKENS = tiny_tokens(2, 24)
 

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from export_requests import AWQ, DENSE, GPTQ, INT, MODELOPT_AWQ, PACK, export, logits
-from quantized_weights import Case, case, publish_quantized
 from safetensors.torch import load_file, save_file
-from tiny_checkpoints import tiny_tokens
 
 from harness.checkpoint import open_checkpoint, publish, read_config
 from harness.contract import CheckpointFormat, Reason
 from harness.errors import Unsupported
 from harness.exporting.source import Source
 from harness.quantization.weight import QuantizedWeight
+from tests.exporting.export_requests import AWQ, DENSE, GPTQ, INT, MODELOPT_AWQ, PACK, export, logits
+from tests.support.quantized_weights import Case, case, publish_quantized
+from tests.support.tiny_checkpoints import tiny_tokens
 
 TOKENS = tiny_tokens(2, 24)
 FOUR_BIT_PAIRS = [

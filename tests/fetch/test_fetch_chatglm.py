@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sentencepiece_files import ModelFile
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.checkpoint import open_checkpoint
 from harness.contract import Device, Dtype, Reason, digest_tree
 from harness.errors import BadCheckpoint, Unsupported
 from harness.models.loading import load_model
+from tests.fetch.sentencepiece_files import ModelFile
 
 Fetch = Callable[..., Any]
 

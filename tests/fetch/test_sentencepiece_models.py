@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sentencepiece_files import USER_DEFINED, ModelFile
 
 from harness.errors import BadCheckpoint, Unsupported
 from harness.fetch.sentencepiece import build_tokenizer, read_model
+from tests.fetch.sentencepiece_files import USER_DEFINED, ModelFile
 
 MODEL = ModelFile(
     letters="abc den",

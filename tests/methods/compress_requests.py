@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_checkpoints import publish_rows, tiny_text
 
 from harness.architectures.blocks import Block
 from harness.contract import Calibration, CompressParameters, CompressRequest, Device, Setting
@@ -15,6 +14,7 @@ from harness.methods import run
 from harness.methods.skeleton.sequential import Sequential
 from harness.models.loading import load_model
 from harness.reporter import Reporter
+from tests.support.tiny_checkpoints import publish_rows, tiny_text
 
 SAMPLES, LENGTH = 6, 16
 

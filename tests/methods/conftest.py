@@ -1,12 +1,7 @@
-"""Makes the tiny models of tests/models importable here, and keeps their small products on one thread."""
-
-import sys
-from pathlib import Path
+"""Keeps small products on one thread."""
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
 
 
 @pytest.fixture(autouse=True)

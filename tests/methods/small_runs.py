@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_checkpoints import publish_model, publish_rows, tiny_text
 from transformers import PreTrainedModel
 
 from harness.architectures.blocks import decoder_blocks
@@ -17,6 +16,7 @@ from harness.methods.job import parse_request
 from harness.methods.skeleton.finished import FinishedBlocks
 from harness.models.loading import TORCH_DTYPES, LoadedModel, load_model
 from harness.reporter import Reporter
+from tests.support.tiny_checkpoints import publish_model, publish_rows, tiny_text
 
 SAMPLES, LENGTH = 6, 16
 

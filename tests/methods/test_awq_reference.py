@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from small_runs import compress_in_place
-from tiny_checkpoints import tiny_model, tiny_tokens
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.architectures.blocks import decoder_blocks
+from tests.methods.small_runs import compress_in_place
+from tests.support.tiny_checkpoints import tiny_model, tiny_tokens
 
 TOKENS = tiny_tokens(5, 13)
 STEPS, SHRINKS = 20, 10

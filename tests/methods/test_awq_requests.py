@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from compress_requests import keep_models
-from small_runs import LENGTH, Bench, compress_in_place, parameters
-from tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
 from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.contract import CheckpointFormat, Dtype, ImageDescription, Reason, Setting
@@ -15,6 +12,9 @@ from harness.errors import BadCheckpoint, BadRequest, Unsupported
 from harness.methods.awq import method as awq
 from harness.methods.job import parse_request
 from harness.models.loading import TORCH_DTYPES
+from tests.methods.compress_requests import keep_models
+from tests.methods.small_runs import LENGTH, Bench, compress_in_place, parameters
+from tests.support.tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
 IMAGE = Path(__file__).parents[2] / "images" / "awq" / "image.toml"
 FIRST_NORM = [family for family in FAMILIES if family != "opt-post-norm"]

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_checkpoints import tiny_model, tiny_tokens
 from torch import nn
 
 from harness.architectures.blocks import decoder_blocks
@@ -20,6 +19,7 @@ from harness.methods.awq.search_tokens import search_notes, searched_batches
 from harness.methods.numerics.rounding import RoundingGrid, fake_quantize, quantize
 from harness.methods.skeleton.sequential import observe
 from harness.methods.skeleton.stream import open_stream
+from tests.support.tiny_checkpoints import tiny_model, tiny_tokens
 
 CPU = torch.device("cpu")
 SHRINKS = [step / 20 for step in range(10)]

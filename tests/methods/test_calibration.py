@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from tiny_checkpoints import publish_rows, tiny_text, tiny_tokenizer
 
 from harness.calibration.sampling import draw_calibration, leaks
 from harness.checkpoint import publish
 from harness.contract import Calibration, CalibrationPolicy, DatasetDescriptor
 from harness.errors import BadCheckpoint, BadRequest
 from harness.fetch.rows import write_rows
+from tests.support.tiny_checkpoints import publish_rows, tiny_text, tiny_tokenizer
 
 LENGTHS = [5, 40, 12, 33, 90, 21, 20, 64]
 LENGTH = 20

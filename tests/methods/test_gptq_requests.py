@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from compress_requests import LENGTH, Killed, Requests, keep_models, kill_before, logits_of, tensors_of
-from tiny_checkpoints import FAMILIES, publish_model, tiny_model, tiny_tokens
 
 from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.checkpoint import open_checkpoint
 from harness.contract import CheckpointFormat, Dtype, Quantization, Reason
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
+from tests.methods.compress_requests import LENGTH, Killed, Requests, keep_models, kill_before, logits_of, tensors_of
+from tests.support.tiny_checkpoints import FAMILIES, publish_model, tiny_model, tiny_tokens
 
 TOKENS = tiny_tokens(2, LENGTH)
 

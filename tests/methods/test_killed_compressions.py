@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_checkpoints import publish_model, publish_rows, tiny_model, tiny_text
 
 from harness.contract import RESUME_NAME, Setting, canonical_json
+from tests.support.tiny_checkpoints import publish_model, publish_rows, tiny_model, tiny_text
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {

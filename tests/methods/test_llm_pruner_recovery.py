@@ -4,9 +4,7 @@ import io
 
 import pytest
 import torch
-from pruning_contexts import make_context
 from safetensors.torch import load_file
-from tiny_checkpoints import publish_model, publish_rows, tiny_model, tiny_tokenizer, tiny_tokens
 from torch.nn.functional import cross_entropy
 
 from harness.architectures.blocks import decoder_blocks, linears_of
@@ -18,6 +16,8 @@ from harness.methods.llm_pruner.lora import Adapters
 from harness.methods.llm_pruner.recovery import RecoveryOptions, recover
 from harness.methods.llm_pruner.recovery_rows import IGNORED, collate, read_examples
 from harness.reporter import Reporter
+from tests.methods.pruning_contexts import make_context
+from tests.support.tiny_checkpoints import publish_model, publish_rows, tiny_model, tiny_tokenizer, tiny_tokens
 
 QUICK = {
     "recovery_epochs": 2,

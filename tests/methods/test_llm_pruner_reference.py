@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from pruning_contexts import make_context
-from tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
 from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
@@ -14,6 +12,8 @@ from harness.methods.llm_pruner.gradients import block_gradients
 from harness.methods.llm_pruner.importance import magnitude_score, taylor_score, unit_scores
 from harness.methods.llm_pruner.unit_choice import ScoredUnits, choose_alike, choose_over_all
 from harness.methods.llm_pruner.widths import BlockWidths, measure
+from tests.methods.pruning_contexts import make_context
+from tests.support.tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
 HEAD = 8
 

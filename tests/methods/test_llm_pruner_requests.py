@@ -6,9 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from compress_requests import keep_models
 from safetensors.torch import load_file
-from tiny_checkpoints import FAMILIES, LAYERS, publish_model, publish_rows, tiny_model, tiny_text, tiny_tokens
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from harness.architectures.pruned_shapes import model_class, read_layer_widths
@@ -19,6 +17,16 @@ from harness.errors import BadCheckpoint, BadRequest, Unsupported
 from harness.methods import job, run
 from harness.profiling.macs import SHAPE, count_macs
 from harness.reporter import Reporter
+from tests.methods.compress_requests import keep_models
+from tests.support.tiny_checkpoints import (
+    FAMILIES,
+    LAYERS,
+    publish_model,
+    publish_rows,
+    tiny_model,
+    tiny_text,
+    tiny_tokens,
+)
 
 SAMPLES, LENGTH = 4, 12
 UNCUT_HEADS = ("opt", "opt-post-norm")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_checkpoints import publish_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.contract import Calibration, CompressParameters, CompressRequest, Device, Setting
 from harness.methods import run
 from harness.reporter import Reporter
+from tests.support.tiny_checkpoints import publish_rows
 from tests.support.zoo import zoo_checkpoint
 
 DATA = os.environ.get("LLMCBENCH_DATA")

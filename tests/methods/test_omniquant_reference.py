@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny_checkpoints import tiny_model, tiny_tokens
 from torch import nn
 from torch.nn import functional
 
@@ -14,6 +13,7 @@ from harness.methods.omniquant.training import QuantizedBlock, Schedule, Targets
 from harness.methods.omniquant.transform import ChannelRange, EquivalentTransformation, plan_transformation
 from harness.methods.skeleton.sequential import observe
 from harness.methods.skeleton.stream import open_stream
+from tests.support.tiny_checkpoints import tiny_model, tiny_tokens
 
 HEADS, WIDTH, BITS = 4, 8, 3
 EPOCHS, CLIPPING_RATE, TRANSFORMATION_RATE = 3, 1e-2, 5e-3

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from compress_requests import LENGTH, SAMPLES, Killed, Requests, keep_models, logits_of, tensors_of
-from tiny_checkpoints import FAMILIES, LAYERS, publish_model, tiny_model, tiny_tokens
 
 from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.checkpoint import open_checkpoint
@@ -11,6 +9,8 @@ from harness.contract import CheckpointFormat, Reason
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
 from harness.methods.omniquant.blocks import OmniQuantWork
 from harness.quantization.activations import attach
+from tests.methods.compress_requests import LENGTH, SAMPLES, Killed, Requests, keep_models, logits_of, tensors_of
+from tests.support.tiny_checkpoints import FAMILIES, LAYERS, publish_model, tiny_model, tiny_tokens
 
 QUICK = {"epochs": 1}
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny_checkpoints import tiny_model
 
 from harness.architectures.blocks import decoder_blocks
 from harness.contract import Quantization
@@ -11,6 +10,7 @@ from harness.methods.omniquant.activations import RoundedTokens, quantized_activ
 from harness.methods.omniquant.clipping import ClippedWeight, Factors
 from harness.methods.omniquant.rounding import Kernels, choose_kernels
 from harness.quantization.activations import fake_quantize_tokens
+from tests.support.tiny_checkpoints import tiny_model
 
 ROWS, INPUTS = 6, 24
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 from torch.func import functional_call
 
 from harness.architectures.blocks import decoder_blocks
 from harness.errors import Unsupported
 from harness.methods.omniquant.transform import ChannelRange, EquivalentTransformation, plan_transformation, sharing
 from harness.methods.skeleton.stream import open_stream
+from tests.support.tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
 NORM_FIRST = [family for family in FAMILIES if family != "opt-post-norm"]
 BOTH_NORMS, WITH_VALUES = 2, 3

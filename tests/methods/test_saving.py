@@ -3,11 +3,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_checkpoints import publish_model, tiny_model
 
 from harness.checkpoint import read_tensors
 from harness.errors import BadCheckpoint
 from harness.methods.skeleton.saving import write_checkpoint
+from tests.support.tiny_checkpoints import publish_model, tiny_model
 
 INDEX = "model.safetensors.index.json"
 NAME = "model.layers.1.mlp.up_proj.weight"

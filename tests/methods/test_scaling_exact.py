@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -11,6 +10,7 @@ from harness.contract import Reason
 from harness.errors import Unsupported
 from harness.methods.numerics.scaling import PairKind, fold_into_linear, fold_into_norm, missing_pairs, smoothable_pairs
 from harness.methods.skeleton.stream import open_stream
+from tests.support.tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
 TOKENS = tiny_tokens(3, 9)
 FIRST_NORM = [family for family in FAMILIES if family != "opt-post-norm"]

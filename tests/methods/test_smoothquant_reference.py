@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from small_runs import compress_in_place
-from tiny_checkpoints import tiny_model, tiny_tokens
 from transformers import LlamaConfig, MistralConfig, OPTConfig, Qwen2Config
 
 from harness.architectures.blocks import decoder_blocks
 from harness.contract import Dtype
 from harness.methods.smoothquant import published_alpha
+from tests.methods.small_runs import compress_in_place
+from tests.support.tiny_checkpoints import tiny_model, tiny_tokens
 
 TOKENS = tiny_tokens(5, 13)
 

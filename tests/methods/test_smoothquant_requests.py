@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from compress_requests import keep_models
-from small_runs import LENGTH, Bench, compress_in_place, parameters
-from tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
 from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.contract import CheckpointFormat, Dtype, ImageDescription, Quantization, Reason
@@ -17,6 +14,9 @@ from harness.methods.job import parse_request
 from harness.methods.numerics.rounding import RoundingGrid, quantize
 from harness.methods.numerics.scaling import PairKind, smoothable_pairs
 from harness.quantization.activations import attach
+from tests.methods.compress_requests import keep_models
+from tests.methods.small_runs import LENGTH, Bench, compress_in_place, parameters
+from tests.support.tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
 IMAGE = Path(__file__).parents[2] / "images" / "smoothquant" / "image.toml"
 FIRST_NORM = [family for family in FAMILIES if family != "opt-post-norm"]

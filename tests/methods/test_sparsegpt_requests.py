@@ -5,9 +5,7 @@ import json
 
 import pytest
 import torch
-from compress_requests import Killed, kill_before
 from safetensors.torch import load_file
-from tiny_checkpoints import FAMILIES, LAYERS, publish_model, publish_rows, tiny_model, tiny_text, tiny_tokens
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.architectures.blocks import decoder_blocks, linears_of
@@ -25,6 +23,16 @@ from harness.contract import (
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
 from harness.methods import run
 from harness.reporter import Reporter
+from tests.methods.compress_requests import Killed, kill_before
+from tests.support.tiny_checkpoints import (
+    FAMILIES,
+    LAYERS,
+    publish_model,
+    publish_rows,
+    tiny_model,
+    tiny_text,
+    tiny_tokens,
+)
 
 SAMPLES, LENGTH = 6, 16
 

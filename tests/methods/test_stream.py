@@ -1,12 +1,12 @@
 import pytest
 import torch
-from tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
 from harness.architectures.blocks import decoder_blocks
 from harness.errors import BadCheckpoint, WorkerError
 from harness.methods.numerics.hessian import Hessian
 from harness.methods.skeleton.sequential import observe
 from harness.methods.skeleton.stream import open_stream
+from tests.support.tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
 CPU = torch.device("cpu")
 TOKENS = tiny_tokens(7, 11)

@@ -2,13 +2,13 @@ import itertools
 
 import pytest
 import torch
-from tiny_checkpoints import FAMILIES, LAYERS, tiny_model, tiny_tokens
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from harness.architectures.blocks import KNOWN_ARCHITECTURES, decoder_blocks, linears_of
 from harness.contract import Reason
 from harness.errors import Unsupported
+from tests.support.tiny_checkpoints import FAMILIES, LAYERS, tiny_model, tiny_tokens
 
 
 @pytest.fixture(params=FAMILIES)

@@ -3,12 +3,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_checkpoints import publish_model, tiny_model, tiny_tokenizer, tiny_tokens
 
 from harness.checkpoint import publish
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, DeviceKind, Dtype, Reason
 from harness.errors import BadCheckpoint, Unsupported
 from harness.models.loading import load_model, select_device
+from tests.support.tiny_checkpoints import publish_model, tiny_model, tiny_tokenizer, tiny_tokens
 
 
 def test_a_checkpoint_loads_in_float32_on_a_cpu_and_says_why(tmp_path):

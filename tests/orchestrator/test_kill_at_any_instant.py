@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.contract import DESCRIPTOR_NAME, WorkRequest, WorkResult, describe_tree
 from orchestrator.store.cleaning import clean
-from tests.orchestrator.conftest import Bench
+from tests.orchestrator.small_runs import Bench
 from tests.orchestrator.workers import honest_worker
 from tests.support.fake_runtime import FakeRuntime
 

@@ -13,7 +13,7 @@ from orchestrator.manifest import Manifest
 from orchestrator.manifest.sources import parse_model
 from orchestrator.plan import build_plan
 from orchestrator.stages import ImageIdentity, Plan, key_material, stage_key
-from tests.orchestrator.conftest import MANIFEST, Bench
+from tests.orchestrator.small_runs import MANIFEST, Bench
 
 
 def plan_of(bench: Bench, **changes: object) -> Plan:

@@ -20,7 +20,7 @@ from orchestrator.evidence.observation import Variant
 from orchestrator.report.building import build_report
 from orchestrator.store import FailureKind, Provenance, StageRecord, StageStatus, Store
 from orchestrator.tracks import Track
-from tests.orchestrator.conftest import MANIFEST, Bench
+from tests.orchestrator.small_runs import MANIFEST, Bench
 from tests.orchestrator.workers import honest_worker, is_pruned
 from tests.support.fake_runtime import FakeRuntime, Misbehaviour
 

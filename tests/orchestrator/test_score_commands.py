@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import zstandard
 from typer.testing import CliRunner
-from workers import honest_worker, is_pruned
 
 from harness.contract import EvaluateRequest, EvaluateResult, WorkRequest, WorkResult
 from orchestrator.cli.app import app
 from orchestrator.errors import BadManifest
 from orchestrator.report import RunReport
 from orchestrator.score.uncertainty import Comparison, RunScores
-from tests.orchestrator.conftest import MANIFEST
+from tests.orchestrator.small_runs import MANIFEST
+from tests.orchestrator.workers import honest_worker, is_pruned
 from tests.support.fake_runtime import FakeRuntime
 
 ITEMS = 60

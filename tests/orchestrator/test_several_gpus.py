@@ -12,7 +12,7 @@ from orchestrator.manifest import Manifest, read_manifest
 from orchestrator.plan import build_plan
 from orchestrator.run import resources
 from orchestrator.stages import ImageIdentity, Stage, key_material
-from tests.orchestrator.conftest import MANIFEST, Bench
+from tests.orchestrator.small_runs import MANIFEST, Bench
 from tests.orchestrator.workers import honest_worker
 from tests.support.fake_runtime import FakeRuntime
 

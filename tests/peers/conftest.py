@@ -3,18 +3,13 @@
 import io
 import json
 import os
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 os.environ["HF_HUB_OFFLINE"] = "1"
-
-from tiny_checkpoints import publish_model, publish_rows, tiny_model, tiny_text, tiny_tokens
 
 from harness.checkpoint import open_checkpoint
 from harness.contract import Calibration, CompressParameters, CompressRequest, Device, ImageDescription, Setting
@@ -22,6 +17,7 @@ from harness.methods import job, run
 from harness.methods.peers import gptqmodel, llmcompressor
 from harness.models.loading import load_model
 from harness.reporter import Reporter
+from tests.support.tiny_checkpoints import publish_model, publish_rows, tiny_model, tiny_text, tiny_tokens
 
 SAMPLES, LENGTH = 8, 16
 

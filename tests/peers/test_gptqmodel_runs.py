@@ -7,10 +7,9 @@ from safetensors.torch import load_file
 
 pytest.importorskip("gptqmodel", reason="runs in the gptqmodel image's environment")
 
-from tiny_checkpoints import publish_model, tiny_model
-
 from harness.contract import CheckpointFormat, Dtype, Reason
 from harness.errors import Unsupported
+from tests.support.tiny_checkpoints import publish_model, tiny_model
 
 
 @pytest.mark.parametrize(

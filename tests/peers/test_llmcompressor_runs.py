@@ -9,12 +9,12 @@ pytest.importorskip("llmcompressor", reason="runs in the llmcompressor image's e
 import llmcompressor
 from llmcompressor.modifiers.transform.awq import AWQModifier
 from peer_cases import all_cases
-from tiny_checkpoints import LAYERS, tiny_model
 
 from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.contract import CheckpointFormat, Reason
 from harness.errors import Unsupported, WorkerError
 from harness.methods.awq.scale_search import candidate_scales
+from tests.support.tiny_checkpoints import LAYERS, tiny_model
 
 
 def weights_of(folder):

@@ -5,13 +5,13 @@ import importlib.metadata
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_checkpoints import publish_model, tiny_model
 
 from harness.architectures.blocks import decoder_blocks
 from harness.contract import Reason
 from harness.errors import BadRequest, Unsupported
 from harness.methods.peers import gptqmodel, llmcompressor
 from harness.methods.peers.common import add_companions, library_faults, require, store_float32_as
+from tests.support.tiny_checkpoints import publish_model, tiny_model
 
 MODULES = {"llmcompressor": llmcompressor, "gptqmodel": gptqmodel}
 

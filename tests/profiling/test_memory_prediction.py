@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_checkpoints import Recorder, publish_checkpoint, small_model
 
 from harness.architectures.shape import read_shape
 from harness.contract import Device, Memory, MemoryPrediction, ProfileParameters, ProfileRequest
 from harness.errors import OutOfMemory
 from harness.profiling import memory, run
 from harness.profiling.memory import free_bytes, measured_parts, predict, refuse_if_too_large, tensor_bytes
+from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
 
 CPU = torch.device("cpu")
 LLAMA_2_7B = {

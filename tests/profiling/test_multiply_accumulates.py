@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from small_checkpoints import CONFIGURATIONS, small_model
 from torch.utils.flop_counter import FlopCounterMode
-from zoo import ZOO, zoo_folder
 
 from harness.architectures.pruned_shapes import LayerWidths, layers_config, model_class
 from harness.architectures.shape import read_shape
 from harness.contract import Reason
 from harness.errors import BadCheckpoint, Unsupported
 from harness.profiling.macs import DENSITY, PAPER, SHAPE, count_macs
+from tests.support.small_checkpoints import CONFIGURATIONS, small_model
+from tests.support.zoo import ZOO, zoo_folder
 
 TOKENS = 24
 LLAMA_2_7B = {

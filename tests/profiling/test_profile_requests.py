@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_checkpoints import Recorder, publish_checkpoint, small_model
 
 from harness.checkpoint import open_checkpoint
 from harness.contract import Device, Dtype, ProfileParameters, ProfileRequest, ProfileResult, Quantization, Sparsity
 from harness.errors import BadRequest
 from harness.profiling import run
+from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
 
 
 def profile(tmp_path: Path, checkpoint: Path, **parameters: Any) -> ProfileResult:

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from quantized_weights import AWQ, CASES, INT, PACK, case, publish_quantized, random_weight
-from tiny_checkpoints import tiny_tokens
 from transformers import AutoModelForCausalLM
 
 from harness.contract import Device, Dtype, Quantization
@@ -11,6 +9,8 @@ from harness.models.loading import load_model
 from harness.quantization import layouts
 from harness.quantization.activations import fake_quantize_tokens
 from harness.quantization.weight import QuantizedWeight
+from tests.support.quantized_weights import AWQ, CASES, INT, PACK, case, publish_quantized, random_weight
+from tests.support.tiny_checkpoints import tiny_tokens
 
 pytest.importorskip("compressed_tensors", reason="compressed-tensors is not installed")
 

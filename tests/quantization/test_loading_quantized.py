@@ -4,14 +4,14 @@ import json
 
 import pytest
 import torch
-from quantized_weights import AWQ, CASES, GPTQ, INT, PACK, case, change_descriptor, publish_quantized
 from safetensors.torch import load_file, save_file
-from tiny_checkpoints import FAMILIES, publish_model, tiny_model, tiny_tokens
 
 from harness.contract import CheckpointFormat, Device, Dtype, Quantization
 from harness.errors import BadCheckpoint
 from harness.models import packed
 from harness.models.loading import load_model
+from tests.support.quantized_weights import AWQ, CASES, GPTQ, INT, PACK, case, change_descriptor, publish_quantized
+from tests.support.tiny_checkpoints import FAMILIES, publish_model, tiny_model, tiny_tokens
 
 DEVICE = Device(threads=1)
 ONE_EACH = (case(PACK, 4, 16, False), case(INT, 8, 0, True, activation_bits=8), case(GPTQ, 4, 16, True), CASES[-1])

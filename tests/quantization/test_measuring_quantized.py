@@ -1,10 +1,7 @@
 """What profile and benchmark say of a quantized checkpoint: stored sizes, and that they computed with dense weights."""
 
 import pytest
-from quantized_weights import CASES, publish_quantized
 from safetensors.torch import load_file
-from small_checkpoints import Recorder
-from tiny_checkpoints import publish_model, tiny_model
 
 from harness.backends import run as benchmark
 from harness.checkpoint import open_checkpoint
@@ -17,6 +14,9 @@ from harness.contract import (
     Quantization,
 )
 from harness.profiling import run as profile
+from tests.support.quantized_weights import CASES, publish_quantized
+from tests.support.small_checkpoints import Recorder
+from tests.support.tiny_checkpoints import publish_model, tiny_model
 
 DEVICE = Device(threads=1)
 

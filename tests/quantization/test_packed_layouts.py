@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quantized_weights import AWQ, CASES, GPTQ, INT, PACK, case, random_weight
 
 from harness.contract import CheckpointFormat, Quantization, Reason
 from harness.errors import BadCheckpoint, Unsupported
@@ -12,6 +11,7 @@ from harness.quantization import layouts
 from harness.quantization.bits import pack_bits, unpack_bits
 from harness.quantization.layouts.scheme import Scheme
 from harness.quantization.weight import QuantizedWeight
+from tests.support.quantized_weights import AWQ, CASES, GPTQ, INT, PACK, case, random_weight
 
 BITS_OF = {PACK: (2, 3, 4, 5, 6, 7, 8), INT: (8,), GPTQ: (2, 3, 4, 8), AWQ: (4,)}
 

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 from torch.nn import functional
 
 from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.contract import Quantization
 from harness.quantization.activations import attach, fake_quantize_tokens
+from tests.support.tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
 BITS = (4, 6, 8)
 

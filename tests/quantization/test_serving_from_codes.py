@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from quantized_weights import CASES, INT, PACK, Case, case, publish_quantized
 
 from harness.backends.fused_blocks import fuse
 from harness.backends.integer_serving import obstacle, use_codes
@@ -14,6 +13,7 @@ from harness.contract import Device, Dtype
 from harness.kernels.integer.linears import Int8Linear
 from harness.models.loading import load_model, packed_format
 from harness.models.packed import QuantizedLinears
+from tests.support.quantized_weights import CASES, INT, PACK, Case, case, publish_quantized
 
 TOKENS = torch.arange(3, 19).view(2, 8)
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,12 +16,10 @@ from orchestrator.runtime.base import Completed, Invocation
 from orchestrator.runtime.docker import RUN_LABEL, DockerRuntime
 from orchestrator.runtime.process import RUNNING_NAME, ProcessRuntime
 from orchestrator.stages import Limits
+from tests.support.containers import engine_or_skip
 
 PROJECT = Path(__file__).parents[2]
 HOSTILE = Path(__file__).parent / "hostile"
-sys.path.insert(0, str(PROJECT / "tests" / "support"))
-
-from containers import engine_or_skip  # noqa: E402
 
 
 @dataclass

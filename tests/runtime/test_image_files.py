@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from containers import engine_or_skip
 
 from harness.contract import DeviceKind, digest_file
 from orchestrator.errors import BadImage
@@ -17,6 +16,7 @@ from orchestrator.images.locking import lock_image
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.record import ImageRecord, differences, read_record, update_record
 from orchestrator.images.staging import copy_harness, pinned_wheels, stage_context
+from tests.support.containers import engine_or_skip
 
 PROJECT = Path(__file__).parents[2]
 IMAGES = PROJECT / "images"

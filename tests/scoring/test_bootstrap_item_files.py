@@ -7,9 +7,9 @@ import random
 import numpy as np
 import pytest
 import zstandard
-from measured_runs import choices, pack, segments
 
 from orchestrator.evidence.items import ItemsFile, NoInterval, read_items
+from tests.scoring.measured_runs import choices, pack, segments
 
 OUTCOMES = [1.0, 0.0, 1.0, 1.0]
 

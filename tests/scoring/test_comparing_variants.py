@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import scipy.stats
-from measured_runs import GPTQ, WANDA, RunMaker, coin_flips
 
 from orchestrator.evidence.items import Items
 from orchestrator.evidence.observation import DENSE
@@ -11,6 +10,7 @@ from orchestrator.score.uncertainty import Comparison, Resampling
 from orchestrator.score.uncertainty.comparing import Side, compare
 from orchestrator.score.uncertainty.significance import mcnemar
 from orchestrator.tracks import Mode, Track
+from tests.scoring.measured_runs import GPTQ, WANDA, RunMaker, coin_flips
 
 QUICK = Resampling(resamples=1000)
 DENSE_FLIPS = coin_flips(0.7, 200, 1)

@@ -4,12 +4,12 @@ import json
 
 import pytest
 import zstandard
-from measured_runs import GPTQ, WANDA, RunMaker, choices, coin_flips, pack
 
 from orchestrator.evidence.observation import DENSE, Variant
 from orchestrator.score.uncertainty import Resampling, RunScores
 from orchestrator.score.uncertainty.scores import run_scores, score_run
 from orchestrator.tracks import Mode, Track
+from tests.scoring.measured_runs import GPTQ, WANDA, RunMaker, choices, coin_flips, pack
 
 QUICK = Resampling(resamples=500)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_checkpoints import publish_model, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -16,6 +15,7 @@ from harness.checkpoint import publish
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Quantization
 from harness.quantization import layouts
 from harness.quantization.weight import QuantizedWeight
+from tests.support.tiny_checkpoints import publish_model, tiny_model
 
 PACK, INT = CheckpointFormat.PACK_QUANTIZED, CheckpointFormat.INT_QUANTIZED
 GPTQ, AWQ = CheckpointFormat.GPTQ, CheckpointFormat.AWQ

@@ -1,6 +1,0 @@
-"""Finds the shared helpers of the tests."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
