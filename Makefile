@@ -41,9 +41,10 @@ bench: setup ## compress a model, compare it with the dense one on all tracks
 test: .venv/.development ## run the tests
 	.venv/bin/python -m pytest $(ARGS)
 
-lint: .venv/.development ## check style and types
+lint: .venv/.development ## check style, layers and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports --no-cache
 	.venv/bin/mypy
 
 base-image: setup ## make the base image: from a registry where one is reachable, else with debootstrap

@@ -15,6 +15,8 @@ app = typer.Typer(help="List, build, lock and check images.", no_args_is_help=Tr
 Names = Annotated[list[str] | None, typer.Argument(help="Images; all that run on the device if left out.")]
 Device = Annotated[DeviceKind, typer.Option("--device", "-d", help="Whose lock to use.")]
 
+Record = Annotated[bool, typer.Option("--record", help="Write the base image's Debian packages to its lock.json.")]
+
 
 @app.command("list")
 def list_images() -> None:
@@ -35,23 +37,23 @@ def list_images() -> None:
 @app.command()
 def base(
     force: Annotated[bool, typer.Option("--force", help="Make it again although it is there.")] = False,
+    record: Record = False,
 ) -> None:
     """Make the base image: from a registry where one is reachable, else with debootstrap."""
     from orchestrator.images.base_image import build_base
     from orchestrator.images.engine import connect
 
-    made = build_base(connect(), options.images_folder(), _note, force=force)
-    typer.echo(made.id)
+    build_base(connect(), options.images_folder(), _note, force=force, record=record)
 
 
 @app.command()
 def build(
     names: Names = None,
     device: Device = DeviceKind.CPU,
-    record: Annotated[bool, typer.Option("--record", help="Write what was built to images/lock.json.")] = False,
+    record: Record = False,
     force: Annotated[bool, typer.Option("--force", help="Build without the builder's cache.")] = False,
 ) -> None:
-    """Build images. Says where a build differs from images/lock.json."""
+    """Build images. Says where the base image differs from its record."""
     from orchestrator.images.builds import build_image
     from orchestrator.images.engine import connect
 
@@ -71,7 +73,7 @@ def lock(
     """Resolve the requirements of images into hash-pinned locks."""
     from orchestrator.images.locking import lock_image
 
-    for image in _chosen(names, device):
+    for image in {chosen.layers[-1].name: chosen.layers[-1] for chosen in _chosen(names, device)}.values():
         typer.echo(lock_image(image, device, upgrade=upgrade))
 
 

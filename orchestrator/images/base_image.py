@@ -1,20 +1,25 @@
-"""The base image: a bare Debian 12 from a registry, or bootstrapped here where none is reachable, plus Python 3.11."""
+"""The base image: a bare Debian 12 from a registry, or bootstrapped here where none is reachable, plus Python 3.11.
 
-import hashlib
+`images/base/lock.json` keeps what no file of the project decides: where that Debian came from, and its packages.
+"""
+
 import os
 import secrets
 import shutil
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from harness.contract import digest_file, digest_of
+from pydantic import ValidationError
+
+from harness.contract import Frozen, digest_file, digest_of
 from orchestrator.errors import BadImage
-from orchestrator.images.engine import Build, build, builder_command, image_id, image_labels, run_command
+from orchestrator.host.files import write_atomically
+from orchestrator.images.engine import Build, build, builder_command, image_labels, run_command
 from orchestrator.images.package_sources import PackageSources
-from orchestrator.images.record import ImageRecord, today
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -28,6 +33,47 @@ INPUTS_LABEL = "llmcbench.inputs"
 ORIGIN_LABEL = "llmcbench.origin"
 _INPUT_NAMES = ("Dockerfile", "install-lock")
 _PULL_SECONDS = 120
+_RECORD_NAME = "lock.json"
+_SHOWN = 5
+
+
+class BaseRecord(Frozen):
+    """A base image as it was built. `packages` maps each Debian package to its version."""
+
+    version: Literal[1] = 1
+    origin: str
+    packages: dict[str, str]
+    recorded: str
+
+
+def read_record(images: Path) -> BaseRecord | None:
+    """The committed record; None where there is none.
+
+    Raises:
+        BadImage: the file is not a valid record.
+    """
+    path = images / BASE_NAME / _RECORD_NAME
+    if not path.is_file():
+        return None
+    try:
+        return BaseRecord.model_validate_json(path.read_bytes())
+    except ValidationError as invalid:
+        raise BadImage(f"{path} is not a valid record: {invalid}", hint="write it again with --record") from invalid
+
+
+def write_record(images: Path, built: BaseRecord) -> None:
+    write_atomically(images / BASE_NAME / _RECORD_NAME, built.model_dump_json(indent=1) + "\n")
+
+
+def differences(recorded: BaseRecord, built: BaseRecord) -> tuple[str, ...]:
+    """What of `built` is not as recorded, in words: its origin, and the packages that came, went or changed."""
+    was, now = recorded.packages, built.packages
+    origin = () if recorded.origin == built.origin else (f"from {built.origin} instead of {recorded.origin}",)
+    return origin + tuple(
+        f"{name} {now.get(name, 'is missing')} instead of {was.get(name, 'none')}"
+        for name in sorted(was.keys() | now.keys())
+        if was.get(name) != now.get(name)
+    )
 
 
 def base_inputs(images: Path) -> str:
@@ -36,15 +82,17 @@ def base_inputs(images: Path) -> str:
 
 
 def build_base(
-    client: "DockerClient", images: Path, note: Callable[[str], None], *, force: bool = False
-) -> ImageRecord:
-    """Make the base image unless it is there with the same inputs, and say how it was made.
+    client: "DockerClient", images: Path, note: Callable[[str], None], *, force: bool = False, record: bool = False
+) -> None:
+    """Make the base image unless it is there with the same inputs.
+
+    `record` writes what it is made of to its lock; otherwise what differs from that is told through `note`.
 
     Raises:
         BadImage: Debian can neither be pulled nor bootstrapped, or a step of the Dockerfile fails.
     """
-    labels = image_labels(client, BASE_TAG)
-    if force or labels is None or labels.get(INPUTS_LABEL) != base_inputs(images):
+    labels = image_labels(client, BASE_TAG) or {}
+    if force or labels.get(INPUTS_LABEL) != base_inputs(images):
         origin = _debian(client, note, force=force)
         note(f"building the base image on {origin}")
         with TemporaryDirectory() as scratch:
@@ -61,15 +109,17 @@ def build_base(
             )
             build(order)
         labels = image_labels(client, BASE_TAG) or {}
-    return ImageRecord(
-        name=BASE_NAME,
-        parent=labels.get(ORIGIN_LABEL, "unknown"),
-        dockerfile_sha256=digest_file(images / BASE_NAME / "Dockerfile"),
-        packages_sha256=_packages_digest(client),
-        build_arguments={"PARENT": DEBIAN_TAG},
-        id=image_id(client, BASE_TAG),
-        recorded=today(),
+    built = BaseRecord(
+        origin=labels.get(ORIGIN_LABEL, "unknown"),
+        packages=_packages(client),
+        recorded=datetime.now(UTC).date().isoformat(),
     )
+    recorded = read_record(images)
+    if record:
+        write_record(images, built)
+    elif recorded is not None and (found := differences(recorded, built)):
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        note(f"the base image differs from {BASE_NAME}/{_RECORD_NAME}: {'; '.join(found[:_SHOWN])}{more}")
 
 
 def _debian(client: "DockerClient", note: Callable[[str], None], *, force: bool) -> str:
@@ -138,8 +188,7 @@ def _bootstrap() -> str:
     return origin
 
 
-def _packages_digest(client: "DockerClient") -> str:
-    """sha256 over the names and versions of the Debian packages in the base image."""
+def _packages(client: "DockerClient") -> dict[str, str]:
     command = ["dpkg-query", "--show", "--showformat", "${Package}=${Version}\\n"]
-    listing = client.containers.run(BASE_TAG, command, remove=True, network_mode="none")
-    return hashlib.sha256(b"\n".join(sorted(listing.splitlines()))).hexdigest()
+    listing = client.containers.run(BASE_TAG, command, remove=True, network_mode="none").decode("ascii")
+    return dict(line.split("=", 1) for line in sorted(listing.splitlines()))

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING
 from harness.contract import DeviceKind, digest_file, digest_of, harness_digest
 from orchestrator.errors import BadImage
 from orchestrator.images.base_image import BASE_TAG, INPUTS_LABEL, base_inputs, build_base
-from orchestrator.images.catalog import VENDOR_WHEELS_NAME, Image, ImageCatalog
+from orchestrator.images.catalog import VENDOR_WHEELS_NAME, Image
 from orchestrator.images.engine import Build, build, image_id, image_labels
-from orchestrator.images.locking import parent_folder
 from orchestrator.images.package_sources import PackageSources
-from orchestrator.images.record import RECORD_NAME, ImageRecord, differences, today, update_record
 from orchestrator.images.staging import pip_secrets, stage_context
 from orchestrator.images.vendor_wheels import vendor_wheels
 
@@ -52,7 +50,7 @@ def environment_inputs(image: Image, device: DeviceKind) -> str:
 def _below_inputs(image: Image, device: DeviceKind) -> str:
     if image.description.foundation is not None:
         return image.description.foundation
-    parent = parent_image(image)
+    parent = image.parent
     return base_inputs(image.folder.parent) if parent is None else environment_inputs(parent, device)
 
 
@@ -84,13 +82,12 @@ def build_image(
 ) -> str:
     """Build the image, and what it stands on where that is missing or out of date; return its id.
 
-    `record` writes the environments to `images/lock.json`; otherwise what differs from it is told through `note`.
+    `record` goes to `build_base`.
 
     Raises:
         BadImage: a file is missing or a step failed.
         RuntimeUnavailable: there is no builder.
     """
-    images = image.folder.parent
     vendor_wheels(image)  # before anything is built for it
     _build_below(client, image, device, note, record=record)
     note(f"building image {image.name!r} for {device.value}")
@@ -98,7 +95,6 @@ def build_image(
     with TemporaryDirectory() as scratch:
         _build_targets(image, device, Path(scratch), force=force)
     note(f"image {image.name!r} for {device.value} is ready after {time.monotonic() - begin:.0f} s")
-    _settle(images, environment_record(client, image, device), note, record=record)
     return image_id(client, image_tag(image, device))
 
 
@@ -108,38 +104,12 @@ def _build_below(
     """Make what the image stands on: the base image, or its parent's environment and all below that."""
     if image.description.foundation is not None:
         return  # the builder pulls it
-    images, parent = image.folder.parent, parent_image(image)
-    if parent is None:
-        _settle(images, build_base(client, images, note), note, record=record)
-    elif _environment_is_built(client, parent, device):
-        _build_below(client, parent, device, note, record=record)
-        _settle(images, environment_record(client, parent, device), note, record=record)
+    if image.parent is None:
+        build_base(client, image.folder.parent, note, record=record)
+    elif _environment_is_built(client, image.parent, device):
+        _build_below(client, image.parent, device, note, record=record)
     else:
-        build_image(client, parent, device, note, record=record)
-
-
-def environment_record(client: "DockerClient", image: Image, device: DeviceKind) -> ImageRecord:
-    """What the environment that is tagged now was made of."""
-    return ImageRecord(
-        name=image.name,
-        device=device,
-        parent=_parent_tag(image, device),
-        dockerfile_sha256=_dockerfile_digest(image),
-        lock_sha256=image.lock_digest(device),
-        build_arguments={"PARENT": _parent_tag(image, device)},
-        id=image_id(client, environment_tag(image, device)),
-        recorded=today(),
-    )
-
-
-def parent_image(image: Image) -> Image | None:
-    """The image that `image` builds on; None for one that builds on the base image.
-
-    Raises:
-        BadImage: there is no such image.
-    """
-    folder = parent_folder(image)
-    return None if folder is None else ImageCatalog(folder.parent).images[folder.name]
+        build_image(client, image.parent, device, note, record=record)
 
 
 def _environment_is_built(client: "DockerClient", image: Image, device: DeviceKind) -> bool:
@@ -169,18 +139,10 @@ def _build_targets(image: Image, device: DeviceKind, scratch: Path, *, force: bo
     build(replace(environment, tag=image_tag(image, device), target=None, labels=labels, force=False))
 
 
-def _settle(images: Path, built: ImageRecord, note: Callable[[str], None], *, record: bool) -> None:
-    if record:
-        update_record(images, built)
-    elif found := differences(images, built):
-        note(f"image {built.name!r} differs from {images.name}/{RECORD_NAME}: {'; '.join(found)}")
-
-
 def _parent_tag(image: Image, device: DeviceKind) -> str:
     if image.description.foundation is not None:
         return image.description.foundation
-    parent = parent_image(image)
-    return BASE_TAG if parent is None else environment_tag(parent, device)
+    return BASE_TAG if image.parent is None else environment_tag(image.parent, device)
 
 
 def _has_environment(image: Image) -> bool:

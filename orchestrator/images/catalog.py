@@ -3,7 +3,7 @@
 import hashlib
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -21,15 +21,17 @@ from harness.contract import (
 from orchestrator.errors import BadImage
 
 DESCRIPTION_NAME = "image.toml"
+LOCKS_NAME = "locks"
 VENDOR_WHEELS_NAME = "vendor-wheels.toml"
 
 
 @dataclass(frozen=True)
 class Image:
-    """One folder of `images/`."""
+    """One folder of `images/`. `parent` is the image that it builds on; None for one that builds on the base image."""
 
     folder: Path
     description: ImageDescription
+    parent: "Image | None" = None
 
     @property
     def name(self) -> str:
@@ -52,21 +54,35 @@ class Image:
             return f"its lock is without the wheels of {VENDOR_WHEELS_NAME}"
         return None
 
+    @property
+    def layers(self) -> tuple["Image", ...]:
+        """The images with a lock of their own that this one is made of, the lowest first. It has the lock of the last.
+
+        An image without requirements inherits its parent's.
+        """
+        if self.parent is None:
+            return (self,)
+        return (*self.parent.layers, self) if self._has_requirements else self.parent.layers
+
+    @property
+    def _has_requirements(self) -> bool:
+        return (self.folder / LOCKS_NAME).is_dir() or any(self.folder.glob("requirements*.in"))
+
     def lock(self, device: DeviceKind) -> Path:
-        """The hash-pinned requirements for a device: `locks/cpu.txt` or `locks/cuda.txt`."""
-        return self.folder / "locks" / f"{device.value}.txt"
+        """The hash-pinned requirements for a device, `locks/cpu.txt` or `locks/cuda.txt`: its own, or inherited."""
+        return self.layers[-1].folder / LOCKS_NAME / f"{device.value}.txt"
 
     def lock_digest(self, device: DeviceKind) -> str:
         """sha256 of the lock.
 
         Raises:
-            BadImage: the image has no lock for this device.
+            BadImage: the image has no lock for this device, neither of its own nor inherited.
         """
         path = self.lock(device)
         if not path.is_file():
             raise BadImage(
                 f"image {self.name!r} has no lock for {device.value}: {path} is missing",
-                hint=f"add it with `orchestrator images lock {self.name}`",
+                hint=f"add it with `orchestrator images lock {self.layers[-1].name}`",
             )
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -75,14 +91,14 @@ class ImageCatalog:
     """All images of a project folder, indexed by what they offer.
 
     Raises:
-        BadImage: a folder has an invalid `image.toml`, or two images offer the same name.
+        BadImage: a folder has an invalid `image.toml`, two images offer the same name, or a parent does not exist.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         if not root.is_dir():
             raise BadImage(f"no images folder at {root}", hint="run from a checkout of the project")
-        self.images = {path.parent.name: _load(path) for path in sorted(root.glob(f"*/{DESCRIPTION_NAME}"))}
+        self.images = _with_parents([_load(path) for path in sorted(root.glob(f"*/{DESCRIPTION_NAME}"))])
 
     def offering(self, operation: Operation) -> tuple[Image, ...]:
         return tuple(image for image in self.images.values() if operation in image.description.operations)
@@ -101,8 +117,7 @@ class ImageCatalog:
 
     def minimum_driver(self, image: Image) -> str | None:
         """The oldest NVIDIA driver that an image's packages run on: its own, or the layer's that it builds on."""
-        parent = self.images.get(image.description.parent or "")
-        return image.description.minimum_driver or (self.minimum_driver(parent) if parent else None)
+        return image.description.minimum_driver or (self.minimum_driver(image.parent) if image.parent else None)
 
     @cached_property
     def methods(self) -> dict[str, tuple[Image, MethodDescription]]:
@@ -141,3 +156,28 @@ def _load(path: Path) -> Image:
     if description.name != path.parent.name:
         raise BadImage(f"{path} names itself {description.name!r}", hint="an image is called like its folder")
     return Image(path.parent, description)
+
+
+def _with_parents(images: Iterable[Image]) -> dict[str, Image]:
+    """The images by name, each with the one that it builds on."""
+    loose = {image.name: image for image in images}
+    linked: dict[str, Image] = {}
+
+    def link(image: Image, above: tuple[str, ...]) -> Image:
+        if image.name in linked:
+            return linked[image.name]
+        name = image.description.parent
+        if name in (*above, image.name):
+            raise BadImage(f"image {image.name!r} builds on itself", hint=f"mend `parent` in {image.description_path}")
+        if name is not None and name not in loose:
+            raise BadImage(
+                f"image {image.name!r} builds on {name!r}, which does not exist",
+                hint=f"add {image.folder.parent / name}, or mend `parent` in {image.description_path}",
+            )
+        parent = None if name is None else link(loose[name], (*above, image.name))
+        linked[image.name] = replace(image, parent=parent)
+        return linked[image.name]
+
+    for image in loose.values():
+        link(image, ())
+    return {name: linked[name] for name in loose}

@@ -72,39 +72,22 @@ def _for_device(common: Path, device: DeviceKind) -> Path:
     return own if own.is_file() else common
 
 
-def parent_folder(image: Image) -> Path | None:
-    """The folder of the image whose layer `image` builds on; None for one that builds on the base image.
-
-    Raises:
-        BadImage: the parent has no folder.
-    """
-    if image.description.parent is None:
-        return None
-    folder = image.folder.parent / image.description.parent
-    if not folder.is_dir():
-        raise BadImage(
-            f"image {image.name!r} builds on {image.description.parent!r}, which does not exist",
-            hint=f"add {folder}, or mend `parent` in {image.description_path}",
-        )
-    return folder
-
-
 def _constraints(image: Image, device: DeviceKind) -> list[Path]:
-    """Per-device pins of the image and of its parent, and the parent's lock.
+    """Per-device pins of the image and of those below it, and the lock of the nearest of those.
 
-    The parent's own pins count again: their `===`, unlike a `==`, tells a plain build from a local one (`+cpu`).
+    The pins below count again: their `===`, unlike a `==`, tells a plain build from a local one (`+cpu`).
     """
-    parent = parent_folder(image)
-    folders = (image.folder,) if parent is None else (image.folder, parent)
+    below = image.layers[:-1]
+    folders = (image.folder, *(layer.folder for layer in reversed(below)))
     found = [path for folder in folders if (path := folder / f"constraints-{device.value}.txt").is_file()]
-    if parent is not None:
-        lock = parent / "locks" / f"{device.value}.txt"
-        if not lock.is_file():
+    if below:
+        nearest = below[-1]
+        if not nearest.lock(device).is_file():
             raise BadImage(
-                f"{parent.name!r}, the parent of image {image.name!r}, has no lock for {device.value}",
-                hint=f"lock it first with `orchestrator images lock {parent.name}`",
+                f"{nearest.name!r}, on which image {image.name!r} builds, has no lock for {device.value}",
+                hint=f"lock it first with `orchestrator images lock {nearest.name}`",
             )
-        found.append(lock)
+        found.append(nearest.lock(device))
     return found
 
 

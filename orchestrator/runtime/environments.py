@@ -1,5 +1,6 @@
 """Virtual environments of the process runtime: one a lock, made once, complete or not there at all.
 
+Images with the same lock share one: it holds their packages alone, and workers import the harness from its source.
 uv links the files from its cache, so several environments with the same torch cost the disk of one.
 """
 
@@ -15,12 +16,13 @@ from harness.contract import DeviceKind
 from orchestrator.errors import BadImage, RuntimeUnavailable
 from orchestrator.host.locks import hold
 from orchestrator.images.catalog import Image
-from orchestrator.images.locking import PYTHON_VERSION, parent_folder
+from orchestrator.images.locking import PYTHON_VERSION
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.uv import UvFailed, run_uv
 
 MARKER_NAME = "llmcbench-complete"
 _LOCAL_CPU_BUILD = "+cpu"
+_NAME_DIGITS = 16
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Environments:
             )
         if found := self.find(image, device):
             return found
-        with hold(self._folder / f".{image.name}-{device.value}.lock"):
+        with hold(self._folder / f".{image.lock_digest(device)[:_NAME_DIGITS]}.lock"):
             if found := self.find(image, device):
                 return found
             begin = time.monotonic()
@@ -106,7 +108,7 @@ class Environments:
         sources = PackageSources.configured()
         try:
             run_uv(["venv", "--no-config", "--relocatable", "--python", sys.executable, str(folder)], sources)
-            for lock in _locks(image, device):
+            for lock in (layer.lock(device) for layer in image.layers):  # what builds packages from source comes first
                 if "==" not in lock.read_text(encoding="utf-8"):
                     continue
                 command = ["pip", "install", "--python", str(folder / "bin" / "python"), "--require-hashes"]
@@ -128,15 +130,7 @@ class Environments:
     def _environment(self, image: Image, device: DeviceKind) -> WorkerEnvironment:
         digest = image.lock_digest(device)
         abi = f"cp{sys.version_info.major}{sys.version_info.minor}"
-        name = f"{image.name}-{device.value}-{digest[:12]}-{abi}"
-        return WorkerEnvironment(self._folder / name, digest, abi)
-
-
-def _locks(image: Image, device: DeviceKind) -> list[Path]:
-    """The parent's lock first: packages that are built from source find what they need to build with in it."""
-    parent = parent_folder(image)
-    above = [] if parent is None else [parent / "locks" / f"{device.value}.txt"]
-    return [*above, image.lock(device)]
+        return WorkerEnvironment(self._folder / f"{digest[:_NAME_DIGITS]}-{abi}", digest, abi)
 
 
 def _lacks_cpu_build(device: DeviceKind, failure: UvFailed) -> bool:

@@ -8,13 +8,12 @@ import pytest
 
 from harness.contract import DeviceKind, digest_file
 from orchestrator.errors import BadImage
-from orchestrator.images.base_image import BASE_TAG
+from orchestrator.images.base_image import BASE_TAG, BaseRecord, differences, read_record, write_record
 from orchestrator.images.builds import environment_inputs, image_inputs
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.images.engine import Build, build
 from orchestrator.images.locking import lock_image
 from orchestrator.images.package_sources import PackageSources
-from orchestrator.images.record import ImageRecord, differences, read_record, update_record
 from orchestrator.images.staging import copy_harness, pinned_wheels, stage_context
 from tests.support.containers import engine_or_skip
 
@@ -29,15 +28,7 @@ def pins(image: Image, device: DeviceKind) -> dict[str, str]:
     return dict(PIN.findall(image.lock(device).read_text()))
 
 
-def record(**changes: object) -> ImageRecord:
-    asked = {
-        "name": "torch",
-        "parent": "base",
-        "dockerfile_sha256": "a" * 64,
-        "id": "sha256:1",
-        "recorded": "2026-01-01",
-    }
-    return ImageRecord.model_validate(asked | {"device": "cpu", "lock_sha256": "b" * 64} | changes)
+RECORD = BaseRecord(origin="debootstrap bookworm", packages={"bash": "5.2", "dash": "0.5"}, recorded="2026-01-01")
 
 
 @pytest.mark.parametrize(("image", "device"), LOCKS, ids=lambda value: getattr(value, "name", None) or value.value)
@@ -52,7 +43,8 @@ def test_every_pin_of_a_lock_has_a_hash_and_no_line_says_where_from(image, devic
 @pytest.mark.parametrize("device", DeviceKind)
 def test_images_of_one_layer_that_share_a_package_share_its_version(device):
     versions: dict[str, set[str]] = {}
-    for image in (one for one in CATALOG.images.values() if one.name == "torch" or one.description.parent == "torch"):
+    torch = CATALOG.images["torch"]
+    for image in (one for one in CATALOG.images.values() if torch in one.layers):
         for name, version in pins(image, device).items() if device in image.description.devices else ():
             versions.setdefault(name, set()).add(version)
 
@@ -62,9 +54,38 @@ def test_images_of_one_layer_that_share_a_package_share_its_version(device):
 @pytest.mark.parametrize("device", DeviceKind)
 def test_a_lock_repeats_its_parents(device):
     for image in CATALOG.images.values():
-        if image.description.parent is not None and device in image.description.devices:
-            parent = CATALOG.images[image.description.parent]
-            assert pins(parent, device).items() <= pins(image, device).items()
+        if image.parent is not None and device in image.description.devices:
+            assert pins(image.parent, device).items() <= pins(image, device).items()
+
+
+def test_no_two_images_have_equal_locks_of_their_own():
+    for device in DeviceKind:
+        locks = [image.lock_digest(device) for image, one in LOCKS if one is device and image.layers[-1] is image]
+        assert len(locks) == len(set(locks))
+
+
+def test_an_image_without_requirements_has_its_parents_lock(copy):
+    gptq, parent = copy["gptq"], copy["torch-transformers"]
+    assert gptq.lock(DeviceKind.CPU) == parent.lock(DeviceKind.CPU)
+    assert [layer.name for layer in gptq.layers] == ["torch", "torch-transformers"]
+
+    (gptq.folder / "requirements.in").write_text("numpy\n")
+
+    assert [layer.name for layer in gptq.layers] == ["torch", "torch-transformers", "gptq"]
+    with pytest.raises(BadImage, match="image 'gptq' has no lock for cpu") as raised:
+        gptq.lock_digest(DeviceKind.CPU)
+    assert "images lock gptq" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("parent", "problem"), [("torhc", "builds on 'torhc', which does not exist"), ("gptq", "builds on itself")]
+)
+def test_a_parent_that_cannot_be_one_is_refused(copy, parent, problem):
+    path = copy["torch-transformers"].description_path
+    path.write_text(path.read_text().replace('parent = "torch"', f'parent = "{parent}"'))
+
+    with pytest.raises(BadImage, match=problem):
+        ImageCatalog(path.parents[1])
 
 
 def test_each_device_has_its_build_of_torch():
@@ -87,47 +108,33 @@ def test_each_device_has_its_build_of_torch():
 def test_an_image_with_triton_has_the_compilers_that_it_calls(name: str) -> None:
     """Its own Dockerfile, or that of the layer below, installs them, and none removes them again."""
     image = CATALOG.images[name]
-    below = [CATALOG.images[image.description.parent]] if image.description.parent else []
-    files = [one.dockerfile.read_text(encoding="utf-8") for one in (image, *below)]
+    files = [one.dockerfile.read_text(encoding="utf-8") for one in image.layers]
     assert any("if grep -q '^triton==' /build/lock.txt; then" in text and "g++" in text for text in files)
     unconditional = re.compile(r"&& apt-get purge [^&]*\b(gcc|g\+\+|libc6-dev|python3\.11-dev)")
     assert not any(unconditional.search(text) for text in files)
 
 
-def test_the_record_is_of_the_dockerfiles_and_locks_as_they_are():
-    """Images that only the user can build, from what a vendor gives out, are not in it."""
-    recorded = read_record(IMAGES)
+def test_a_base_image_as_recorded_differs_in_nothing(tmp_path):
+    (tmp_path / "base").mkdir()
+    write_record(tmp_path, RECORD)
 
-    ours = {name for name, image in CATALOG.images.items() if image.container_only is None}
-    assert {entry.name for entry in recorded.images} == {"base", *ours}
-    for entry in recorded.images:
-        assert entry.dockerfile_sha256 == digest_file(IMAGES / entry.name / "Dockerfile"), entry.name
-        if entry.device is not None:
-            assert entry.lock_sha256 == CATALOG.images[entry.name].lock_digest(entry.device), entry.name
+    assert read_record(tmp_path) == RECORD
+    assert differences(RECORD, RECORD.model_copy(update={"recorded": "2026-02-02"})) == ()
 
 
-def test_a_build_that_is_as_recorded_differs_in_nothing_although_its_id_does(tmp_path):
-    update_record(tmp_path, record())
+def test_debian_packages_that_came_went_or_changed_are_named():
+    built = RECORD.model_copy(update={"packages": {"bash": "5.3", "perl": "5.36"}})
 
-    assert differences(tmp_path, record(id="sha256:2", recorded="2026-02-02")) == ()
-
-
-def test_a_build_from_another_lock_says_so(tmp_path):
-    update_record(tmp_path, record())
-
-    assert differences(tmp_path, record(lock_sha256="c" * 64)) == (f"its lock (recorded {'b' * 12}, now {'c' * 12})",)
-
-
-def test_recording_replaces_the_entry_of_the_same_image_and_device_alone(tmp_path):
-    for entry in (record(), record(device="cuda"), record(id="sha256:2")):
-        update_record(tmp_path, entry)
-
-    entries = read_record(tmp_path).images
-    assert [(entry.device, entry.id) for entry in entries] == [("cpu", "sha256:2"), ("cuda", "sha256:1")]
+    assert differences(RECORD, built) == (
+        "bash 5.3 instead of 5.2",
+        "dash is missing instead of 0.5",
+        "perl 5.36 instead of none",
+    )
 
 
 def test_a_damaged_record_is_refused(tmp_path):
-    (tmp_path / "lock.json").write_text("{")
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "lock.json").write_text("{")
 
     with pytest.raises(BadImage, match="not a valid record"):
         read_record(tmp_path)
@@ -160,7 +167,7 @@ def test_a_change_of_the_description_rebuilds_the_image_but_not_its_environment(
 def test_locking_without_the_parents_lock_says_what_to_lock_first(copy):
     copy["torch"].lock(DeviceKind.CPU).unlink()
 
-    with pytest.raises(BadImage, match="'torch', the parent of image 'fetch', has no lock for cpu") as raised:
+    with pytest.raises(BadImage, match="'torch', on which image 'fetch' builds, has no lock for cpu") as raised:
         lock_image(copy["fetch"], DeviceKind.CPU)
     assert "images lock torch" in raised.value.hint
 

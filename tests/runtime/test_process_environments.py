@@ -54,7 +54,22 @@ def test_an_environment_is_made_once_and_named_after_its_lock(image, tmp_path):
 
     assert made == again
     assert len(notes) == noted == 2
-    assert made.folder.name.startswith(f"hostile-cpu-{image.lock_digest(DeviceKind.CPU)[:12]}-cp3")
+    assert made.folder.name.startswith(f"{image.lock_digest(DeviceKind.CPU)[:16]}-cp3")
+
+
+def test_images_with_the_same_lock_share_one_environment(image, tmp_path):
+    child = image.folder.parent / "child"
+    child.mkdir()
+    text = image.description_path.read_text().replace('"hostile"', '"child"')
+    (child / "image.toml").write_text(f'parent = "hostile"\n{text}')
+    store, notes = Environments(tmp_path / "environments"), []
+    made = store.prepare(image, DeviceKind.CPU, notes.append)
+    noted = len(notes)
+
+    inheriting = ImageCatalog(image.folder.parent).images["child"]
+
+    assert store.prepare(inheriting, DeviceKind.CPU, notes.append) == made
+    assert len(notes) == noted
 
 
 def test_another_lock_is_another_environment(image, tmp_path, installs):
