@@ -2,3 +2,5 @@
 
 Never imports torch or any library of an image; of the harness it imports `harness.contract` alone.
 """
+
+__version__ = "0.1.0"

@@ -1,7 +1,11 @@
 """All commands in one place. Each command's module holds what it does."""
 
+from typing import Annotated
+
 import typer
 
+from harness.contract import CONTRACT_VERSION
+from orchestrator import __version__
 from orchestrator.cli.agreement import agreement
 from orchestrator.cli.backends import app as backends
 from orchestrator.cli.images import app as images
@@ -12,13 +16,28 @@ from orchestrator.cli.scoring import compare, score
 from orchestrator.cli.support import support
 
 app = typer.Typer(
-    help="Decides, with measurements, which LLM compression method to use.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"llmcbench {__version__} (contract {CONTRACT_VERSION})")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the versions and exit.")
+    ] = False,
+) -> None:
+    """Decides, with measurements, which LLM compression method to use."""
+
+
 app.add_typer(images, name="images")
 app.add_typer(backends, name="backends")
 app.add_typer(manifest, name="manifest")

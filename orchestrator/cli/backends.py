@@ -8,6 +8,7 @@ import typer
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest, CommandExit
 from orchestrator.images.catalog import ImageCatalog
+from orchestrator.installation import shipped_images
 from orchestrator.store import Store
 
 app = typer.Typer(help="List deployment backends, and check one on this machine.", no_args_is_help=True)
@@ -21,7 +22,7 @@ def list_backends(store: options.Store = options.DEFAULT_STORE, as_json: options
     from orchestrator.checks.backends import read_verifications
 
     root = Store(store).root
-    catalog = ImageCatalog(options.images_folder())
+    catalog = ImageCatalog(shipped_images())
     if as_json:
         document = [
             {
@@ -61,7 +62,7 @@ def verify(
     from orchestrator.plan.resolving import resolve_backend
     from orchestrator.run.setup import named_runtime
 
-    catalog = ImageCatalog(options.images_folder())
+    catalog = ImageCatalog(shipped_images())
     subject, reference = (Subject(*resolve_backend(name, catalog)) for name in (backend, REFERENCE))
     chosen = choose_device(device)
     if chosen.device.kind not in subject.image.description.devices:

@@ -8,6 +8,7 @@ from harness.contract import DeviceKind
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest, CommandExit
 from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.installation import shipped_images
 from orchestrator.suggest import unknown
 
 app = typer.Typer(help="List, build, lock and check images.", no_args_is_help=True)
@@ -43,7 +44,7 @@ def base(
     from orchestrator.images.base_image import build_base
     from orchestrator.images.engine import connect
 
-    build_base(connect(), options.images_folder(), _note, force=force, record=record)
+    build_base(connect(), shipped_images(), _note, force=force, record=record)
 
 
 @app.command()
@@ -102,7 +103,7 @@ def check(
 
 
 def _catalog() -> ImageCatalog:
-    return ImageCatalog(options.images_folder())
+    return ImageCatalog(shipped_images())
 
 
 def _chosen(names: list[str] | None, device: DeviceKind) -> list[Image]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest, CommandExit
 from orchestrator.images.catalog import ImageCatalog
+from orchestrator.installation import shipped_images
 from orchestrator.store import Store
 from orchestrator.suggest import unknown
 from orchestrator.tracks import Mode
@@ -64,7 +65,7 @@ def report(
             raise BadManifest(unknown("report format", name, FORMATS), hint=f"use: {', '.join(FORMATS)}")
     opened = Store(store)
     record = opened.load_run(run)
-    document = build_report(record, opened, ImageCatalog(options.images_folder()), mode)
+    document = build_report(record, opened, ImageCatalog(shipped_images()), mode)
     folder = output or opened.runs / record.run
     folder.mkdir(parents=True, exist_ok=True)
     renderers: dict[str, Callable[[RunReport], str]] = {
@@ -111,7 +112,7 @@ def doctor(store: options.Store = options.DEFAULT_STORE) -> None:
     """Check what this machine offers and say what is missing. Exits with 2 when nothing could be run."""
     from orchestrator.checks.machine import diagnose
 
-    findings = diagnose(store, options.images_folder())
+    findings = diagnose(store, shipped_images())
     for finding in findings:
         typer.echo(f"{finding.symbol} {finding.subject}: {finding.message}")
         if finding.hint:

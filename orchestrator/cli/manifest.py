@@ -8,6 +8,7 @@ import typer
 
 from orchestrator.cli import options
 from orchestrator.errors import CommandExit
+from orchestrator.installation import find_manifest
 from orchestrator.manifest import Manifest, hub_source, read_manifest
 
 app = typer.Typer(help="Pin the models of a manifest, or show what it says.", no_args_is_help=True)
@@ -40,7 +41,7 @@ def pin(
 @app.command()
 def show(manifest: File, as_json: options.Json = False) -> None:
     """Show what a manifest says once every default is filled in, and which of its models are not pinned."""
-    read = read_manifest(manifest)
+    read = read_manifest(find_manifest(manifest))
     if as_json:
         document = {"manifest": read.model_dump(mode="json"), "digest": read.digest, "unpinned": _unpinned(read)}
         typer.echo(json.dumps(document, indent=1, ensure_ascii=False))

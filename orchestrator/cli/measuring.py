@@ -9,12 +9,13 @@ import typer
 
 from orchestrator.cli import options
 from orchestrator.errors import CommandExit
+from orchestrator.installation import find_manifest, shipped_images
 from orchestrator.manifest import Manifest, read_manifest
 from orchestrator.run.progress import Display, ProgressMode, choose_display
 from orchestrator.run.run import Run, Setup
 from orchestrator.store import RunRecord
 
-SIZES = "quick.yaml"
+SIZES = Path("quick")
 LOG_WIDTH = 120
 """Columns of the summary where there is no terminal to ask."""
 
@@ -37,13 +38,13 @@ def bench(
     """
     from orchestrator.manifest.bench import bench_manifest
 
-    base = read_manifest(sizes or options.project_folder() / "manifests" / SIZES)
+    base = read_manifest(find_manifest(sizes or SIZES))
     manifest = bench_manifest(base, method, backend, model, setting, device, runtime)
     _measure(manifest, store, choose_display(progress), as_json=as_json)
 
 
 def run(
-    manifest: Annotated[Path, typer.Argument(help="The manifest to run.")],
+    manifest: Annotated[Path, typer.Argument(help=f"The manifest to run: {options.MANIFEST_HELP}")],
     device: Annotated[str | None, typer.Option("--device", "-d", help="Instead of the manifest's device.")] = None,
     runtime: Annotated[str | None, typer.Option("--runtime", "-r", help="Instead of the manifest's runtime.")] = None,
     store: options.Store = options.DEFAULT_STORE,
@@ -55,7 +56,7 @@ def run(
 
 
 def plan(
-    manifest: Annotated[Path, typer.Argument(help="The manifest to plan.")],
+    manifest: Annotated[Path, typer.Argument(help=f"The manifest to plan: {options.MANIFEST_HELP}")],
     device: Annotated[str | None, typer.Option("--device", "-d", help="Instead of the manifest's device.")] = None,
     runtime: Annotated[str | None, typer.Option("--runtime", "-r", help="Instead of the manifest's runtime.")] = None,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a stage on stdout.")] = False,
@@ -65,7 +66,7 @@ def plan(
     from orchestrator.run.preview import preview
     from orchestrator.run.setup import prepare_setup
 
-    setup = prepare_setup(_read(manifest, device, runtime), store, options.images_folder())
+    setup = prepare_setup(_read(manifest, device, runtime), store, shipped_images())
     for stage in preview(setup):
         if jsonl:
             typer.echo(json.dumps(stage.model_dump(mode="json"), ensure_ascii=False))
@@ -80,7 +81,7 @@ def plan(
 
 
 def _read(path: Path, device: str | None, runtime: str | None) -> Manifest:
-    manifest = read_manifest(path)
+    manifest = read_manifest(find_manifest(path))
     changes = {name: value for name, value in (("device", device), ("runtime", runtime)) if value is not None}
     return Manifest.model_validate({**manifest.model_dump(), **changes})
 
@@ -89,7 +90,7 @@ def _measure(manifest: Manifest, store: Path, display: Display, *, as_json: bool
     from orchestrator.run.scheduling import LocalExecutor
     from orchestrator.run.setup import prepare_setup
 
-    setup = prepare_setup(manifest, store, options.images_folder())
+    setup = prepare_setup(manifest, store, shipped_images())
     for decision in setup.decisions:
         display.note(decision)
     cancel = threading.Event()

@@ -1,12 +1,10 @@
 """Options that several commands share."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from harness.contract import harness_folder
 from orchestrator.run.progress import ProgressMode
 
 STORE_VARIABLE = "LLMCBENCH_STORE"
@@ -27,13 +25,4 @@ Runtime = Annotated[str, typer.Option("--runtime", "-r", help="auto, docker or p
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 DEFAULT_STORE = Path(".llmcbench")
-
-
-def project_folder() -> Path:
-    """The checkout that holds images/ and manifests/: `LLMCBENCH_PROJECT`, or the one this package lies in."""
-    named = os.environ.get("LLMCBENCH_PROJECT")
-    return Path(named) if named else harness_folder().parent
-
-
-def images_folder() -> Path:
-    return project_folder() / "images"
+MANIFEST_HELP = "a file, or the name of one that comes with the project, such as quick."

@@ -9,6 +9,7 @@ from orchestrator.cli import options
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.observation import Variant
 from orchestrator.images.catalog import ImageCatalog
+from orchestrator.installation import shipped_images
 from orchestrator.score.uncertainty import Resampling
 from orchestrator.store import Store
 from orchestrator.suggest import unknown
@@ -40,7 +41,7 @@ def score(
     from orchestrator.score.uncertainty.scores import run_scores, score_run
 
     opened = Store(store)
-    measurements = measured(opened.load_run(run), opened, ImageCatalog(options.images_folder()))
+    measurements = measured(opened.load_run(run), opened, ImageCatalog(shipped_images()))
     scores = [one for one in score_run(measurements, mode) if track in (None, one.track)]
     document = run_scores(measurements, scores, Resampling(resamples=resamples, seed=seed))
     if as_json:
@@ -71,7 +72,7 @@ def compare(
     from orchestrator.score.uncertainty.comparing import compare as compare_sides
 
     opened = Store(store)
-    catalog = ImageCatalog(options.images_folder())
+    catalog = ImageCatalog(shipped_images())
     first = measured(opened.load_run(run), opened, catalog)
     second = measured(opened.load_run(other_run), opened, catalog) if other_run else first
     sides = (Side(first, find_variant(a, first.variants)), Side(second, find_variant(b, second.variants)))

@@ -12,6 +12,7 @@ from harness.contract import CheckpointFormat, DeviceKind
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest
 from orchestrator.images.catalog import ImageCatalog
+from orchestrator.installation import shipped_images
 from orchestrator.plan import resolve_backend
 from orchestrator.plan.support import Answer, SupportRow, SupportTable, support_of
 from orchestrator.suggest import unknown
@@ -35,7 +36,7 @@ def support(
     as_json: options.Json = False,
 ) -> None:
     """Show what each backend serves. The least favourable row that fits a checkpoint counts; `otherwise` comes last."""
-    catalog = ImageCatalog(options.images_folder())
+    catalog = ImageCatalog(shipped_images())
     names = [resolve_backend(backend, catalog)[1].name] if backend else list(catalog.backends)
     wanted, kind = _format(checkpoint_format), _device(device)
     tables = [_narrowed(support_of(*catalog.backends[name]), wanted, kind) for name in names]

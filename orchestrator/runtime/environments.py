@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.contract import DeviceKind
+from harness.contract import DeviceKind, harness_digest, harness_folder
 from orchestrator.errors import BadImage, RuntimeUnavailable
 from orchestrator.host.locks import hold
 from orchestrator.images.catalog import Image
 from orchestrator.images.locking import PYTHON_VERSION
 from orchestrator.images.package_sources import PackageSources
+from orchestrator.images.staging import copy_harness
 from orchestrator.images.uv import UvFailed, run_uv
+from orchestrator.installation import is_checkout
 
 MARKER_NAME = "llmcbench-complete"
 _LOCAL_CPU_BUILD = "+cpu"
@@ -81,6 +83,22 @@ class Environments:
             made = self._install_any(image, device, note)
             note(f"environment of image {image.name!r} is ready after {time.monotonic() - begin:.0f} s")
             return made
+
+    def harness(self) -> Path:
+        """The folder that workers import the harness from.
+
+        Installed from a wheel, the harness lies among the orchestrator's own packages, which must not hide those of the
+        environment: workers then get a copy that lies alone.
+        """
+        if is_checkout():
+            return harness_folder().parent
+        target = self._folder / f"harness-{harness_digest()[:12]}"
+        with hold(self._folder / ".harness.lock"):
+            if not target.is_dir():
+                folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+                copy_harness(folder / harness_folder().name)
+                folder.rename(target)
+        return target.absolute()
 
     def _install_any(self, image: Image, device: DeviceKind, note: Callable[[str], None]) -> WorkerEnvironment:
         try:

@@ -21,7 +21,7 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from harness.contract import DeviceKind, Event, Frozen, harness_folder
+from harness.contract import DeviceKind, Event, Frozen
 from orchestrator.errors import RuntimeUnavailable
 from orchestrator.host.files import write_atomically
 from orchestrator.host.owner import Owner
@@ -103,7 +103,10 @@ class ProcessRuntime:
                 home = Path(scratch) / "home"
                 home.mkdir()
                 command = [str(found.python), *self._worker]
-                variables = _variables(work, found, home) | {INVOCATION_VARIABLE: token}
+                variables = _variables(work, found, home) | {
+                    "PYTHONPATH": str(self._environments.harness()),
+                    INVOCATION_VARIABLE: token,
+                }
                 with _stdin(work, Path(scratch) / "stdin") as request:
                     return _supervise(command, variables, home, request, log, on_stdout, Watch(work.limits, cancel))
         finally:
@@ -153,7 +156,6 @@ def _variables(work: Launch, environment: WorkerEnvironment, home: Path) -> dict
         "USER": "worker",
         "LOGNAME": "worker",
         "LANG": "C.UTF-8",
-        "PYTHONPATH": str(harness_folder().parent),
         "PYTHONUNBUFFERED": "1",
         "PYTHONPYCACHEPREFIX": str(environment.bytecode.resolve()),
         "LLMCBENCH_IMAGE": str(work.image.description_path.resolve()),

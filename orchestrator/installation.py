@@ -1,0 +1,47 @@
+"""Where this installation keeps what comes with it: images, manifests. The same in a checkout and from a wheel.
+
+In a checkout `images/` and `manifests/` lie beside the two packages; a wheel carries both in `orchestrator/shipped/`.
+"""
+
+from pathlib import Path
+
+from orchestrator.errors import BadManifest
+from orchestrator.suggest import unknown
+
+_PACKAGE = Path(__file__).parent
+_MANIFEST_SUFFIX = ".yaml"
+
+
+def shipped_folder() -> Path:
+    """The folder that holds `images/` and `manifests/`."""
+    return _PACKAGE.parent if is_checkout() else _PACKAGE / "shipped"
+
+
+def is_checkout() -> bool:
+    return not (_PACKAGE / "shipped").is_dir()
+
+
+def shipped_images() -> Path:
+    return shipped_folder() / "images"
+
+
+def shipped_manifests() -> dict[str, Path]:
+    """The manifests that come with the project, by name."""
+    return {path.stem: path for path in sorted((shipped_folder() / "manifests").glob(f"*{_MANIFEST_SUFFIX}"))}
+
+
+def find_manifest(given: Path) -> Path:
+    """The file at this path, or else the manifest that comes with the project under this name, such as `quick`.
+
+    Raises:
+        BadManifest: there is neither.
+    """
+    if given.is_file() or given.suffix or len(given.parts) > 1:
+        return given  # whoever reads it says what is wrong with it
+    shipped = shipped_manifests()
+    if given.name not in shipped:
+        raise BadManifest(
+            unknown("manifest", given.name, shipped),
+            hint=f"give the path of a file, or one that comes with the project: {', '.join(shipped)}",
+        )
+    return shipped[given.name]
