@@ -24,6 +24,7 @@ from harness.contract import (
     EvaluateRequest,
     Setting,
 )
+from orchestrator.images.catalog import ImageCatalog
 
 PROJECT = Path(__file__).resolve().parent.parent
 STEP = Path(__file__).with_name("measured_run.py")
@@ -82,6 +83,9 @@ def step(bench: Bench, side: str, name: str, document: dict[str, Any]) -> dict[s
         "OMP_WAIT_POLICY": "PASSIVE",  # as the runtimes start workers: spinning threads stall beside other processes
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if "method" in document.get("parameters", {}):
+        image, _ = ImageCatalog(PROJECT / "images").methods[document["parameters"]["method"]]
+        variables["LLMCBENCH_IMAGE"] = str(image.description_path)
     if bench.device.kind is DeviceKind.CPU:
         variables["CUDA_VISIBLE_DEVICES"] = ""
     log = bench.work / f"{side}-{name}.stderr"

@@ -3,20 +3,24 @@
 import importlib
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from pydantic import ValidationError
 
 from harness.contract import (
+    BackendDescription,
     DescribeRequest,
     DescribeResult,
     DeviceKind,
     ImageDescription,
+    MethodDescription,
     Operation,
     Reason,
     Result,
     WorkRequest,
+    did_you_mean,
 )
 from harness.errors import BadRequest, Unsupported
 from harness.reporter import Reporter
@@ -32,6 +36,8 @@ _MODULES = {
     Operation.PROFILE: "harness.profiling",
     Operation.BENCHMARK: "harness.backends",
 }
+
+_NAME_THE_MODULE = "write the Python module that does it as `module` beside the name in image.toml"
 
 
 def perform(request: DescribeRequest | WorkRequest, reporter: Reporter) -> Result:
@@ -83,3 +89,33 @@ def describe_image() -> ImageDescription:
         return ImageDescription.model_validate(tomllib.loads(Path(path).read_text(encoding="utf-8")))
     except (OSError, tomllib.TOMLDecodeError, ValidationError) as invalid:
         raise BadRequest(f"{path} is not a valid image description: {invalid}", hint=hint) from invalid
+
+
+def offered_module(
+    offers: Sequence[MethodDescription] | Sequence[BackendDescription], name: str, reason: Reason
+) -> ModuleType:
+    """The module that does what the image's description offers as `name`. `reason` says what kind of thing that is.
+
+    Raises:
+        Unsupported: the image offers nothing of that name.
+        BadRequest: its description names no module of it that is here.
+    """
+    found = next((offer for offer in offers if offer.name == name), None)
+    if found is None:
+        names = [offer.name for offer in offers]
+        raise Unsupported(
+            reason,
+            f"this image has no {reason.value} {name!r}{did_you_mean(name, names)}",
+            hint=f"it has: {', '.join(names) or 'none'}",
+        )
+    if found.module is None:
+        raise BadRequest(f"the image's description names no module for {name!r}", hint=_NAME_THE_MODULE)
+    try:
+        return importlib.import_module(found.module)
+    except ModuleNotFoundError as absent:
+        if absent.name is None or not f"{found.module}.".startswith(f"{absent.name}."):
+            raise
+        raise BadRequest(
+            f"the image's description names a module for {name!r} that is not here: {found.module}",
+            hint=_NAME_THE_MODULE,
+        ) from absent

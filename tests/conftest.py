@@ -1,13 +1,26 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.every_image import write_every_image
 
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton asks once, when it is first imported, which any test may do
 
 if not os.environ.get("LLMCBENCH_DATA"):
     os.environ.pop("LLMCBENCH_DATA", None)  # the Makefile exports it empty where there is no local copy
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Work that a test does in its own process finds every method and backend of the project."""
+    path = tmp_path_factory.mktemp("image") / "image.toml"
+    write_every_image(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMCBENCH_IMAGE", str(path))
+        yield
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,13 +1,13 @@
 """What every deployment library is to the benchmark: an engine that serves one checkpoint and times one batch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from harness.backends.serving_memory import ServingPeak
-from harness.contract import Device, Dtype, MemoryParts, Scalar
+from harness.contract import Device, Dtype, Frozen, MemoryParts, Scalar
 
 Prompts = tuple[tuple[int, ...], ...]
 Generated = tuple[int, ...] | str
@@ -50,9 +50,11 @@ class Engine(Protocol):
     """A loaded checkpoint. `peak` measures its memory: whoever has warmed it up says so there. `memory_parts` is what
     the peak held where the library tells, None until the engine is closed."""
 
-    info: EngineInfo
     peak: ServingPeak
     memory_parts: MemoryParts | None
+
+    @property
+    def info(self) -> EngineInfo: ...
 
     def run(
         self, *, batch_size: int, prompt_tokens: int, generate_tokens: int, seed: int, prompts: Prompts | None = None
@@ -65,7 +67,7 @@ class Engine(Protocol):
 
 
 class Serve(Protocol):
-    """The function `serve` of every backend module. Leaving the context frees what the engine holds."""
+    """The function `serve` of every backend. Leaving the context frees what the engine holds."""
 
     def __call__(
         self,
@@ -91,19 +93,23 @@ class Serve(Protocol):
         ...
 
 
-def refuse_options(backend: str, options: Mapping[str, Scalar], known: Mapping[str, tuple[str, ...]]) -> None:
-    """Check `options` against the values that each known option can have.
+@dataclass(frozen=True)
+class Backend:
+    """What the image's description offers by a name. `options` is the model of its own options.
 
-    Raises:
-        BadRequest: an option is unknown, or has another value.
+    `dequantized_because`, for a backend that may hold packed weights as dense ones, says why it will do so with a
+    checkpoint; None where it will not.
     """
-    from harness.errors import BadRequest
 
-    for name, value in options.items():
-        if name not in known:
-            offered = ", ".join(known) or "none"
-            raise BadRequest(f"{backend} has no option {name!r}", hint=f"it has: {offered}")
-        if value not in known[name]:
-            raise BadRequest(
-                f"{backend}'s option {name} cannot be {value!r}", hint=f"it can be: {', '.join(known[name])}"
-            )
+    options: type[Frozen]
+    serve: Serve
+    dequantized_because: Callable[[Path, Device, Dtype | None, Mapping[str, Scalar]], str | None] | None = None
+
+
+class BackendModule(Protocol):
+    """What a backend's module offers; one whose description says `scores`, also `SCORING`.
+
+    See `harness.evaluation.deployed.Scoring`.
+    """
+
+    BACKEND: Backend

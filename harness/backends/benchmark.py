@@ -1,14 +1,12 @@
 """One benchmark request from beginning to end: what is asked for, whether it fits, the runs, the result."""
 
-import difflib
-import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from harness.architectures.shape import read_shape
-from harness.backends.base import Prompts, Serve
+from harness.backends.base import Backend, BackendModule, Prompts
 from harness.backends.prompts import read_prompts
 from harness.backends.timing import Timer
 from harness.checkpoint import open_checkpoint, read_config
@@ -27,19 +25,11 @@ from harness.errors import BadRequest, Unsupported
 from harness.inputs import input_folder
 from harness.models.decoding import check_lengths
 from harness.models.loading import TORCH_DTYPES, choose_dtype, select_device
+from harness.operations import describe_image, offered_module
 from harness.profiling.memory import free_bytes, predict, refuse_if_too_large
 from harness.profiling.profile import weight_bytes
 from harness.reporter import Reporter
 
-_MODULES = {
-    "transformers": "harness.backends.transformers",
-    "vllm": "harness.backends.vllm.serving",
-    "tensorrt-llm": "harness.backends.tensorrt_llm.serving",
-    "mlc-llm": "harness.backends.mlc_llm.serving",
-    "llama-cpp": "harness.backends.llama_cpp.serving",
-}
-_DEQUANTIZING = ("transformers",)
-"""Backends that hold packed weights as dense ones."""
 _BLOCK_TOKENS = 128
 """Positions are reserved for each sequence in whole blocks of the largest size that a backend has."""
 
@@ -47,17 +37,17 @@ _BLOCK_TOKENS = 128
 def benchmark(request: BenchmarkRequest, reporter: Reporter) -> BenchmarkResult:
     """See `harness.backends.run`."""
     parameters = request.parameters
-    serve = _find(parameters.backend)
+    backend = cast(BackendModule, offered_module(describe_image().backends, parameters.backend, Reason.BACKEND)).BACKEND
     checkpoint = input_folder(request, "checkpoint")
     descriptor, config = open_checkpoint(checkpoint), read_config(checkpoint)
     _check(parameters, context=config.get("max_position_embeddings"))
     kv_tokens = _kv_tokens(parameters)
     prompts = _given_prompts(request, checkpoint, vocabulary=config.get("vocab_size"))
-    prediction = _predict(request, checkpoint, descriptor, config, kv_tokens)
+    prediction = _predict(request, backend, checkpoint, descriptor, config, kv_tokens)
     if prediction is not None:
         refuse_if_too_large(prediction)
     process_seconds = seconds_since_process_start()
-    with serve(
+    with backend.serve(
         checkpoint,
         request.device,
         parameters.dtype,
@@ -98,16 +88,6 @@ def seconds_since_process_start() -> float:
     return max(uptime - started / os.sysconf("SC_CLK_TCK"), 0.0)
 
 
-def _find(name: str) -> Serve:
-    if name not in _MODULES:
-        nearest = difflib.get_close_matches(name, _MODULES, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise Unsupported(
-            Reason.BACKEND, f"this image has no backend {name!r}", hint=f"{hint}It has: {', '.join(_MODULES)}"
-        )
-    return cast(Serve, importlib.import_module(_MODULES[name]).serve)
-
-
 def _check(parameters: BenchmarkParameters, *, context: object) -> None:
     if parameters.generate_tokens < 2:
         raise BadRequest("one generated token leaves nothing to time after the prefill", hint="generate two or more")
@@ -144,17 +124,9 @@ def _given_prompts(request: BenchmarkRequest, checkpoint: Path, *, vocabulary: o
     return prompts
 
 
-def _held_dense(request: BenchmarkRequest, checkpoint: Path) -> bool:
-    from harness.backends.opened_model import dequantized_because
-
-    descriptor, parameters = open_checkpoint(checkpoint), request.parameters
-    if descriptor.format is CheckpointFormat.DENSE:
-        return True
-    return dequantized_because(checkpoint, request.device, parameters.dtype, parameters.options) is not None
-
-
 def _predict(
     request: BenchmarkRequest,
+    backend: Backend,
     checkpoint: Path,
     descriptor: CheckpointDescriptor,
     config: Mapping[str, Any],
@@ -166,15 +138,18 @@ def _predict(
         shape = read_shape(config)
     except Unsupported:
         return None
-    dequantized = parameters.backend in _DEQUANTIZING and _held_dense(request, checkpoint)
+    dense = descriptor.format is CheckpointFormat.DENSE
+    held = backend.dequantized_because
+    dequantized = held is not None and (
+        dense or held(checkpoint, request.device, parameters.dtype, parameters.options) is not None
+    )
     dtype = parameters.dtype or descriptor.dtype
     if dequantized:
         dtype, _ = choose_dtype(descriptor.dtype, request.device.kind, parameters.dtype)
-    dense = dequantized or descriptor.format is CheckpointFormat.DENSE
     value_bytes = TORCH_DTYPES[dtype].itemsize
     return predict(
         shape,
-        weight_bytes=descriptor.parameter_count * value_bytes if dense else weight_bytes(checkpoint),
+        weight_bytes=descriptor.parameter_count * value_bytes if dense or dequantized else weight_bytes(checkpoint),
         value_bytes=value_bytes,
         kv_tokens=kv_tokens,
         batch_size=max(parameters.batch_sizes),

@@ -14,33 +14,44 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel  # imported here, so that the time it takes is not part of loading
 
 from harness.architectures.blocks import decoder_blocks
-from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
+from harness.backends.base import Backend, EngineInfo, Prompts, TimedRun
 from harness.backends.fused_blocks import fuse
-from harness.backends.opened_model import OpenedModel, open_model
+from harness.backends.opened_model import OpenedModel, dequantized_because, open_model
 from harness.backends.serving_memory import ServingPeak
 from harness.backends.static_cache import padded
 from harness.backends.static_decoding import StaticDecoder, Stepping
-from harness.contract import Device, Dtype, MemoryParts, Reason, Scalar
+from harness.contract import Device, Dtype, Frozen, MemoryParts, Reason, Scalar
 from harness.errors import Unsupported
 from harness.models.decoding import decode, random_prompts
 from harness.models.loading import LoadedModel, select_device
+from harness.options import parse_options
 from harness.profiling.memory import measured_parts, tensor_bytes
 from harness.telemetry import PeakMemory, resident_bytes
 
 GROWING = "growing"
-OPTIONS = {
-    "decoding": ("auto", GROWING, *(one.value for one in Stepping)),
-    "sparse": ("off", "auto"),
-    "codes": ("auto", "off"),
-}
 _ROTARY_OF_LENGTH = ("dynamic", "longrope")
 _PACKED_DTYPES = (Dtype.FLOAT16, Dtype.BFLOAT16)
+
+
+class TransformersOptions(Frozen):
+    """`decoding`: `growing` is the library's own cache, for which nothing is reserved; `static`, `graph`, `compiled`
+    and `tuned` are those of `Stepping`; `auto` takes `growing` on a CPU and on a GPU `tuned`, or `graph` where nothing
+    can be compiled.
+
+    `sparse`: `auto` packs the weights of a pruned model on a GPU where decoding the largest batch was measured to be
+    faster, and multiplies prompts the fastest way that packed weights allow; `off` serves zeros as weights. `codes`:
+    `auto` computes quantized linears from their codes on a GPU; `off` dequantizes them.
+    """
+
+    decoding: Literal["auto", "growing", "static", "graph", "compiled", "tuned"] = "auto"
+    sparse: Literal["off", "auto"] = "off"
+    codes: Literal["auto", "off"] = "auto"
 
 
 class TransformersEngine:
@@ -116,16 +127,8 @@ def serve(
     options: Mapping[str, Scalar],
     work: Path,
 ) -> Iterator[TransformersEngine]:
-    """See `harness.backends.base.Serve`.
-
-    Option `decoding`: `growing` is the library's own cache, for which nothing is reserved; `static`, `graph`,
-    `compiled` and `tuned` are those of `Stepping`; `auto`, which is the default, takes `growing` on a CPU and on a GPU
-    `tuned`, or `graph` where nothing can be compiled. Option `sparse`: `auto` packs the weights of a pruned model on a
-    GPU where decoding the largest batch was measured to be faster, and multiplies prompts the fastest way that packed
-    weights allow; `off`, which is the default, serves zeros as weights. Option `codes`: `auto`, which is the default,
-    computes quantized linears from their codes on a GPU; `off` dequantizes them.
-    """
-    refuse_options("transformers", options, OPTIONS)
+    """See `harness.backends.base.Serve`. The options are those of `TransformersOptions`."""
+    parse_options(TransformersOptions, options, "transformers")
     where = select_device(device)
     with ServingPeak(partial(PeakMemory, where)) as peak:
         resident_before = resident_bytes()
@@ -141,6 +144,9 @@ def serve(
         kv_cache_bytes=engine.kv_cache_bytes,
         resident_before_bytes=resident_before,
     )
+
+
+BACKEND = Backend(TransformersOptions, serve, dequantized_because)
 
 
 def _stepping(decoding: str, loaded: LoadedModel, positions: int) -> tuple[Stepping | None, str | None]:

@@ -117,6 +117,7 @@ from harness.contract.result import (
 )
 from harness.contract.setting import Setting
 from harness.contract.source import harness_digest, harness_folder
+from harness.contract.suggest import did_you_mean, unknown
 from harness.contract.tree import UnsafeTree, describe_tree, digest_file, digest_tree
 
 __all__ = [
@@ -219,9 +220,11 @@ __all__ = [
     "canonical_json",
     "cpu_model",
     "describe_tree",
+    "did_you_mean",
     "digest_file",
     "digest_of",
     "digest_tree",
     "harness_digest",
     "harness_folder",
+    "unknown",
 ]

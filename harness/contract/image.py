@@ -52,10 +52,13 @@ class MethodDescription(Frozen):
     With `official_flag`, so is any `official-flag:N%`; with `recovery`, the input `recovery` is a data set to train on.
     With `any_group`, a bit-width name of `patterns` is accepted with any group size as well. A checkpoint's format is
     `produces`, unless `produces_for` gives one for the setting (without its group), or `layouts` one for the value of
-    the option `layout`, which comes first. Of the `traits` that hold, the last to state a property counts.
+    the option `layout`, which comes first. Of the `traits` that hold, the last to state a property counts. `module` is
+    the Python module that does the work (see `harness.methods.base.Method`), for images whose worker is the harness.
     """
 
     name: str
+    aliases: tuple[str, ...] = ()
+    module: str | None = None
     summary: str
     reference: str
     any_ratio: bool = False
@@ -94,10 +97,14 @@ class ExportDescription(Frozen):
 class BackendDescription(Frozen):
     """`run_by_us` says for each device what this project's authors ran with it; what is not there they did not run.
 
-    `scores`: it gives the log-likelihoods of a prompt's own tokens, so that the image can evaluate through it.
+    `scores`: it gives the log-likelihoods of a prompt's own tokens, so that the image can evaluate through it. `module`
+    is the Python module that does the work (see `harness.backends.base.BackendModule`), for images whose worker is the
+    harness.
     """
 
     name: str
+    aliases: tuple[str, ...] = ()
+    module: str | None = None
     summary: str
     formats: tuple[CheckpointFormat, ...]
     run_by_us: dict[DeviceKind, str] = {}

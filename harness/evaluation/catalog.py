@@ -1,13 +1,12 @@
 """The tasks that this harness can evaluate: one YAML file each, in `tasks/`, checked against the models below."""
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter
 
-from harness.contract import Frozen, Reason, digest_of
+from harness.contract import Frozen, Reason, did_you_mean, digest_of
 from harness.errors import Unsupported
 
 TASKS_FOLDER = Path(__file__).parent / "tasks"
@@ -157,9 +156,11 @@ def find_task(name: str) -> Task:
     tasks = load_tasks()
     if name in tasks:
         return tasks[name]
-    nearest = difflib.get_close_matches(name, tasks, n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise Unsupported(Reason.TASK, f"there is no task {name!r}", hint=f"{hint}The tasks are: {', '.join(tasks)}")
+    raise Unsupported(
+        Reason.TASK,
+        f"there is no task {name!r}{did_you_mean(name, tasks)}",
+        hint=f"the tasks are: {', '.join(tasks)}",
+    )
 
 
 def _task_files() -> list[Path]:

@@ -3,18 +3,17 @@
 Which backends can: those that give the log-likelihoods of a prompt's own tokens. See docs/evaluation.md.
 """
 
-import difflib
-import importlib
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from harness.contract import REFERENCE_ENGINE, EvaluateParameters, Reason
+from harness.contract import REFERENCE_ENGINE, EvaluateParameters, Reason, did_you_mean
 from harness.errors import BadRequest, Unsupported
 from harness.evaluation.engine import EngineFacts, EngineJob, TokenCounts
-from harness.evaluation.pieces import Answered, Piece, answer_piece
+from harness.evaluation.pieces import Answered, Piece, RequestScorer, answer_piece
 from harness.evaluation.prepared import PreparedTask, TokenRequest
+from harness.operations import describe_image, offered_module
 
 _STEP_TOKENS = 2048
 """Tokens of one step, where none are asked for. Each takes a float32 logit for every token of the vocabulary."""
@@ -22,42 +21,57 @@ _STEPS_AT_HAND = 2
 _MOST_SEQUENCES = 64
 
 
-@dataclass(frozen=True)
-class ScoringBackend:
-    """`module` has `open_scorer`. Of a full context, `lost_positions` fewer are used than by the reference."""
+class Scorer(RequestScorer, Protocol):
+    """A loaded checkpoint that answers requests, several at a time."""
 
-    name: str
-    module: str
+    @property
+    def facts(self) -> EngineFacts: ...
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What the module of a backend that scores offers as its constant `SCORING`.
+
+    Of a full context, `lost_positions` fewer are used than by the reference.
+    """
+
+    open_scorer: Callable[..., AbstractContextManager[Scorer]]
     lost_positions: int
 
 
-_BACKENDS = {one.name: one for one in (ScoringBackend("vllm", "harness.backends.vllm.scoring", lost_positions=2),)}
+@dataclass(frozen=True)
+class ScoringBackend:
+    """A backend of this image by its name."""
+
+    name: str
+    scoring: Scoring
 
 
 def find_scoring_backend(parameters: EvaluateParameters) -> ScoringBackend | None:
     """The backend that `parameters.engine` names; None for the reference.
 
     Raises:
-        Unsupported: there is none, or it gives no log-likelihoods.
+        Unsupported: this image offers none of that name that gives log-likelihoods.
         BadRequest: several processes are asked of it.
     """
     name = parameters.engine
     if name == REFERENCE_ENGINE:
         return None
-    if name not in _BACKENDS:
-        known = (REFERENCE_ENGINE, *_BACKENDS)
-        nearest = difflib.get_close_matches(name, known, n=1)
+    offered = [one for one in describe_image().backends if one.scores]
+    known = [REFERENCE_ENGINE, *(one.name for one in offered)]
+    if name not in known:
         raise Unsupported(
             Reason.BACKEND,
-            f"{name!r} is no engine that gives the log-likelihoods of a prompt's tokens here",
-            hint=f"{f'did you mean {nearest[0]!r}? ' if nearest else ''}The engines are: {', '.join(known)}",
+            f"{name!r} is no engine that gives the log-likelihoods of a prompt's tokens here"
+            f"{did_you_mean(name, known)}",
+            hint=f"the engines are: {', '.join(known)}",
         )
     if parameters.processes != 1:
         raise BadRequest(
             f"{name} works in one process, and {parameters.processes} are asked for",
             hint="leave `processes` at 1; the engine batches by itself",
         )
-    return _BACKENDS[name]
+    return ScoringBackend(name, offered_module(offered, name, Reason.BACKEND).SCORING)
 
 
 class DeployedEngine:
@@ -71,9 +85,8 @@ class DeployedEngine:
         self._room = longest
         self._tokens = TokenCounts()
         self._opened = ExitStack()
-        module = importlib.import_module(backend.module)
-        self._scorer: Any = self._opened.enter_context(
-            module.open_scorer(
+        self._scorer = self._opened.enter_context(
+            backend.scoring.open_scorer(
                 job.checkpoint,
                 job.device,
                 job.dtype,
@@ -94,8 +107,7 @@ class DeployedEngine:
         return self._tokens
 
     def facts(self) -> EngineFacts:
-        facts: EngineFacts = self._scorer.facts
-        return facts
+        return self._scorer.facts
 
     def answers(self, pieces: Iterable[Piece]) -> Iterator[Answered]:
         for piece in pieces:

@@ -187,7 +187,7 @@ def _model_facts(inputs: _Inputs) -> "ModelFacts":
 
     config = load_config(inputs.folder)
     facts = ModelFacts.of(load_tokenizer(inputs.folder), config)
-    lost_positions = 0 if inputs.backend is None else inputs.backend.lost_positions
+    lost_positions = 0 if inputs.backend is None else inputs.backend.scoring.lost_positions
     return replace(facts, context_length=facts.context_length - lost_positions)
 
 

@@ -1,13 +1,11 @@
 """What a method is to the rest of the harness: parse the request, check the model, compress it in place."""
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from harness.architectures.blocks import Block, linears_of
@@ -19,10 +17,9 @@ from harness.contract import (
     LayerReport,
     Quantization,
     Reason,
-    Scalar,
     Sparsity,
 )
-from harness.errors import BadRequest, Unsupported
+from harness.errors import Unsupported
 from harness.methods.skeleton.finished import FinishedBlocks
 from harness.reporter import Reporter
 
@@ -87,43 +84,13 @@ class Compressor(Protocol):
 
 
 class Method(Protocol):
-    """What a method's module offers."""
+    """What the module of a method offers. `OPTIONS` has the options model of each method that the module does."""
+
+    OPTIONS: Mapping[str, type[Frozen]]
 
     @staticmethod
     def parse(parameters: CompressParameters) -> Compressor:
         """Raise BadRequest or Unsupported where the setting or an option cannot be used."""
-
-
-Options = TypeVar("Options", bound=Frozen)
-
-
-def parse_options(model: type[Options], given: dict[str, Scalar], method: str) -> Options:
-    """Validate a method's options without converting between types.
-
-    Raises:
-        BadRequest: an option is unknown (the message names the nearest) or its value is not allowed.
-    """
-    for name in given:
-        if name not in model.model_fields:
-            raise BadRequest(
-                f"{method} has no option {name!r}{suggest(name, model.model_fields)}",
-                hint=f"its options are: {', '.join(model.model_fields)}",
-            )
-    try:
-        return model.model_validate(given, strict=True)
-    except ValidationError as invalid:
-        first = invalid.errors(include_url=False)[0]
-        option = ".".join(str(part) for part in first["loc"])
-        raise BadRequest(
-            f"option {option!r} of {method} cannot be {first['input']!r}: {first['msg']}",
-            hint="docs/methods.md lists the options, their defaults and their ranges",
-        ) from invalid
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest known name, or nothing."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def refuse_indivisible(blocks: Sequence[Block], divisor: int, what: str) -> None:

@@ -1,6 +1,5 @@
 """One compress request from end to end: parse, load, calibrate, compress, publish."""
 
-import importlib
 import shutil
 from pathlib import Path
 from typing import cast
@@ -27,23 +26,12 @@ from harness.contract import (
 )
 from harness.errors import BadRequest, Unsupported
 from harness.inputs import input_folder
-from harness.methods.base import CompressionContext, Compressor, Method, Outcome, suggest
+from harness.methods.base import CompressionContext, Compressor, Method, Outcome
 from harness.methods.skeleton.finished import FinishedBlocks
 from harness.models.loading import TORCH_DTYPES, LoadedModel, load_model
+from harness.operations import describe_image, offered_module
 from harness.reporter import Reporter
 from harness.telemetry import PeakMemory, Stopwatch
-
-_METHODS = {
-    name: f"harness.methods.{name.replace('-', '_')}"
-    for name in ("awq", "gptq", "llm-pruner", "omniquant", "smoothquant", "sparsegpt", "wanda")
-} | {
-    f"{library}-{method}": f"harness.methods.peers.{library}"
-    for library, methods in {
-        "llmcompressor": ("sparsegpt", "wanda", "gptq", "awq", "smoothquant"),
-        "gptqmodel": ("gptq", "awq"),
-    }.items()
-    for method in methods
-}
 
 
 def compress(request: CompressRequest, reporter: Reporter) -> CompressResult:
@@ -89,19 +77,13 @@ def compress(request: CompressRequest, reporter: Reporter) -> CompressResult:
 
 
 def parse_request(parameters: CompressParameters) -> Compressor:
-    """Find the method and have it read its setting and options.
+    """Have the method that the image offers read its setting and options.
 
     Raises:
-        Unsupported: there is no such method, or it does not have this setting.
+        Unsupported: the image offers no such method, or it does not have this setting.
         BadRequest: an option is unknown or out of range.
     """
-    if parameters.method not in _METHODS:
-        raise Unsupported(
-            Reason.METHOD,
-            f"there is no method {parameters.method!r}{suggest(parameters.method, _METHODS)}",
-            hint=f"methods: {', '.join(_METHODS)}",
-        )
-    method = cast(Method, importlib.import_module(_METHODS[parameters.method]))
+    method = cast(Method, offered_module(describe_image().methods, parameters.method, Reason.METHOD))
     return method.parse(parameters)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from harness.architectures.blocks import Block, LinearGroup
 from harness.contract import CheckpointFormat, CompressParameters, Frozen, LayerReport, Quantization, Reason
 from harness.errors import BadCheckpoint, Unsupported
-from harness.methods.base import CompressionContext, Outcome, parse_options
+from harness.methods.base import CompressionContext, Outcome
 from harness.methods.numerics.rounding import RoundingGrid, quantize
 from harness.methods.numerics.scaling import PairKind, ScalePair, missing_pairs, smoothable_pairs
 from harness.methods.skeleton.finished import BlockResult
@@ -23,6 +23,7 @@ from harness.methods.skeleton.saving import finish
 from harness.methods.skeleton.sequential import compress_blocks, observe, put_quantized, round_parameters
 from harness.methods.skeleton.stream import open_stream
 from harness.models.loading import TORCH_DTYPES
+from harness.options import parse_options
 from harness.telemetry import Stopwatch
 
 _SMOOTHED = (PairKind.INPUT_NORM, PairKind.MLP_NORM)
@@ -38,6 +39,9 @@ class SmoothQuantOptions(Frozen):
     quantize_bmm: bool = False
     layout: Literal["compressed-tensors", "dense"] | None = None
     batch_size: PositiveInt = 4
+
+
+OPTIONS = {"smoothquant": SmoothQuantOptions}
 
 
 def parse(parameters: CompressParameters) -> "SmoothQuant":

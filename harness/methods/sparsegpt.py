@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.architectures.blocks import Block, LinearGroup
 from harness.contract import CompressParameters, Frozen, LayerReport
 from harness.errors import BadRequest
-from harness.methods.base import CompressionContext, Outcome, parse_options
+from harness.methods.base import CompressionContext, Outcome
 from harness.methods.numerics.captured import Captured
 from harness.methods.numerics.columns import Settle, compensate, one_thread, settle_columns, stack_transposed
 from harness.methods.numerics.hessian import Hessian, InverseFactor, damping_notes, factor_inverse
@@ -23,6 +23,7 @@ from harness.methods.skeleton.saving import finish
 from harness.methods.skeleton.sequential import GroupResult, Sequential, compress_blocks
 from harness.methods.sparsity import Target, refuse_broken_patterns, sparsity_of, target_of
 from harness.models.loading import TORCH_DTYPES
+from harness.options import parse_options
 from harness.telemetry import Stopwatch
 
 _SUBBLOCK = 32
@@ -36,6 +37,9 @@ class SparseGptOptions(Frozen):
     percdamp: float = Field(default=0.01, ge=0, le=1)
     true_sequential: bool = False
     batch_size: PositiveInt = 4
+
+
+OPTIONS = {"sparsegpt": SparseGptOptions}
 
 
 def parse(parameters: CompressParameters) -> "SparseGpt":

@@ -13,11 +13,12 @@ from torch import Tensor
 from harness.architectures.blocks import Block, LinearGroup
 from harness.contract import CompressParameters, Frozen, LayerReport
 from harness.errors import BadCheckpoint, BadRequest
-from harness.methods.base import CompressionContext, Outcome, parse_options
+from harness.methods.base import CompressionContext, Outcome
 from harness.methods.numerics.masks import smallest_of_columns, smallest_of_rows
 from harness.methods.skeleton.saving import finish
 from harness.methods.skeleton.sequential import GroupResult, Sequential, compress_blocks
 from harness.methods.sparsity import Target, refuse_broken_patterns, sparsity_of, target_of
+from harness.options import parse_options
 from harness.telemetry import Stopwatch
 
 _CHUNK_WEIGHTS = 2**25
@@ -33,6 +34,9 @@ class WandaOptions(Frozen):
 
     variant: bool = False
     batch_size: PositiveInt = 4
+
+
+OPTIONS = {"wanda": WandaOptions}
 
 
 def parse(parameters: CompressParameters) -> "Wanda":

@@ -175,7 +175,7 @@ def test_arguments_that_the_library_does_not_have_are_errors_of_the_stand_in(eng
 
 
 def test_an_unknown_quantization_is_a_bad_request(checkpoint: Path, engine: VendorEngine) -> None:
-    with pytest.raises(BadRequest, match="quantization cannot be 'q8f16'"):
+    with pytest.raises(BadRequest, match="'quantization' of mlc-llm cannot be 'q8f16'"):
         perform(checkpoint, options={"quantization": "q8f16"})
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from harness.backends import benchmark as module
 from harness.backends import run
-from harness.backends.base import EngineInfo, TimedRun
+from harness.backends.base import Backend, EngineInfo, TimedRun
 from harness.backends.serving_memory import ServingPeak
 from harness.backends.timing import Timer
 from harness.contract import BenchmarkParameters, BenchmarkRequest, BenchmarkResult, Device, Dtype, MemoryParts
 from harness.errors import BadRequest, OutOfMemory, Unsupported
+from harness.options import NoOptions
 from harness.profiling import memory
 from harness.telemetry import PeakMemory
 from tests.support.fake_nvml import UUID, one_gpu
@@ -134,7 +134,8 @@ def test_what_cannot_fit_is_refused_before_the_backend_is_asked(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "_available_bytes", lambda: 100_000)
-    monkeypatch.setattr(module, "_find", lambda _: lambda *_, **__: pytest.fail("the model was loaded"))
+    unserved = Backend(NoOptions, lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("harness.backends.transformers.BACKEND", unserved)
     with pytest.raises(OutOfMemory, match="out of memory predicted"):
         perform(checkpoint)
 
@@ -158,7 +159,7 @@ def test_a_static_cache_reserves_the_room_that_was_asked_for(checkpoint: Path) -
     ("options", "words"),
     [
         ({"decodng": "static"}, "transformers has no option 'decodng'"),
-        ({"decoding": "fast"}, "option decoding cannot be 'fast'"),
+        ({"decoding": "fast"}, "option 'decoding' of transformers cannot be 'fast'"),
     ],
 )
 def test_options_of_no_backend_are_refused(checkpoint: Path, options: dict[str, str], words: str) -> None:

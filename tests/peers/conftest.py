@@ -13,8 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from harness.checkpoint import open_checkpoint
 from harness.contract import Calibration, CompressParameters, CompressRequest, Device, ImageDescription, Setting
-from harness.methods import job, run
-from harness.methods.peers import gptqmodel, llmcompressor
+from harness.methods import run
 from harness.models.loading import load_model
 from harness.reporter import Reporter
 from tests.support.tiny_checkpoints import publish_model, publish_rows, tiny_model, tiny_text, tiny_tokens
@@ -57,11 +56,8 @@ def image_methods():
 
 
 @pytest.fixture
-def compress(tmp_path, parameters, monkeypatch):
+def compress(tmp_path, parameters):
     """Publish a tiny model of a family and compress it; returns the result, the artifact's folder and the events."""
-    for module in (llmcompressor, gptqmodel):
-        for method in module.METHODS:
-            monkeypatch.setitem(job._METHODS, method, module.__name__)
     publish_rows(tmp_path / "c4", "c4", [{"text": tiny_text(30, seed)} for seed in range(20)])
     runs = iter(range(100))
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from harness.contract import FINAL_EVENT, BenchmarkParameters, BenchmarkRequest, Device, FinalEvent
+from tests.support.every_image import write_every_image
 
 FAKES = Path(__file__).parent / "vendor_fakes"
 PROJECT = Path(__file__).parents[2]
@@ -21,12 +22,6 @@ SHORT: dict[str, Any] = {
     "warmup": 1,
     "repeats": 2,
 }
-IMAGE = """
-name = "stand-in"
-summary = "An engine that only looks like the real one"
-operations = ["benchmark"]
-devices = ["cpu"]
-"""
 
 
 @dataclass
@@ -78,9 +73,9 @@ def benchmark_request(checkpoint: Path, **parameters: Any) -> BenchmarkRequest:
 
 
 def work(request: BenchmarkRequest, folder: Path) -> Ended:
-    """One request to `python -m harness` in a process of its own, whose image says that it benchmarks on a CPU."""
+    """One request to `python -m harness` in a process of its own, as an image that offers every backend."""
     image = folder / "image.toml"
-    image.write_text(IMAGE, encoding="utf-8")
+    write_every_image(image)
     done = subprocess.run(
         [sys.executable, "-m", "harness"],
         input=request.model_dump_json(),

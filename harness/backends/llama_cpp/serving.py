@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import torch
 
 from harness.architectures.shape import read_shape
-from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
+from harness.backends.base import Backend, EngineInfo, Prompts, TimedRun
 from harness.backends.llama_cpp.gguf_file import Kind, write_gguf
 from harness.backends.llama_cpp.library import open_library
 from harness.backends.llama_cpp.session import Log, Session, open_session
@@ -23,6 +24,7 @@ from harness.contract import (
     Device,
     DeviceKind,
     Dtype,
+    Frozen,
     MemoryParts,
     Reason,
     Scalar,
@@ -30,12 +32,18 @@ from harness.contract import (
 from harness.environment import available_threads
 from harness.errors import Unsupported
 from harness.models.loading import select_device
+from harness.options import parse_options
 from harness.profiling.memory import measured_parts
 from harness.telemetry import PeakMemory, resident_bytes
 
 _DENSE = "dense"
-OPTIONS = {"weights": (_DENSE, Kind.Q8_0.value, Kind.Q4_0.value)}
 _VALUE_BYTES = {Dtype.FLOAT32: 4, Dtype.BFLOAT16: 2, Dtype.FLOAT16: 2}
+
+
+class LlamaCppOptions(Frozen):
+    """`weights`: `q8_0` and `q4_0` round the dense weights to these types of llama.cpp; `dense` keeps them."""
+
+    weights: Literal["dense", "q8_0", "q4_0"] = "dense"
 
 
 @dataclass(frozen=True)
@@ -92,12 +100,11 @@ def serve(
     options: Mapping[str, Scalar],
     work: Path,
 ) -> Iterator[LlamaCppEngine]:
-    """See `harness.backends.base.Serve`.
+    """See `harness.backends.base.Serve`. The options are those of `LlamaCppOptions`.
 
-    Option `weights`: `q8_0` and `q4_0` round the dense weights to these types of llama.cpp; `dense`, which is the
-    default, keeps them. The GGUF file is written below `work`, which is no part of the load time, nor of the memory.
+    The GGUF file is written below `work`, which is no part of the load time, nor of the memory.
     """
-    refuse_options("llama-cpp", options, OPTIONS)
+    weights = parse_options(LlamaCppOptions, options, "llama-cpp").weights
     descriptor = open_checkpoint(checkpoint)
     _refuse(descriptor, device)
     library = open_library()
@@ -105,7 +112,7 @@ def serve(
     threads, sequences = device.threads or available_threads(), max(batch_sizes)
     with TemporaryDirectory(prefix="gguf-", dir=work) as scratch:
         file = Path(scratch) / "model.gguf"
-        written = _write(checkpoint, file, descriptor.dtype, dtype, options, context_tokens=context_tokens)
+        written = _write(checkpoint, file, descriptor.dtype, dtype, weights, context_tokens=context_tokens)
         where = select_device(device)
         with ServingPeak(partial(PeakMemory, where)) as peak:
             resident_before = resident_bytes()
@@ -132,6 +139,9 @@ def serve(
     )
 
 
+BACKEND = Backend(LlamaCppOptions, serve)
+
+
 def _refuse(descriptor: CheckpointDescriptor, device: Device) -> None:
     if device.kind is not DeviceKind.CPU:
         raise Unsupported(
@@ -150,14 +160,13 @@ def _write(
     file: Path,
     stored: Dtype,
     asked: Dtype | None,
-    options: Mapping[str, Scalar],
+    weights: str,
     *,
     context_tokens: int,
 ) -> _Written:
     begin = time.perf_counter()
     dtype = asked or stored
     reason = f"{asked.value} was asked for" if asked else f"{stored.value} is the checkpoint's own dtype"
-    weights = str(options.get("weights", _DENSE))
     kind = Kind(dtype.value if weights == _DENSE else weights)
     write_gguf(checkpoint, file, kind, context_tokens=context_tokens)
     return _Written(file, dtype, reason, time.perf_counter() - begin, kind)

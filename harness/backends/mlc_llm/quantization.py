@@ -6,14 +6,20 @@ MLC converts weights itself: it reads dense safetensors and AWQ, nothing else (`
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from harness.contract import CheckpointDescriptor, CheckpointFormat, Dtype, Reason, Scalar
+from harness.contract import CheckpointDescriptor, CheckpointFormat, Dtype, Frozen, Reason, Scalar
 from harness.errors import Unsupported
 
 _DENSE = {"q0f16": Dtype.FLOAT16, "q0bf16": Dtype.BFLOAT16, "q0f32": Dtype.FLOAT32}
 _ROUNDED, _AWQ = "q4f16_1", "q4f16_autoawq"
 _AWQ_GROUP = 128
-OPTIONS = {"quantization": (*_DENSE, _ROUNDED, _AWQ)}
+
+
+class MlcLlmOptions(Frozen):
+    """`quantization` is one of MLC's own names; None is the one that keeps the weights: see `choose_conversion`."""
+
+    quantization: Literal["q0f16", "q0bf16", "q0f32", "q4f16_1", "q4f16_autoawq"] | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ def choose_conversion(
     Raises:
         Unsupported: MLC does not read this format, or the asked quantization does not start from it.
     """
-    name = str(options.get("quantization", _default(descriptor, asked_dtype)))
+    name = str(options.get("quantization") or _default(descriptor, asked_dtype))
     if descriptor.format is CheckpointFormat.DENSE and name != _AWQ:
         return _from_dense(name, asked_dtype)
     if descriptor.format is CheckpointFormat.AWQ and name == _AWQ:

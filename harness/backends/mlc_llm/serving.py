@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
+from harness.backends.base import Backend, EngineInfo, Prompts, TimedRun
 from harness.backends.device_memory import peaks_of_everything
 from harness.backends.differences import Batch, time_by_difference
 from harness.backends.mlc_llm.loading import PreparedModel, prepared_model, running_engine
-from harness.backends.mlc_llm.quantization import OPTIONS
+from harness.backends.mlc_llm.quantization import MlcLlmOptions
 from harness.backends.mlc_llm.refusals import explain
 from harness.backends.prompts import drawn_prompts
 from harness.backends.serving_memory import ServingPeak
@@ -19,6 +19,7 @@ from harness.backends.unused import served_as_dense
 from harness.contract import Device, Dtype, MemoryParts, Scalar
 from harness.errors import WorkerError
 from harness.models.loading import select_device
+from harness.options import parse_options
 
 NOT_RUN = (
     "not run by us: written to MLC-LLM's documented interface and tested against a stand-in;"
@@ -119,11 +120,11 @@ def serve(
     options: Mapping[str, Scalar],
     work: Path,
 ) -> Iterator[MlcLlmEngine]:
-    """See `harness.backends.base.Serve`. Option `quantization` is one of MLC's own names; see `choose_conversion`.
+    """See `harness.backends.base.Serve`. The options are those of `MlcLlmOptions`.
 
     Memory is measured from the moment that the engine loads: converting and compiling is not serving.
     """
-    refuse_options("mlc-llm", options, OPTIONS)
+    parse_options(MlcLlmOptions, options, "mlc-llm")
     loop = asyncio.new_event_loop()
     try:
         with (
@@ -143,6 +144,9 @@ def serve(
             yield MlcLlmEngine(engine, model, load_seconds, loop, peak)
     finally:
         loop.close()
+
+
+BACKEND = Backend(MlcLlmOptions, serve)
 
 
 def _notes(model: PreparedModel) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
+from harness.backends.base import Backend, EngineInfo, Prompts, TimedRun
 from harness.backends.device_memory import peaks_of_everything
 from harness.backends.differences import Batch, time_by_difference
 from harness.backends.prompts import drawn_prompts
@@ -16,6 +16,7 @@ from harness.backends.tensorrt_llm.refusals import explain
 from harness.backends.unused import served_as_dense
 from harness.contract import CheckpointFormat, Device, Dtype, MemoryParts, Scalar
 from harness.models.loading import select_device
+from harness.options import NoOptions, parse_options
 
 NOT_RUN = (
     "not run by us: written to TensorRT-LLM's documented interface and tested against a stand-in;"
@@ -89,7 +90,7 @@ def serve(
     work: Path,
 ) -> Iterator[TensorRtLlmEngine]:
     """See `harness.backends.base.Serve`. There are no options."""
-    refuse_options("tensorrt-llm", options, {})
+    parse_options(NoOptions, options, "tensorrt-llm")
     with (
         ServingPeak(peaks_of_everything(select_device(device))) as peak,
         load_engine(
@@ -97,6 +98,9 @@ def serve(
         ) as loaded,
     ):
         yield TensorRtLlmEngine(loaded, peak)
+
+
+BACKEND = Backend(NoOptions, serve)
 
 
 def _notes(loaded: LoadedEngine) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from harness.backends.vllm.loading import LoadedEngine, load_engine, loading_not
 from harness.backends.vllm.refusals import explain
 from harness.contract import Device, Dtype, Reason
 from harness.errors import Unsupported
+from harness.evaluation.deployed import Scoring
 from harness.evaluation.engine import EngineFacts
 from harness.evaluation.prepared import Answer, TokenRequest
 
@@ -105,6 +106,9 @@ def open_scorer(
         max_num_batched_tokens=max(step_tokens, sequences),
     ) as loaded:
         yield VllmScorer(loaded, context_tokens, sequences)
+
+
+SCORING = Scoring(open_scorer, lost_positions=2)
 
 
 def _answer(request: TokenRequest, tokens: list[int], places: Sequence[Any]) -> Answer:

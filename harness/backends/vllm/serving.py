@@ -7,15 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.backends.base import EngineInfo, Prompts, TimedRun, refuse_options
+from harness.backends.base import Backend, EngineInfo, Prompts, TimedRun
 from harness.backends.differences import Batch, time_by_difference
 from harness.backends.prompts import drawn_prompts
 from harness.backends.serving_memory import ServingPeak
 from harness.backends.vllm.loading import LoadedEngine, load_engine, loading_notes
 from harness.backends.vllm.refusals import explain
+from harness.backends.vllm.scoring import SCORING
 from harness.contract import Device, Dtype, MemoryParts, Scalar
 from harness.errors import WorkerError
 from harness.models.loading import select_device
+from harness.options import NoOptions, parse_options
 from harness.telemetry import PeakMemory
 
 
@@ -77,7 +79,7 @@ def serve(
     work: Path,
 ) -> Iterator[VllmEngine]:
     """See `harness.backends.base.Serve`. There are no options."""
-    refuse_options("vllm", options, {})
+    parse_options(NoOptions, options, "vllm")
     with (
         ServingPeak(partial(PeakMemory, select_device(device))) as peak,
         load_engine(
@@ -85,3 +87,7 @@ def serve(
         ) as loaded,
     ):
         yield VllmEngine(loaded, peak)
+
+
+BACKEND = Backend(NoOptions, serve)
+__all__ = ["BACKEND", "SCORING"]

@@ -1,5 +1,5 @@
 """AWQ: activation-aware scaling and clipping before rounding."""
 
-from harness.methods.awq.method import parse
+from harness.methods.awq.method import OPTIONS, parse
 
-__all__ = ["parse"]
+__all__ = ["OPTIONS", "parse"]

@@ -20,7 +20,7 @@ from harness.methods.awq.clipping import clip, search_clipping
 from harness.methods.awq.inspection import Inspection, LinearInspection, ModuleInspection, ModuleRecording
 from harness.methods.awq.scale_search import FoundScale, candidate_scales, mean_relative_magnitude, search_scale
 from harness.methods.awq.search_tokens import search_notes, searched_batches
-from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
+from harness.methods.base import CompressionContext, Outcome, refuse_indivisible
 from harness.methods.numerics.hessian import Hessian
 from harness.methods.numerics.rounding import RoundingGrid, quantize
 from harness.methods.numerics.scaling import BlockPairs, PairKind, missing_pairs, smoothable_pairs
@@ -29,6 +29,7 @@ from harness.methods.skeleton.saving import finish
 from harness.methods.skeleton.sequential import compress_blocks, observe, put_quantized, round_parameters
 from harness.methods.skeleton.stream import open_stream
 from harness.models.loading import TORCH_DTYPES
+from harness.options import parse_options
 from harness.quantization.layouts.refusals import refuse_bits
 from harness.quantization.weight import QuantizedWeight
 from harness.telemetry import Stopwatch
@@ -61,6 +62,9 @@ class AwqOptions(Frozen):
     symmetric: bool = False
     layout: Literal["compressed-tensors", "awq", "dense"] = "compressed-tensors"
     batch_size: PositiveInt = 4
+
+
+OPTIONS = {"awq": AwqOptions}
 
 
 def parse(parameters: CompressParameters) -> "Awq":

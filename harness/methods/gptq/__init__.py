@@ -1,5 +1,5 @@
 """GPTQ: one-shot quantization with weight reconstruction."""
 
-from harness.methods.gptq.method import parse
+from harness.methods.gptq.method import OPTIONS, parse
 
-__all__ = ["parse"]
+__all__ = ["OPTIONS", "parse"]

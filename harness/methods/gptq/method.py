@@ -13,13 +13,14 @@ from pydantic import Field, PositiveInt
 from harness.architectures.blocks import Block, LinearGroup, linears_of
 from harness.contract import CheckpointFormat, CompressParameters, Frozen, LayerReport, Quantization, Reason, Setting
 from harness.errors import Unsupported
-from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
+from harness.methods.base import CompressionContext, Outcome, refuse_indivisible
 from harness.methods.gptq.columns import Quantizer
 from harness.methods.gptq.grid import GridRule
 from harness.methods.numerics.hessian import Hessian, damping_notes, factor_inverse
 from harness.methods.skeleton.saving import finish
 from harness.methods.skeleton.sequential import GroupResult, Sequential, compress_blocks, put_quantized
 from harness.models.loading import TORCH_DTYPES
+from harness.options import parse_options
 from harness.quantization.layouts.refusals import refuse_broken_words
 from harness.telemetry import Stopwatch
 
@@ -43,6 +44,9 @@ class GptqOptions(Frozen):
     blocksize: PositiveInt = 128
     layout: Literal["compressed-tensors", "gptq", "dense"] = "compressed-tensors"
     batch_size: PositiveInt = 4
+
+
+OPTIONS = {"gptq": GptqOptions}
 
 
 def parse(parameters: CompressParameters) -> "Gptq":

@@ -16,7 +16,7 @@ from harness.architectures.pruned_shapes import LayerWidths, any_head_count, hea
 from harness.checkpoint import read_config
 from harness.contract import CompressParameters, LayerReport, Reason
 from harness.errors import BadRequest, Unsupported
-from harness.methods.base import CompressionContext, Outcome, parse_options
+from harness.methods.base import CompressionContext, Outcome
 from harness.methods.llm_pruner.coupled import block_units, cut, queries_per_unit
 from harness.methods.llm_pruner.importance import Grouping, Taylor
 from harness.methods.llm_pruner.recovery import RecoveryOptions, recover
@@ -32,6 +32,7 @@ from harness.methods.llm_pruner.widths import (
     official_widths,
     step_widths,
 )
+from harness.options import parse_options
 from harness.telemetry import Stopwatch
 
 
@@ -51,6 +52,9 @@ class LlmPrunerOptions(RecoveryOptions):
     global_pruning: bool = False
     iterative_steps: PositiveInt = 1
     batch_size: PositiveInt = 10
+
+
+OPTIONS = {"llm-pruner": LlmPrunerOptions}
 
 
 def parse(parameters: CompressParameters) -> "LlmPruner":

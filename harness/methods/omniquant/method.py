@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt
 from harness.architectures.blocks import Block, linears_of
 from harness.contract import CheckpointFormat, CompressParameters, Frozen, Quantization, Reason, Setting
 from harness.errors import BadRequest, Unsupported
-from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
+from harness.methods.base import CompressionContext, Outcome, refuse_indivisible
 from harness.methods.numerics.rounding import RoundingGrid
 from harness.methods.numerics.scaling import smoothable_pairs
 from harness.methods.omniquant.blocks import OmniQuantWork, Recipe
@@ -23,6 +23,7 @@ from harness.methods.omniquant.transform import plan_transformation
 from harness.methods.skeleton.saving import finish
 from harness.methods.skeleton.sequential import compress_blocks
 from harness.models.loading import TORCH_DTYPES
+from harness.options import parse_options
 from harness.quantization.layouts.refusals import refuse_bits, refuse_broken_words
 
 _WITH_ACTIVATIONS = ((4, 4), (6, 6), (8, 8))
@@ -50,6 +51,9 @@ class OmniQuantOptions(Frozen):
     precision: Literal["auto", "float32", "native"] = "auto"
     layout: Literal["compressed-tensors", "gptq", "dense"] | None = None
     batch_size: PositiveInt = 1
+
+
+OPTIONS = {"omniquant": OmniQuantOptions}
 
 
 def parse(parameters: CompressParameters) -> "OmniQuant":

@@ -19,9 +19,10 @@ from pydantic import Field, PositiveInt
 from harness.architectures.blocks import Block, linears_of
 from harness.contract import CheckpointFormat, CompressParameters, Dtype, Frozen, Quantization, Reason, Setting
 from harness.errors import Unsupported
-from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
+from harness.methods.base import CompressionContext, Outcome, refuse_indivisible
 from harness.methods.peers.common import add_companions, bits_of, library_faults, require, store_float32_as
 from harness.models.loading import TORCH_DTYPES
+from harness.options import parse_options
 
 _LIBRARY = "gptqmodel"
 _BITS = ((4, 16), (8, 16))
@@ -49,6 +50,9 @@ class GptqOptions(Options):
 
     damp_percent: float = Field(default=0.05, gt=0, lt=1)
     order: Literal["auto", "activation", "none"] = "auto"
+
+
+OPTIONS = {"gptqmodel-gptq": GptqOptions, "gptqmodel-awq": Options}
 
 
 def parse(parameters: CompressParameters) -> "GptqModel":

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from harness.architectures.blocks import Block, NamedLinear, linears_of
 from harness.contract import CheckpointFormat, CompressParameters, Frozen, Quantization, Reason, Setting, Sparsity
 from harness.errors import BadRequest, Unsupported
-from harness.methods.base import CompressionContext, Outcome, parse_options, refuse_indivisible
+from harness.methods.base import CompressionContext, Outcome, refuse_indivisible
 from harness.methods.peers import oneshot
 from harness.methods.peers.common import bits_of, require
 from harness.methods.skeleton.saving import write_checkpoint
 from harness.models.loading import TORCH_DTYPES
+from harness.options import parse_options
 
 _WEIGHT_ONLY = ((4, 16), (8, 16))
 _W8A8 = ((8, 8),)
@@ -61,6 +62,15 @@ class SmoothQuantOptions(Options):
     """`smoothing_strength` is the paper's alpha."""
 
     smoothing_strength: float = Field(default=0.5, ge=0, le=1)
+
+
+OPTIONS = {
+    "llmcompressor-sparsegpt": SparseGptOptions,
+    "llmcompressor-wanda": Options,
+    "llmcompressor-gptq": GptqOptions,
+    "llmcompressor-awq": AwqOptions,
+    "llmcompressor-smoothquant": SmoothQuantOptions,
+}
 
 
 def parse(parameters: CompressParameters) -> "LlmCompressor":
