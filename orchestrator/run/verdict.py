@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.contract import FINAL_EVENT, RESULT_NAME, ErrorCode, ErrorEvent, ExitCode, FinalEvent, ResultEvent
+from orchestrator.documents import first_difference, why_invalid
 from orchestrator.runtime.base import Completed, Ending
 from orchestrator.stages import OUTPUT_NAME, STDERR_NAME
 from orchestrator.store import Failure, FailureKind
@@ -54,11 +55,14 @@ def _weigh(stage: str, folder: Path, final: FinalEvent, exit_code: int) -> Resul
     if final.id != stage:
         return _violation(f"it answered request {final.id!r} instead of {stage!r}")
     try:
-        written = FINAL_EVENT.validate_json((folder / OUTPUT_NAME / RESULT_NAME).read_bytes())
-    except (OSError, ValidationError) as unreadable:
+        text = (folder / OUTPUT_NAME / RESULT_NAME).read_bytes()
+        written = FINAL_EVENT.validate_json(text)
+    except OSError as unreadable:
         return _violation(f"{RESULT_NAME} cannot be read: {type(unreadable).__name__}")
-    if written != final:
-        return _violation(f"{RESULT_NAME} differs from what it printed")
+    except ValidationError as invalid:
+        return _violation(f"{RESULT_NAME} is no final event: {why_invalid(invalid, text)}")
+    if difference := first_difference(written, final):
+        return _violation(f"{RESULT_NAME} differs from what it printed: {difference}")
     return final
 
 

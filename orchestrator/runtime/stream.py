@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import ValidationError
 
 from harness.contract import EVENT, ErrorEvent, Event, FinalEvent, ResultEvent
+from orchestrator.documents import why_invalid
 
 MAX_LINE_BYTES = 64 * 2**20
 _QUOTED_CHARACTERS = 120
@@ -56,9 +57,9 @@ class EventStream:
             return
         try:
             event = EVENT.validate_json(line)
-        except ValidationError:
+        except ValidationError as invalid:
             quoted = line[:_QUOTED_CHARACTERS].decode(errors="replace")
-            self.violations.append(f"a line that is no event: {quoted!r}")
+            self.violations.append(f"a line that is no event ({why_invalid(invalid, line)}): {quoted!r}")
             return
         if self.final is not None:
             self.violations.append(f"a {event.event!r} event after the final one")

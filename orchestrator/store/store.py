@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from harness.contract import (
     ARTIFACT_NAME,
     DESCRIPTOR_NAME,
     RESULT_NAME,
     RESUME_NAME,
+    CheckpointDescriptor,
+    DatasetDescriptor,
     Descriptor,
     ResultEvent,
     Sha256,
@@ -26,6 +28,7 @@ from harness.contract import (
     canonical_json,
     describe_tree,
 )
+from orchestrator.documents import first_difference, why_invalid
 from orchestrator.errors import StoreError
 from orchestrator.host import locks
 from orchestrator.host.files import protect, sync_folder, write_atomically
@@ -35,6 +38,7 @@ from orchestrator.store.records import Provenance, RunRecord, StageRecord
 
 PROVENANCE_NAME = "provenance.json"
 RUN_NAME = "run.json"
+_DESCRIPTOR: TypeAdapter[CheckpointDescriptor | DatasetDescriptor] = TypeAdapter(Descriptor)
 
 
 class BadArtifact(Exception):
@@ -193,7 +197,10 @@ class Store:
         )
 
     def _publish(self, folder: Path, descriptor: Descriptor) -> None:
-        _check(folder, descriptor)
+        check_artifact(folder, descriptor)
+        canonical = canonical_json(descriptor.model_dump(mode="json"))
+        if (folder / DESCRIPTOR_NAME).read_bytes() != canonical:  # the same values, in another image's way of writing
+            write_atomically(folder / DESCRIPTOR_NAME, canonical)
         protect(folder)
         target = self.artifact(descriptor.digest)
         with locks.hold(self.locks / f"artifact-{descriptor.digest}"):
@@ -204,15 +211,22 @@ class Store:
         sync_folder(self.artifacts)
 
 
-def _check(folder: Path, descriptor: Descriptor) -> None:
-    """Hash what the worker left: a result is trusted no further than its bytes."""
+def check_artifact(folder: Path, descriptor: Descriptor) -> None:
+    """Hash what the worker left: a result is trusted no further than its bytes.
+
+    Raises:
+        BadArtifact: it is not what `descriptor` says; the message names the field or the file.
+    """
     try:
         found = describe_tree(folder, leave_out=frozenset({DESCRIPTOR_NAME}))
-        written = (folder / DESCRIPTOR_NAME).read_bytes()
+        text = (folder / DESCRIPTOR_NAME).read_bytes()
+        written = _DESCRIPTOR.validate_json(text)
     except (UnsafeTree, OSError) as unsafe:
         raise BadArtifact(f"the artifact cannot be read: {unsafe}") from unsafe
-    if written != canonical_json(descriptor.model_dump(mode="json")):
-        raise BadArtifact(f"{DESCRIPTOR_NAME} differs from the descriptor in the result")
+    except ValidationError as invalid:
+        raise BadArtifact(f"{DESCRIPTOR_NAME} is no descriptor: {why_invalid(invalid, text)}") from invalid
+    if difference := first_difference(written, descriptor):
+        raise BadArtifact(f"{DESCRIPTOR_NAME} differs from the descriptor in the result: {difference}")
     for name in sorted(found.keys() | descriptor.files.keys()):
         if name not in found:
             raise BadArtifact(f"{name} is described but missing")

@@ -1,5 +1,6 @@
 """The store keeps what a rename published, recognises damage, and frees what nothing refers to."""
 
+import hashlib
 import json
 import multiprocessing
 import shutil
@@ -21,6 +22,7 @@ from harness.contract import (
     FetchResult,
     Operation,
     ResultEvent,
+    Sparsity,
     canonical_json,
     describe_tree,
 )
@@ -137,6 +139,36 @@ def test_an_artifact_that_differs_from_its_descriptor_is_refused(tmp_path: Path,
         with pytest.raises(BadArtifact):
             store.commit(folder, final, provenance(KEY))
     assert store.find(KEY) is None
+
+
+def test_a_descriptor_in_another_way_of_writing_is_taken_by_its_values(tmp_path: Path) -> None:
+    """Numbers without a fraction, no optional fields, spaces: what other JSON libraries write."""
+    store = Store(tmp_path)
+    with store.attempt(KEY) as folder:
+        output = folder / OUTPUT_NAME
+        descriptor = checkpoint_in(output).model_copy(
+            update={"sparsity": Sparsity(pattern="unstructured", target=0.5, measured=0.0)}
+        )
+        final = result_in(output, descriptor)
+        told = descriptor.model_dump(mode="json", exclude_none=True)
+        told["sparsity"]["measured"] = 0
+        (output / ARTIFACT_NAME / DESCRIPTOR_NAME).write_text(json.dumps(told, indent=2), encoding="utf-8")
+        record = store.commit(folder, final, provenance(KEY))
+    assert record.artifact is not None
+    published = store.artifact(record.artifact.digest) / DESCRIPTOR_NAME
+    assert hashlib.sha256(published.read_bytes()).hexdigest() == record.artifact.digest
+    assert store.find(KEY) == record
+
+
+def test_a_descriptor_with_another_value_is_refused_by_the_fields_name(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.attempt(KEY) as folder:
+        output = folder / OUTPUT_NAME
+        descriptor = checkpoint_in(output)
+        other = descriptor.model_copy(update={"parameter_count": descriptor.parameter_count + 1})
+        (output / ARTIFACT_NAME / DESCRIPTOR_NAME).write_text(other.model_dump_json(), encoding="utf-8")
+        with pytest.raises(BadArtifact, match="parameter_count"):
+            store.commit(folder, result_in(output, descriptor), provenance(KEY))
 
 
 def test_a_damaged_result_says_which_folder_to_delete(tmp_path: Path) -> None:
