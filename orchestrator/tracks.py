@@ -3,9 +3,8 @@
 The split of track 1 is the one that gives the printed OM_knowledge and OM_inference; see `orchestrator.score.paper`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum, StrEnum
-from typing import NamedTuple
 
 from harness.contract import Frozen
 from orchestrator.manifest import ScoringEntry
@@ -77,12 +76,20 @@ _COST_PARTS: dict[Track, dict[str, tuple[str, ...]]] = {
 }
 
 
-class Place(NamedTuple):
-    """Where one value of a variant belongs."""
+class Place(Frozen):
+    """Where a value stands: a part is averaged first, `name` is the data set or measure within it."""
 
+    track: Track
     part: str
     name: str
     model: str
+
+    @property
+    def label(self) -> str:
+        return place_label(self.track, self.part, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.label} of {self.model}"
 
 
 def place_label(track: Track, part: str, name: str) -> str:
@@ -93,25 +100,37 @@ def place_label(track: Track, part: str, name: str) -> str:
 class Expectation(Frozen):
     """All that a complete score of `track` holds: every name of every part, for every model.
 
-    `choices` says, in a clause each, what was chosen to count and does not show in the names.
+    `families` has the family of each model that is not a family of its own. `choices` says, in a clause each, what was
+    chosen to count and does not show in the names.
     """
 
     track: Track
     models: tuple[str, ...]
     parts: dict[str, tuple[str, ...]]
+    families: dict[str, str] = {}
     choices: tuple[str, ...] = ()
 
     @property
     def places(self) -> tuple[Place, ...]:
         return tuple(
-            Place(part, name, model) for part, names in self.parts.items() for name in names for model in self.models
+            Place(track=self.track, part=part, name=name, model=model)
+            for part, names in self.parts.items()
+            for name in names
+            for model in self.models
         )
+
+    def group(self, place: Place, mode: Mode) -> str:
+        """What the place is averaged in first."""
+        if self.track is Track.GENERALIZATION and mode is Mode.STRICT:
+            return self.families.get(place.model, place.model)
+        return place.part
 
 
 def expect(
     track: Track,
     models: Sequence[str],
     *,
+    families: Mapping[str, str] | None = None,
     backends: Sequence[str] = (),
     batch_sizes: Sequence[int] = (1,),
     scoring: ScoringEntry | None = None,
@@ -129,7 +148,7 @@ def expect(
     choices: tuple[str, ...] = ()
     if track is Track.TRUSTWORTHINESS and scoring is not None:
         choices = (f"truthfulness is {scoring.truthfulness}",)
-    return Expectation(track=track, models=tuple(models), parts=parts, choices=choices)
+    return Expectation(track=track, models=tuple(models), parts=parts, families=dict(families or {}), choices=choices)
 
 
 def expected_tasks(scoring: ScoringEntry) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import zstandard
 
 from harness.contract import EvaluateResult
-from orchestrator.evidence.measured import stored_results
+from orchestrator.evidence.reading import stored_results
 from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import RunRecord, StageRecord, Store
 

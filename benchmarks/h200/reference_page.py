@@ -18,13 +18,12 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.h200.agreement import agreements, section
 from harness.contract import Descriptor, EvaluateResult
 from harness.environment import driver_version
-from orchestrator.evidence.measured import stored_results
-from orchestrator.evidence.observation import DENSE, Variant
+from orchestrator.evidence.reading import stored_results
+from orchestrator.evidence.value import DENSE, Value, Variant
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.report import RunReport
 from orchestrator.report.building import build_report
 from orchestrator.report.formats import interval_text, score_text, seconds_text
-from orchestrator.score.uncertainty import ValueScore
 from orchestrator.store import RunRecord, StageRecord, Store
 from orchestrator.tracks import Mode, Track
 
@@ -116,9 +115,11 @@ def _header(report: RunReport, first: str) -> list[str]:
     return [f"| {first} | {' | '.join(labels)} |", f"| --- |{' --- |' * len(labels)}"]
 
 
-def _found(report: RunReport, track: Track, variant: Variant) -> dict[str, ValueScore]:
-    score = report.uncertainty.score(variant, track) if report.uncertainty else None
-    return {value.name: value for value in score.values} if score is not None else {}
+def _found(report: RunReport, track: Track, variant: Variant) -> dict[str, Value]:
+    score = report.scoring.score(variant, track)
+    counted = score.places if score is not None else ()
+    values = (value for value in report.scoring.values if value.variant == variant)
+    return {value.place.name: value for value in values if value.place in counted}
 
 
 def _value_cell(report: RunReport, track: Track, variant: Variant, name: str) -> str:
@@ -126,11 +127,7 @@ def _value_cell(report: RunReport, track: Track, variant: Variant, name: str) ->
     if value is None:
         return MISSING
     text = f"{100 * value.value:.1f} %" if value.unit == "fraction" else f"{value.value:.2f}"
-    return text if value.interval is None else f"{text} {interval_text(*_ends(value.interval), value.unit)}"
-
-
-def _ends(interval: Any) -> tuple[float, float]:
-    return interval.low, interval.high
+    return text if value.interval is None else f"{text} {interval_text(value.interval, value.unit)}"
 
 
 def _scores(report: RunReport) -> str:
@@ -150,11 +147,11 @@ def _scores(report: RunReport) -> str:
 
 
 def _score_cell(report: RunReport, track: Track, variant: Variant) -> str:
-    score = report.uncertainty.score(variant, track) if report.uncertainty else None
+    score = report.scoring.score(variant, track)
     if score is None or score.value is None:
         return MISSING
     coverage = "" if score.coverage.is_complete else f" ({score.coverage.values}/{score.coverage.values_expected})"
-    interval = "" if score.interval is None else f" {interval_text(*_ends(score.interval))}"
+    interval = "" if score.interval is None else f" {interval_text(score.interval)}"
     return f"{score_text(score.value)}{interval}{coverage}"
 
 
@@ -200,7 +197,7 @@ def _beside_lm_eval(report: RunReport, lm_eval: dict[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
-def _dense_values(report: RunReport, name: str) -> Iterator[ValueScore]:
+def _dense_values(report: RunReport, name: str) -> Iterator[Value]:
     for track in TRACKS:
         value = _found(report, track, DENSE).get(name)
         if value is not None:

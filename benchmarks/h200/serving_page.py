@@ -16,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.h200.variants import VARIANTS
 from harness.contract import BenchmarkResult, Speed
-from orchestrator.evidence.observation import Observation, Variant
-from orchestrator.score import Score, score
-from orchestrator.tracks import Mode, Track, expect
+from orchestrator.evidence.value import Value, Values, Variant
+from orchestrator.score.overall import Score, score
+from orchestrator.tracks import Mode, Place, Track, expect
 
 DASH = "–"  # noqa: RUF001  an en dash, as in the other reports
 LABELS = {
@@ -59,14 +59,10 @@ def read_speeds(document: dict[str, Any]) -> Speeds:
 
 def overall(document: dict[str, Any], speeds: Speeds, variant: str, backends: tuple[str, ...]) -> Score:
     """OM_hard of a variant over `backends` and the batch sizes that the dense model was timed at."""
-    observations = [
-        Observation(
-            track=Track.HARDWARE_ACCELERATION,
-            part=backend,
-            name=f"batch {size}",
-            model=document["shape"],
-            method=VARIANTS[name].method,
-            setting=None if VARIANTS[name].method is None else name,
+    values = [
+        Value(
+            place=Place(track=Track.HARDWARE_ACCELERATION, part=backend, name=f"batch {size}", model=document["shape"]),
+            variant=Variant(method=VARIANTS[name].method, setting=None if VARIANTS[name].method is None else name),
             value=speed.decode_tokens_per_second,
             unit="tokens/s",
             higher_is_better=True,
@@ -79,7 +75,7 @@ def overall(document: dict[str, Any], speeds: Speeds, variant: str, backends: tu
     sizes = sorted({size for name, backend, size in speeds if name == "dense" and backend in backends})
     expectation = expect(Track.HARDWARE_ACCELERATION, (document["shape"],), backends=backends, batch_sizes=tuple(sizes))
     wanted = Variant(method=VARIANTS[variant].method, setting=None if variant == "dense" else variant)
-    return score(expectation, wanted, observations, mode=Mode.PAPER)
+    return score(expectation, wanted, Values(values), mode=Mode.PAPER)
 
 
 def _table(document: dict[str, Any], speeds: Speeds) -> list[str]:

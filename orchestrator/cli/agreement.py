@@ -22,8 +22,8 @@ def agreement(
 
     For runs whose manifest lists several engines under `evaluate`, such as manifests/deployed.yaml.
     """
-    from orchestrator.evidence.measured import stored_results
-    from orchestrator.report.figures import agreement_blocks
+    from orchestrator.evidence.reading import stored_results
+    from orchestrator.report.answers import agreement_blocks
     from orchestrator.score.agreement import run_agreement
 
     opened = Store(store)

@@ -6,13 +6,10 @@ import typer
 from rich.console import Console, RenderableType
 
 from orchestrator.cli import options
-from orchestrator.errors import BadManifest
-from orchestrator.evidence.observation import Variant
+from orchestrator.evidence.resampling import Resampling
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import shipped_images
-from orchestrator.score.uncertainty import Resampling
 from orchestrator.store import Store
-from orchestrator.suggest import unknown
 from orchestrator.tracks import Mode, Track
 
 LOG_WIDTH = 120
@@ -36,14 +33,14 @@ def score(
     as_json: options.Json = False,
 ) -> None:
     """Show a run's overall metrics and values with their 95 % intervals."""
-    from orchestrator.evidence.measured import measured
-    from orchestrator.report.figures import score_blocks
-    from orchestrator.score.uncertainty.scores import run_scores, score_run
+    from orchestrator.evidence.reading import read_evidence
+    from orchestrator.report.answers import score_blocks
+    from orchestrator.score.scores import score_run
 
     opened = Store(store)
-    measurements = measured(opened.load_run(run), opened, ImageCatalog(shipped_images()))
-    scores = [one for one in score_run(measurements, mode) if track in (None, one.track)]
-    document = run_scores(measurements, scores, Resampling(resamples=resamples, seed=seed))
+    resampling = Resampling(resamples=resamples, seed=seed)
+    evidence = read_evidence(opened.load_run(run), opened, ImageCatalog(shipped_images()), resampling)
+    document = score_run(evidence, mode, _tracks(track))
     if as_json:
         typer.echo(document.model_dump_json(indent=1))
         return
@@ -66,41 +63,25 @@ def compare(
 
     Example: orchestrator compare last 'wanda 50%' 'sparsegpt 50%'
     """
-    from orchestrator.evidence.measured import measured
-    from orchestrator.report.figures import comparison_blocks
-    from orchestrator.score.uncertainty.comparing import Side
-    from orchestrator.score.uncertainty.comparing import compare as compare_sides
+    from orchestrator.evidence.reading import read_evidence
+    from orchestrator.report.answers import comparison_blocks
+    from orchestrator.score.comparing import Side
+    from orchestrator.score.comparing import compare as compare_sides
 
     opened = Store(store)
     catalog = ImageCatalog(shipped_images())
-    first = measured(opened.load_run(run), opened, catalog)
-    second = measured(opened.load_run(other_run), opened, catalog) if other_run else first
-    sides = (Side(first, find_variant(a, first.variants)), Side(second, find_variant(b, second.variants)))
-    tracks = tuple(Track) if track is None else (Track(track),)
-    document = compare_sides(*sides, mode, Resampling(resamples=resamples, seed=seed), tracks)
+    first = read_evidence(opened.load_run(run), opened, catalog)
+    second = read_evidence(opened.load_run(other_run), opened, catalog) if other_run else first
+    sides = (Side(first, first.variant(a)), Side(second, second.variant(b)))
+    document = compare_sides(*sides, mode, Resampling(resamples=resamples, seed=seed), _tracks(track))
     if as_json:
         typer.echo(document.model_dump_json(indent=1))
         return
     _print(comparison_blocks(document))
 
 
-def find_variant(name: str, variants: tuple[Variant, ...]) -> Variant:
-    """The variant with this label, or the only one of this method.
-
-    Raises:
-        BadManifest: there is none, or several settings of the method.
-    """
-    labels = {variant.label: variant for variant in variants}
-    wanted = " ".join(name.split())
-    if wanted in labels:
-        return labels[wanted]
-    found = [variant for variant in variants if variant.method == wanted]
-    if len(found) > 1:
-        settings = ", ".join(repr(variant.label) for variant in found)
-        raise BadManifest(f"the run has {wanted} at {len(found)} settings", hint=f"name one of: {settings}")
-    if not found:
-        raise BadManifest(unknown("variant", wanted, labels), hint=f"the run has: {', '.join(map(repr, labels))}")
-    return found[0]
+def _tracks(number: int | None) -> tuple[Track, ...]:
+    return tuple(Track) if number is None else (Track(number),)
 
 
 def _print(blocks: list[RenderableType]) -> None:

@@ -4,8 +4,6 @@ compute no score.
 Not covered: reading stored results, which makes a `RunReport`; comparing two runs; LaTeX and CSV.
 """
 
-from orchestrator.report.html import render_html
-from orchestrator.report.markdown import render_markdown
 from orchestrator.report.model import (
     CostEntry,
     ImageEntry,
@@ -16,6 +14,7 @@ from orchestrator.report.model import (
     StageStatus,
     VariantEntry,
 )
+from orchestrator.report.pages import render_html, render_markdown
 from orchestrator.report.terminal import summary_table, summary_text
 
 __all__ = [

@@ -1,6 +1,6 @@
 """A run's stored stages as one report: everything in it is derived again from the store, nothing is run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from harness.contract import (
     REFERENCE_ENGINE,
@@ -11,10 +11,12 @@ from harness.contract import (
     FetchResult,
     Operation,
 )
-from orchestrator.evidence.measured import compressed_variants, measured, stored_results
-from orchestrator.evidence.observation import Variant
+from orchestrator.evidence.collecting import notes_of, variant_of
+from orchestrator.evidence.reading import read_evidence
+from orchestrator.evidence.resampling import Resampling
+from orchestrator.evidence.value import Variant
 from orchestrator.images.catalog import ImageCatalog
-from orchestrator.report import (
+from orchestrator.report.model import (
     CostEntry,
     ImageEntry,
     ModelEntry,
@@ -25,8 +27,7 @@ from orchestrator.report import (
     VariantEntry,
 )
 from orchestrator.score.agreement import run_agreement
-from orchestrator.score.uncertainty import Resampling
-from orchestrator.score.uncertainty.scores import run_scores, score_run
+from orchestrator.score.scores import score_run
 from orchestrator.store import RunRecord, StageRecord, Store
 from orchestrator.store import StageStatus as Stored
 from orchestrator.tracks import Mode
@@ -45,30 +46,25 @@ def build_report(record: RunRecord, store: Store, catalog: ImageCatalog, mode: M
     Raises:
         StoreError: a stored result is damaged.
     """
-    results = stored_results(record, store)
-    measurements = measured(record, store, catalog)
-    scores = score_run(measurements, mode)
+    evidence = read_evidence(record, store, catalog, Resampling())
+    results = evidence.results
     return RunReport(
-        run_id=record.run,
         created=record.updated,
         runtime=record.runtime,
         device=record.device_model,
-        mode=mode,
         models=tuple(_models(record, results)),
-        variants=tuple(_variant(variant, record, results) for variant in compressed_variants(record)),
+        variants=tuple(_variant(variant, record, results) for variant in evidence.variants if not variant.is_dense),
         backends=record.manifest.benchmark.backends if record.manifest.benchmark else (),
-        scores=scores,
-        uncertainty=run_scores(measurements, scores, Resampling()),
-        observations=measurements.observations,
+        scoring=score_run(evidence, mode),
         agreement=run_agreement(record, results, store).tasks,
-        stages=tuple(_stages(record)),
+        stages=tuple(_stages(record, results)),
         costs=tuple(_costs(record, results)),
         provenance=_provenance(record, results),
         results_path=str(store.runs / record.run),
     )
 
 
-def _models(record: RunRecord, results: dict[str, StageRecord]) -> Iterator[ModelEntry]:
+def _models(record: RunRecord, results: Mapping[str, StageRecord]) -> Iterator[ModelEntry]:
     for model in record.manifest.models:
         stage = results.get(f"fetch/{model.name}")
         artifact = stage.artifact if stage else None
@@ -83,18 +79,15 @@ def _models(record: RunRecord, results: dict[str, StageRecord]) -> Iterator[Mode
         )
 
 
-def _variant(variant: Variant, record: RunRecord, results: dict[str, StageRecord]) -> VariantEntry:
+def _variant(variant: Variant, record: RunRecord, results: Mapping[str, StageRecord]) -> VariantEntry:
     """The first model's compress stage speaks for the variant; notes are gathered from all models."""
     names = [
         name
         for name, state in record.stages.items()
-        if state.operation is Operation.COMPRESS
-        and state.subject is not None
-        and (state.subject.method, state.subject.setting) == (variant.method, variant.setting)
+        if state.operation is Operation.COMPRESS and state.subject is not None and variant_of(state.subject) == variant
     ]
     calibration = record.stages[names[0]].parameters["calibration"]
-    artifacts = (results[name].artifact for name in names if name in results)
-    notes = (note for artifact in artifacts if artifact is not None for note in artifact.notes)
+    notes = (note for name in names if name in results for note in notes_of(results[name]))
     return VariantEntry(
         variant=variant,
         image=record.stages[names[0]].image,
@@ -104,7 +97,7 @@ def _variant(variant: Variant, record: RunRecord, results: dict[str, StageRecord
     )
 
 
-def _stages(record: RunRecord) -> Iterator[StageEntry]:
+def _stages(record: RunRecord, results: Mapping[str, StageRecord]) -> Iterator[StageEntry]:
     for name, state in record.stages.items():
         yield StageEntry(
             name=name,
@@ -115,16 +108,17 @@ def _stages(record: RunRecord) -> Iterator[StageEntry]:
             cached=state.status is Stored.CACHED,
             message=state.failure.message if state.failure else "",
             hint=state.failure.hint if state.failure else "",
+            notes=notes_of(results[name]) if name in results else (),
         )
 
 
-def _costs(record: RunRecord, results: dict[str, StageRecord]) -> Iterator[CostEntry]:
+def _costs(record: RunRecord, results: Mapping[str, StageRecord]) -> Iterator[CostEntry]:
     for name, stage in results.items():
         subject, result = record.stages[name].subject, stage.final.result
         if subject is not None and isinstance(result, CompressResult):
             cost = result.cost
             yield CostEntry(
-                variant=Variant(method=subject.method, setting=subject.setting),
+                variant=variant_of(subject),
                 model=subject.model,
                 load_seconds=cost.load_seconds,
                 compress_seconds=cost.compress_seconds,
@@ -136,7 +130,7 @@ def _costs(record: RunRecord, results: dict[str, StageRecord]) -> Iterator[CostE
             )
 
 
-def _provenance(record: RunRecord, results: dict[str, StageRecord]) -> Provenance:
+def _provenance(record: RunRecord, results: Mapping[str, StageRecord]) -> Provenance:
     images = {}
     origins = {}
     notes = list(record.decisions)

@@ -59,12 +59,12 @@ def stage_table(report: RunReport) -> Table:
             *cells(stage.name, stage.operation, stage.status.value, "yes" if stage.cached else "no"),
             Cell(MISSING if stage.wall_seconds is None else seconds_text(stage.wall_seconds)),
             _digest(stage.key, NO_KEY),
-            Cell(_what_happened(stage)),
+            *cells(_what_happened(stage), "; ".join(stage.notes)),
         )
         for stage in report.stages
     )
     titles = columns("Stage", "Operation", "Status", "From the store", numbers=("Wall time",))
-    return Table("Stages", (*titles, *columns("Key", "What happened")), rows)
+    return Table("Stages", (*titles, *columns("Key", "What happened", "Notes")), rows)
 
 
 def image_table(report: RunReport) -> Table:
@@ -86,7 +86,7 @@ def provenance_facts(report: RunReport) -> tuple[tuple[str, str], ...]:
     return (
         ("Run", report.run_id),
         ("Created", report.created.isoformat(timespec="seconds")),
-        ("Scoring mode", report.mode.value),
+        ("Scoring mode", report.scoring.mode.value),
         ("Runtime", report.runtime),
         ("Device", provenance.device_model),
         ("Driver", provenance.driver or "none"),

@@ -2,6 +2,8 @@
 
 import math
 
+from orchestrator.evidence.value import Interval
+
 MISSING = "\N{EN DASH}"
 _KEY_CHARACTERS = 12
 
@@ -27,10 +29,10 @@ def score_text(value: float) -> str:
     return f"{value:.2f}"
 
 
-def interval_text(low: float, high: float, unit: str = "score") -> str:
+def interval_text(interval: Interval, unit: str = "score") -> str:
     """For instance `[85.9, 88.8]`: the ends of a score, a ratio, or a value, whose unit stands beside the value."""
     scale, form = {"score": (1, ".1f"), "fraction": (100, ".1f"), "ratio": (1, ".3f")}.get(unit, (1, ".4g"))
-    return f"[{low * scale:{form}}, {high * scale:{form}}]"
+    return f"[{interval.low * scale:{form}}, {interval.high * scale:{form}}]"
 
 
 def bytes_text(size_bytes: float) -> str:

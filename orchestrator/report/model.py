@@ -2,14 +2,14 @@
 
 from enum import StrEnum
 
-from pydantic import AwareDatetime, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import AwareDatetime, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from harness.contract import Frozen
-from orchestrator.evidence.observation import Observation, Variant
-from orchestrator.score import Score
+from orchestrator.evidence.value import Variant
 from orchestrator.score.agreement.records import TaskAgreement
-from orchestrator.score.uncertainty import RunScores, TrackScore
-from orchestrator.tracks import Mode, Track
+from orchestrator.score.overall import Score
+from orchestrator.score.scores import RunScores
+from orchestrator.tracks import Track
 
 
 class ModelEntry(Frozen):
@@ -42,7 +42,8 @@ class StageStatus(StrEnum):
 
 
 class StageEntry(Frozen):
-    """`cached`: the result was in the store already, and `wall_seconds` is what it took then."""
+    """`cached`: the result was in the store already, and `wall_seconds` is what it took then. `notes` are the worker's
+    remarks on its result."""
 
     name: str
     operation: str
@@ -52,6 +53,7 @@ class StageEntry(Frozen):
     cached: bool = False
     message: str = ""
     hint: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class CostEntry(Frozen):
@@ -89,28 +91,30 @@ class Provenance(Frozen):
 
 
 class RunReport(Frozen):
-    """One run. `scores` holds dense and every compressed variant in every track that the manifest asked for; a track
-    that it did not ask for has no score. `uncertainty` has the same scores with their intervals. `agreement`
+    """One run. `scoring` is what `orchestrator score` gives: every value, and the scores of dense and every compressed
+    variant in every track that the manifest asked for; a track that it did not ask for has no score. `agreement`
     compares the engines of evaluations. `results_path` is where requests, results and raw items lie."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-    run_id: str
     created: AwareDatetime
     runtime: str
     device: str
-    mode: Mode = Mode.PAPER
     models: tuple[ModelEntry, ...]
     variants: tuple[VariantEntry, ...]
     backends: tuple[str, ...] = ()
-    scores: tuple[Score, ...]
-    uncertainty: RunScores | None = None
-    observations: tuple[Observation, ...]
+    scoring: RunScores
     agreement: tuple[TaskAgreement, ...] = ()
     stages: tuple[StageEntry, ...]
     costs: tuple[CostEntry, ...] = ()
     provenance: Provenance
     results_path: str
+
+    @property
+    def run_id(self) -> str:
+        return self.scoring.run
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        return self.scoring.scores
 
     @property
     def scored_variants(self) -> tuple[Variant, ...]:
@@ -120,10 +124,3 @@ class RunReport(Frozen):
     @property
     def tracks(self) -> tuple[Track, ...]:
         return tuple(sorted({score.track for score in self.scores}))
-
-    def score(self, variant: Variant, track: Track) -> Score | None:
-        return next((score for score in self.scores if (score.variant, score.track) == (variant, track)), None)
-
-    def track_score(self, variant: Variant, track: Track) -> TrackScore | None:
-        """The score with its interval, where intervals were computed."""
-        return None if self.uncertainty is None else self.uncertainty.score(variant, track)

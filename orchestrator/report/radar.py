@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from orchestrator.evidence.observation import Variant
+from orchestrator.evidence.value import Variant
 from orchestrator.report.model import RunReport
 from orchestrator.tracks import Track
 
@@ -81,7 +81,7 @@ def _axis(track: Track, outermost: float) -> Axis:
 def _line(report: RunReport, variant: Variant, index: int, outermost: dict[Track, float]) -> Line:
     values = {}
     for track in Track:
-        score = report.score(variant, track)
+        score = report.scoring.score(variant, track)
         if score is not None and score.value is not None:
             values[track] = score.value
     points = {track: _at(track, _RADIUS * value / outermost[track]) for track, value in values.items()}

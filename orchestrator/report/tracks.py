@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 
-from orchestrator.evidence.observation import Observation, Variant
-from orchestrator.report.formats import score_text, value_text
-from orchestrator.report.intervals import measured_interval, no_interval, score_cell
+from orchestrator.evidence.value import DENSE, Value, Values, Variant
+from orchestrator.report.formats import interval_text, score_text, value_text
 from orchestrator.report.model import RunReport
-from orchestrator.report.noise import noise_text
 from orchestrator.report.table import Cell, Footnotes, Table, columns
-from orchestrator.score import Score
-from orchestrator.tracks import Track, place_label
+from orchestrator.score.overall import Score
+from orchestrator.tracks import Place, Track, place_label
+
+LIKE_BEST = "\N{ALMOST EQUAL TO} "
+"""Stands before a score that cannot be told apart from the best, and before `dense` where a speed cannot from that."""
+_OF_ITEMS = (Track.PERFORMANCE, Track.GENERALIZATION, Track.TRUSTWORTHINESS)
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,18 @@ class TrackView:
 
 def track_views(report: RunReport, footnotes: Footnotes) -> tuple[TrackView, ...]:
     """The tracks that the run has scores of, in their order."""
-    return tuple(_track(report, track, footnotes) for track in report.tracks)
+    values = Values(report.scoring.values)
+    return tuple(_track(report, track, values, footnotes) for track in report.tracks)
 
 
-def _track(report: RunReport, track: Track, footnotes: Footnotes) -> TrackView:
+def _track(report: RunReport, track: Track, values: Values, footnotes: Footnotes) -> TrackView:
     scores = tuple(score for score in report.scores if score.track is track)
     notes = dict.fromkeys(f"{score.variant.label}: {note}" for score in scores for note in score.coverage.notes)
     return TrackView(
         track=track,
         scores=_score_table(report, track, scores, footnotes),
-        values=_value_table(report, track, scores, footnotes),
-        notes=(*notes, *(note for score in scores if (note := no_interval(report, score)) is not None)),
+        values=_value_table(values, track, scores, footnotes),
+        notes=(*notes, *(note for score in scores if (note := _no_interval(score)) is not None)),
     )
 
 
@@ -68,32 +71,24 @@ def _coverage_text(score: Score) -> str:
 def _part_cell(score: Score, name: str, value: float | None, footnotes: Footnotes) -> Cell:
     if value is not None:
         return Cell(score_text(value))
-    own = (missing.reason for missing in score.coverage.missing if missing.part == name)
+    own = (missing.reason for missing in score.coverage.missing if missing.place.part == name)
     return footnotes.missing("; ".join(dict.fromkeys(own)) or score.reason or "no value of this part")
 
 
-def _value_table(report: RunReport, track: Track, scores: tuple[Score, ...], footnotes: Footnotes) -> Table:
-    values = {
-        (entry.variant, entry.model, entry.part, entry.name): entry
-        for entry in report.observations
-        if entry.track is track
-    }
-    expected = [(missing.part, missing.name) for score in scores for missing in score.coverage.missing]
-    counted = [(term.part, term.name) for score in scores for term in score.ratios]
-    extra = [(entry.part, entry.name) for entry in values.values()]
-    places = tuple(dict.fromkeys([*counted, *expected, *extra]))
+def _value_table(values: Values, track: Track, scores: tuple[Score, ...], footnotes: Footnotes) -> Table:
+    expected = [missing.place for score in scores for missing in score.coverage.missing]
+    counted = [ratio.place for score in scores for ratio in score.ratios]
+    extra = [value.place for value in values if value.place.track is track]
+    names = tuple(dict.fromkeys((place.part, place.name) for place in (*counted, *expected, *extra)))
     rows = []
     for score in scores:
-        if track.is_relative and score.variant.is_dense:
+        if not score.variant.has(track):
             continue
         for model in score.coverage.models_expected:
-            found = (values.get((score.variant, model, part, name)) for part, name in places)
-            reasons = (_reason(score, model, part, name) for part, name in places)
-            measured = (
-                _value_cell(report, score, entry, why, footnotes) for entry, why in zip(found, reasons, strict=True)
-            )
+            places = (Place(track=track, part=part, name=name, model=model) for part, name in names)
+            measured = (_value_cell(values, score, place, footnotes) for place in places)
             rows.append((*_variant_cells(score.variant), Cell(model), *measured))
-    labels = tuple(place_label(track, part, name) for part, name in places)
+    labels = tuple(place_label(track, part, name) for part, name in names)
     return Table(
         title=f"Track {track.value}: {track.title}, measured values",
         columns=columns("Method", "Setting", "Model", numbers=labels),
@@ -102,26 +97,44 @@ def _value_table(report: RunReport, track: Track, scores: tuple[Score, ...], foo
     )
 
 
-def _reason(score: Score, model: str, part: str, name: str) -> str | None:
-    """Why the place does not count in the score; None where it does."""
-    place = (part, name, model)
-    found = (
-        missing.reason for missing in score.coverage.missing if (missing.part, missing.name, missing.model) == place
-    )
-    return next(found, None)
-
-
-def _value_cell(
-    report: RunReport, score: Score, entry: Observation | None, reason: str | None, footnotes: Footnotes
-) -> Cell:
-    if entry is None:
+def _value_cell(values: Values, score: Score, place: Place, footnotes: Footnotes) -> Cell:
+    value, reason = values.get(place, score.variant), score.coverage.why_missing(place)
+    if value is None:
         return footnotes.missing(reason or "not measured, and no part of the score")
-    text = value_text(entry.value, entry.unit)
+    text = value_text(value.value, value.unit)
+    interval = value.interval if place in score.places else None
     return Cell(
-        f"{text} ({entry.caveat})" if entry.caveat else text,
+        f"{text} ({value.caveat})" if value.caveat else text,
         note=None if reason is None else footnotes.number(reason),
-        interval=measured_interval(report, score, entry) or noise_text(report, entry),
+        interval=interval_text(interval, value.unit) if interval else noise_text(values, value),
     )
+
+
+def noise_text(values: Values, value: Value) -> str | None:
+    """The mark of a value whose ratio to the dense one lies within the larger of both noise floors; else None."""
+    dense = values.get(value.place, DENSE)
+    if dense is None or value.variant.is_dense or dense.protocol != value.protocol:
+        return None
+    floors = [one.noise_floor for one in (dense, value) if one.noise_floor is not None]
+    if not floors or min(dense.value, value.value) <= 0:
+        return None
+    apart = max(dense.value, value.value) / min(dense.value, value.value) - 1
+    return f"({LIKE_BEST}dense, noise {max(floors):.1%})" if apart <= max(floors) else None
+
+
+def score_cell(report: RunReport, score: Score, value: float, suffix: str = "") -> Cell:
+    """An overall metric. Dense is 100 by construction, so it has no interval."""
+    if score.interval is None or score.variant.is_dense:
+        return Cell(score_text(value) + suffix)
+    mark = LIKE_BEST if report.scoring.like_best(score.variant, score.track) else ""
+    return Cell(mark + score_text(value) + suffix, interval=interval_text(score.interval))
+
+
+def _no_interval(score: Score) -> str | None:
+    """Why a score that is made of items has no interval; None where it has one, or cannot."""
+    if score.interval_reason is None or score.track not in _OF_ITEMS:
+        return None
+    return f"{score.variant.label}: no interval: {score.interval_reason}"
 
 
 def _variant_cells(variant: Variant) -> tuple[Cell, Cell]:

@@ -4,17 +4,15 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orchestrator.evidence.observation import Variant
+from orchestrator.evidence.value import Variant
 from orchestrator.report.agreement import agreement_table, disagreement_table
 from orchestrator.report.details import cost_table, image_table, model_table, stage_table, variant_table
 from orchestrator.report.formats import plural
-from orchestrator.report.intervals import reading, score_cell
 from orchestrator.report.model import RunReport, StageStatus
 from orchestrator.report.table import Cell, Footnotes, Table, columns
-from orchestrator.report.tracks import TrackView, track_views
-from orchestrator.score import MissingValue, Score
-from orchestrator.score.uncertainty import TrackScore
-from orchestrator.tracks import Track, place_label
+from orchestrator.report.tracks import LIKE_BEST, TrackView, score_cell, track_views
+from orchestrator.score.overall import Score
+from orchestrator.tracks import Place, Track
 
 NOT_ASKED_FOR = "the manifest does not ask for this track"
 READING = (
@@ -69,13 +67,28 @@ def view(report: RunReport) -> View:
         report=report,
         summary=_summary(report),
         overview=overview,
-        reading=f"{READING} {reading(report)}".strip(),
-        warnings=report.uncertainty.warnings if report.uncertainty else (),
+        reading=f"{READING} {_how_sure(report)}".strip(),
+        warnings=report.scoring.warnings,
         tracks=tracks,
         footnotes=footnotes.entries,
         missing=missing_entries(report.scores),
         details=tuple(table for table in details if table.rows),
     )
+
+
+def _how_sure(report: RunReport) -> str:
+    """What the brackets and marks of the overall metrics mean; empty where there are none."""
+    scoring = report.scoring
+    if scoring.resampling is None or not any(value.interval for value in scoring.values):
+        return ""
+    text = (
+        f"Square brackets hold {scoring.resampling.confidence_percent} % intervals, from "
+        f"{scoring.resampling.resamples} resamples of the items; a score whose interval holds 100 cannot be told apart "
+        "from dense."
+    )
+    if any(scoring.like_best(score.variant, score.track) for score in scoring.scores):
+        text += f" {LIKE_BEST}marks scores that cannot be told apart from the track's best compressed variant."
+    return text
 
 
 def _summary(report: RunReport) -> tuple[str, ...]:
@@ -89,7 +102,7 @@ def _summary(report: RunReport) -> tuple[str, ...]:
     stages += "".join(f", {statuses[status]} {status.value}" for status in others)
     scored = [score for score in report.scores if score.value is not None]
     partial = sum(score.is_partial for score in scored)
-    without = sum(score.value is None and not _does_not_apply(score) for score in report.scores)
+    without = sum(score.value is None and score.variant.has(score.track) for score in report.scores)
     return (
         f"{plural(compressed, 'compressed variant')} of {plural(len(report.models), 'model')} "
         f"on {report.device} ({report.runtime} runtime).",
@@ -101,7 +114,7 @@ def _summary(report: RunReport) -> tuple[str, ...]:
 def _overview(report: RunReport, footnotes: Footnotes) -> Table:
     rows = []
     for variant in report.scored_variants:
-        scores = (_score_cell(report, report.score(variant, track), footnotes) for track in Track)
+        scores = (_score_cell(report, report.scoring.score(variant, track), footnotes) for track in Track)
         rows.append((Cell(variant.method or "dense"), Cell(variant.setting or ""), *scores))
     return Table(
         title="Overall metrics",
@@ -120,30 +133,25 @@ def _score_cell(report: RunReport, score: Score | None, footnotes: Footnotes) ->
     return score_cell(report, score, score.value, partial)
 
 
-def missing_entries(scores: Iterable[Score | TrackScore]) -> tuple[MissingEntry, ...]:
+def missing_entries(scores: Iterable[Score]) -> tuple[MissingEntry, ...]:
     """Variants that miss the same values for the same reason are told together."""
-    by_variant: dict[tuple[Track, str, Variant], list[MissingValue]] = {}
+    by_variant: dict[tuple[Track, str, Variant], list[Place]] = {}
     for score in scores:
-        if not _does_not_apply(score):
+        if score.variant.has(score.track):
             for value in score.coverage.missing:
-                by_variant.setdefault((score.track, value.reason, score.variant), []).append(value)
+                by_variant.setdefault((score.track, value.reason, score.variant), []).append(value.place)
     together: dict[tuple[Track, str, str], list[str]] = {}
-    for (track, reason, variant), values in by_variant.items():
-        together.setdefault((track, _places(track, values), reason), []).append(variant.label)
+    for (track, reason, variant), places in by_variant.items():
+        together.setdefault((track, _places(places), reason), []).append(variant.label)
     return tuple(
         MissingEntry(f"{track.value} {track.title}", what, reason, ", ".join(labels))
         for (track, what, reason), labels in sorted(together.items(), key=lambda item: item[0][0])
     )
 
 
-def _places(track: Track, values: list[MissingValue]) -> str:
+def _places(places: list[Place]) -> str:
     """For instance `mmlu, piqa of llama2-7b; mmlu of llama3-8b`, or in track 5 `vllm batch 1 of llama2-7b`."""
     by_model: dict[str, list[str]] = {}
-    for value in values:
-        by_model.setdefault(value.model, []).append(place_label(track, value.part, value.name))
+    for place in places:
+        by_model.setdefault(place.model, []).append(place.label)
     return "; ".join(f"{', '.join(names)} of {model}" for model, names in by_model.items())
-
-
-def _does_not_apply(score: Score | TrackScore) -> bool:
-    """The dense model is never compressed, so its training cost is not missing."""
-    return score.track.is_relative and score.variant.is_dense

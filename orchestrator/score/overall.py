@@ -1,77 +1,178 @@
-"""The overall metrics: ratios averaged within parts, parts averaged, and the coverage of both."""
+"""The overall metrics: ratios averaged within parts, parts averaged, the interval of it, and the coverage of both."""
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from orchestrator.evidence.observation import Gap, Observation, Variant
-from orchestrator.score.collection import Collection
-from orchestrator.score.ratio import Incomparable
-from orchestrator.score.score import Coverage, MissingValue, PartScore, Ratio, Score
+from harness.contract import Frozen
+from orchestrator.evidence.estimate import Estimate, root_mean_square
+from orchestrator.evidence.interval import if_any, interval_of
+from orchestrator.evidence.items import NoInterval
+from orchestrator.evidence.resampling import Draws, NoItems
+from orchestrator.evidence.value import Interval, Values, Variant
+from orchestrator.score.ratio import Incomparable, Ratio, ratio_at, ratio_estimate, rivals
 from orchestrator.tracks import Expectation, Mode, Place, Track, place_label
+
+
+class MissingValue(Frozen):
+    """A place of the complete score that holds no ratio."""
+
+    place: Place
+    reason: str
+
+
+class Coverage(Frozen):
+    """What went into a score. `names` and `models` are those with at least one ratio, of the expected ones.
+
+    `choices` says, in a clause each, what the manifest chose to count.
+    """
+
+    noun: str
+    names: tuple[str, ...]
+    names_expected: tuple[str, ...]
+    models: tuple[str, ...]
+    models_expected: tuple[str, ...]
+    values: int
+    values_expected: int
+    missing: tuple[MissingValue, ...] = ()
+    choices: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        return self.values_expected > 0 and self.values == self.values_expected
+
+    @property
+    def summary(self) -> str:
+        """For instance `3 of 9 data sets`, or `9 of 9 data sets, 1 of 2 models (9 of 18 values)`; then the choices."""
+        text = f"{len(self.names)} of {len(self.names_expected)} {self.noun}"
+        if len(self.models_expected) > 1:
+            text += f", {len(self.models)} of {len(self.models_expected)} models"
+            text += f" ({self.values} of {self.values_expected} values)"
+        return "; ".join((text, *self.choices))
+
+    def why_missing(self, place: Place) -> str | None:
+        """Why the place does not count; None where it does."""
+        return next((one.reason for one in self.missing if one.place == place), None)
+
+
+class PartScore(Frozen):
+    """The score of one part, or of one family in strict mode; `value` is None where nothing of it could be compared."""
+
+    name: str
+    value: float | None
+    values: int
+    values_expected: int
+
+
+class Score(Frozen):
+    """One overall metric of one variant. Dense is 100, in every track but the third. `reason` is given iff `value` is
+    None, `interval_reason` iff only `interval` is, where one was sought. A score that is not `is_complete` is partial:
+    what it leaves out stands in `coverage.missing`."""
+
+    track: Track
+    metric: str
+    variant: Variant
+    value: float | None
+    reason: str | None = None
+    interval: Interval | None = None
+    interval_reason: str | None = None
+    parts: tuple[PartScore, ...]
+    coverage: Coverage
+    ratios: tuple[Ratio, ...] = ()
+
+    @property
+    def is_partial(self) -> bool:
+        return self.value is not None and not self.coverage.is_complete
+
+    @property
+    def places(self) -> frozenset[Place]:
+        """Those that count."""
+        return frozenset(ratio.place for ratio in self.ratios)
+
+    def part(self, name: str) -> PartScore:
+        return next(part for part in self.parts if part.name == name)
 
 
 def score(
     expectation: Expectation,
     variant: Variant,
-    observations: Iterable[Observation],
+    values: Values,
     *,
-    gaps: Sequence[Gap] = (),
     mode: Mode = Mode.PAPER,
+    draws: Draws | None = None,
 ) -> Score:
-    """The overall metric of one variant in one track, over what there is of `expectation`.
-
-    Raises:
-        BadObservation: the observations contradict each other.
-    """
-    return _score(expectation, variant, Collection(observations, gaps), mode)
-
-
-def score_all(
-    expectations: Iterable[Expectation],
-    observations: Iterable[Observation],
-    *,
-    variants: Sequence[Variant] = (),
-    gaps: Sequence[Gap] = (),
-    mode: Mode = Mode.PAPER,
-) -> tuple[Score, ...]:
-    """Every variant's score in every track, variant by variant; by default of all variants that occur, dense first.
-
-    Raises:
-        BadObservation: the observations contradict each other.
-    """
-    collection = Collection(observations, gaps)
-    tracks = tuple(expectations)
-    chosen = tuple(variants) or collection.variants
-    return tuple(_score(expectation, variant, collection, mode) for variant in chosen for expectation in tracks)
-
-
-def _score(expectation: Expectation, variant: Variant, collection: Collection, mode: Mode) -> Score:
-    track = expectation.track
+    """The overall metric of one variant in one track, over what there is of it; `draws` give its interval."""
     ratios: list[Ratio] = []
     missing: list[MissingValue] = []
     for place in expectation.places:
         try:
-            ratios.append(collection.ratio(track, place, variant, mode))
+            ratios.append(ratio_at(values, place, variant, expectation.group(place, mode), draws))
         except Incomparable as reason:
-            missing.append(MissingValue(part=place.part, name=place.name, model=place.model, reason=str(reason)))
-    parts = _parts(expectation, collection, ratios, mode)
+            missing.append(MissingValue(place=place, reason=str(reason)))
+    parts = _parts(expectation, ratios, mode)
     squares = [part.value**2 for part in parts if part.value is not None]
+    value = math.sqrt(_mean(squares)) if squares else None
+    interval, no_interval = (None, None)
+    if draws is not None and value is not None:
+        figure, sampled = value, draws
+        interval, no_interval = if_any(lambda: interval_of(_estimate(values, variant, ratios, figure, sampled)))
     return Score(
-        track=track,
+        track=expectation.track,
+        metric=expectation.track.metric,
         variant=variant,
-        mode=mode,
-        value=math.sqrt(_mean(squares)) if squares else None,
+        value=value,
         reason=None if squares else _why_none(missing),
+        interval=interval,
+        interval_reason=no_interval,
         parts=parts,
-        coverage=_coverage(expectation, collection, variant, ratios, missing),
+        coverage=_coverage(expectation, values, variant, ratios, missing),
         ratios=tuple(ratios),
     )
 
 
-def _parts(
-    expectation: Expectation, collection: Collection, ratios: Sequence[Ratio], mode: Mode
-) -> tuple[PartScore, ...]:
-    groups = [collection.group(expectation.track, place, mode) for place in expectation.places]
+def score_all(
+    expectations: Iterable[Expectation],
+    values: Values,
+    *,
+    variants: Sequence[Variant] = (),
+    mode: Mode = Mode.PAPER,
+    draws: Draws | None = None,
+) -> tuple[Score, ...]:
+    """Every variant's score in every track, variant by variant; by default of all variants that occur, dense first."""
+    tracks = tuple(expectations)
+    chosen = tuple(variants) or values.variants
+    return tuple(
+        score(expectation, variant, values, mode=mode, draws=draws) for variant in chosen for expectation in tracks
+    )
+
+
+def overall_estimate(of: Score, values: Values, draws: Draws) -> Estimate:
+    """The overall metric, resampled, from the same terms as the printed one.
+
+    Raises:
+        NoInterval: there is no score, or one of its terms cannot be resampled.
+    """
+    if of.value is None:
+        raise NoInterval(of.reason or "there is no score")
+    return _estimate(values, of.variant, of.ratios, of.value, draws)
+
+
+def _estimate(values: Values, variant: Variant, ratios: Sequence[Ratio], value: float, draws: Draws) -> Estimate:
+    groups: dict[str, list[Estimate]] = {}
+    for term in ratios:
+        try:
+            estimate = ratio_estimate(values, term.place, variant, draws)
+        except NoItems:
+            raise
+        except NoInterval as reason:
+            raise NoInterval(f"{term.place}: {reason}") from reason
+        groups.setdefault(term.group, []).append(estimate)
+    return replace(root_mean_square(tuple(groups.values())), value=value)
+
+
+def _parts(expectation: Expectation, ratios: Sequence[Ratio], mode: Mode) -> tuple[PartScore, ...]:
+    groups = [expectation.group(place, mode) for place in expectation.places]
     parts = []
     for group in dict.fromkeys(groups):
         squares = [ratio.ratio**2 for ratio in ratios if ratio.group == group]
@@ -81,7 +182,7 @@ def _parts(
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Summed exactly, so that the order of the observations cannot show in the last digit."""
+    """Summed exactly, so that the order of the values cannot show in the last digit."""
     return math.fsum(values) / len(values)
 
 
@@ -92,16 +193,15 @@ def _why_none(missing: Sequence[MissingValue]) -> str:
 
 def _coverage(
     expectation: Expectation,
-    collection: Collection,
+    values: Values,
     variant: Variant,
     ratios: Sequence[Ratio],
     missing: Sequence[MissingValue],
 ) -> Coverage:
     track = expectation.track
-    names = (place_label(track, part, name) for part, names in expectation.parts.items() for name in names)
-    counted = {place_label(track, ratio.part, ratio.name) for ratio in ratios}
-    expected = tuple(names)
-    models = {ratio.model for ratio in ratios}
+    expected = tuple(place_label(track, part, name) for part, names in expectation.parts.items() for name in names)
+    counted = {ratio.place.label for ratio in ratios}
+    models = {ratio.place.model for ratio in ratios}
     return Coverage(
         noun=track.noun,
         names=tuple(name for name in expected if name in counted),
@@ -112,33 +212,34 @@ def _coverage(
         values_expected=len(expectation.places),
         missing=tuple(missing),
         choices=expectation.choices,
-        notes=(*_relative_notes(collection, track, variant, ratios), *_unexpected(expectation, collection, variant)),
+        notes=(*_relative_notes(values, track, variant, ratios), *_unexpected(expectation, values, variant)),
     )
 
 
-def _relative_notes(collection: Collection, track: Track, variant: Variant, ratios: Sequence[Ratio]) -> tuple[str, ...]:
+def _relative_notes(values: Values, track: Track, variant: Variant, ratios: Sequence[Ratio]) -> tuple[str, ...]:
     if not track.is_relative:
         return ()
-    by_rivals: dict[tuple[Variant, ...], list[str]] = {}
+    by_rivals: dict[tuple[Variant, ...], list[Place]] = {}
     for ratio in ratios:
-        place = Place(ratio.part, ratio.name, ratio.model)
-        by_rivals.setdefault(collection.rivals(track, place, variant), []).append(f"{ratio.name} of {ratio.model}")
+        by_rivals.setdefault(rivals(values, ratio.place, variant), []).append(ratio.place)
     notes = []
-    for rivals, places in by_rivals.items():
-        where = f" for {', '.join(places)}" if len(by_rivals) > 1 else ""
-        if len(rivals) == 1:
+    for others, places in by_rivals.items():
+        where = f" for {', '.join(map(str, places))}" if len(by_rivals) > 1 else ""
+        if len(others) == 1:
             notes.append(
-                f"relative to the methods in this run{where}: with {rivals[0].label} alone, 100 by construction"
+                f"relative to the methods in this run{where}: with {others[0].label} alone, 100 by construction"
             )
         else:
-            labels = ", ".join(rival.label for rival in rivals)
+            labels = ", ".join(other.label for other in others)
             notes.append(f"relative to the methods in this run{where}: the greatest value is taken over {labels}")
     return tuple(notes)
 
 
-def _unexpected(expectation: Expectation, collection: Collection, variant: Variant) -> tuple[str, ...]:
+def _unexpected(expectation: Expectation, values: Values, variant: Variant) -> tuple[str, ...]:
     expected = set(expectation.places)
-    extra = sorted(place for place in collection.places(expectation.track, variant) if place not in expected)
-    return tuple(
-        f"not counted, being no part of this score: {place.part}/{place.name} of {place.model}" for place in extra
+    extra = sorted(
+        (value.place.part, value.place.name, value.place.model)
+        for value in values.of(variant)
+        if value.place.track is expectation.track and value.place not in expected
     )
+    return tuple(f"not counted, being no part of this score: {part}/{name} of {model}" for part, name, model in extra)

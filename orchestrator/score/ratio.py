@@ -2,12 +2,106 @@
 
 import math
 
+from pydantic import ConfigDict
+
+from harness.contract import Frozen
+from orchestrator.evidence.estimate import Estimate
+from orchestrator.evidence.interval import if_any, interval_of
+from orchestrator.evidence.resampling import Draws, NoItems
+from orchestrator.evidence.value import DENSE, NOT_COMPRESSED, Interval, Value, Values, Variant
+from orchestrator.tracks import Place
+
 GREATEST_RATIO = 1e12
 """Beyond it one of the two values cannot be a measurement, and its square would drown every other term."""
 
 
 class Incomparable(Exception):
     """The two values give no ratio; the message says why, in a clause that a report can print."""
+
+
+class Ratio(Frozen):
+    """One term of a score: the value at `place`, of the score's variant, against `reference`.
+
+    `group` is what it is averaged in first: its part, or in strict mode its model's family. An interval that is None
+    has its reason in `interval_reason`, where one was sought.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    place: Place
+    group: str
+    reference: float
+    ratio: float
+    interval: Interval | None = None
+    interval_reason: str | None = None
+
+
+def ratio_at(values: Values, place: Place, variant: Variant, group: str, draws: Draws | None) -> Ratio:
+    """The place's term of the variant's score.
+
+    Raises:
+        Incomparable: there is no value, no reference, or no ratio of the two.
+    """
+    own = values.get(place, variant)
+    if own is None:
+        raise Incomparable(values.why_none(place, variant))
+    if place.track.is_relative:
+        reference, name = max(rival.value for rival in _comparable(values, own)), "the greatest value among the methods"
+    else:
+        reference, name = _dense(values, own), "the dense value"
+    ratio = ratio_of(own.value, reference, higher_is_better=own.higher_is_better, reference_name=name)
+    interval, reason = (None, None)
+    if draws is not None:
+        interval, reason = if_any(lambda: interval_of(ratio_estimate(values, place, variant, draws)))
+    return Ratio(place=place, group=group, reference=reference, ratio=ratio, interval=interval, interval_reason=reason)
+
+
+def ratio_estimate(values: Values, place: Place, variant: Variant, draws: Draws) -> Estimate:
+    """The term of a score, resampled.
+
+    Raises:
+        NoInterval: the value or the dense value cannot be resampled.
+    """
+    own, dense = values.get(place, variant), values.get(place, DENSE)
+    if own is None or dense is None or place.track.is_relative:
+        raise NoItems
+    return draws.ratio(own, dense)
+
+
+def rivals(values: Values, place: Place, variant: Variant) -> tuple[Variant, ...]:
+    """The variants, in no order that depends on the input's, that a relative score's greatest value is taken over.
+
+    Raises:
+        Incomparable: the variant's own value cannot be compared.
+    """
+    own = values.at(place)[variant]
+    return tuple(sorted((rival.variant for rival in _comparable(values, own)), key=lambda rival: rival.label))
+
+
+def _comparable(values: Values, own: Value) -> tuple[Value, ...]:
+    """Usable values of the compressed variants at a place, measured by the same protocol as `own`."""
+    if own.variant.is_dense:
+        raise Incomparable(NOT_COMPRESSED)
+    if not _is_usable(own.value):
+        raise Incomparable(f"the value {own.value:g} is not a measured cost")
+    return tuple(
+        other
+        for other in values.at(own.place).values()
+        if not other.variant.is_dense and other.protocol == own.protocol and _is_usable(other.value)
+    )
+
+
+def _is_usable(cost: float) -> bool:
+    return math.isfinite(cost) and cost > 0
+
+
+def _dense(values: Values, own: Value) -> float:
+    dense = values.get(own.place, DENSE)
+    if dense is None:
+        raise Incomparable(f"no dense value to compare with: {values.why_none(own.place, DENSE)}")
+    if dense.protocol != own.protocol:
+        raise Incomparable(f"measured by protocol {own.protocol!r}, but the dense model by {dense.protocol!r}")
+    return dense.value
 
 
 def ratio_of(value: float, reference: float, *, higher_is_better: bool, reference_name: str) -> float:

@@ -87,9 +87,9 @@ def heed_the_keyboard() -> None:
 def figures(report: dict[str, Any]) -> dict[tuple[object, ...], float]:
     """Everything that does not depend on a clock or on the memory of a process."""
     return {
-        (one["track"], one["name"], one["method"]): one["value"]
-        for one in report["observations"]
-        if one["track"] in (1, 2) or one["name"] in ("disk_bytes", "macs")
+        (one["place"]["track"], one["place"]["name"], one["variant"]["method"]): one["value"]
+        for one in report["scoring"]["values"]
+        if one["place"]["track"] in (1, 2) or one["place"]["name"] in ("disk_bytes", "macs")
     }
 
 
@@ -106,7 +106,7 @@ def by_docker(world: Path) -> dict[str, Any]:
 
 def check_complete(report: dict[str, Any]) -> None:
     assert {stage["status"] for stage in report["stages"]} == {"completed"}
-    scores = {(score["variant"]["method"], score["track"]): score for score in report["scores"]}
+    scores = {(score["variant"]["method"], score["track"]): score for score in report["scoring"]["scores"]}
     for track in (1, 2, 4, 5):
         assert scores[None, track]["value"] == pytest.approx(100)
         assert scores["sparsegpt", track]["value"] > 0
@@ -138,7 +138,7 @@ def test_both_runtimes_find_the_same(world: Path, by_process: dict[str, Any], by
 def test_a_second_run_finds_everything_done_and_reports_it(world: Path, by_process: dict[str, Any]) -> None:
     again = run(world, world / "process-store", "process")
     assert all(stage["cached"] for stage in again["stages"])
-    assert again["observations"] == by_process["observations"]
+    assert again["scoring"] == by_process["scoring"]
     store = str(world / "process-store")
     shown = subprocess.run(
         [sys.executable, "-m", "orchestrator", "report", "last", "--store", store, "--format", "markdown,html"],

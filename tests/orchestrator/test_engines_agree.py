@@ -150,15 +150,16 @@ def report_of(bench: Bench, manifest: dict[str, object]) -> RunReport:
 )
 def test_one_engine_counts_and_the_other_is_shown(bench: Bench, scoring, counted, shown) -> None:
     report = report_of(bench, {**BOTH, "scoring": scoring})
-    found = {entry.name: entry for entry in report.observations if entry.track is Track.PERFORMANCE}
-    assert found["arc_easy"].part == "knowledge"
+    values = report.scoring.values
+    found = {value.place.name: value for value in values if value.place.track is Track.PERFORMANCE}
+    assert found["arc_easy"].place.part == "knowledge"
     assert found["arc_easy"].protocol.startswith("vllm/") == (counted == "vllm")
-    assert found[shown].part == "other"
+    assert found[shown].place.part == "other"
 
 
 def test_without_the_reference_the_scores_say_what_is_missing(bench: Bench) -> None:
     report = report_of(bench, {**MANIFEST, "evaluate": {"tasks": ["arc_easy"], "engine": "vllm"}})
-    reasons = {one.reason for score in report.scores for one in score.coverage.missing if one.name == "arc_easy"}
+    reasons = {one.reason for score in report.scores for one in score.coverage.missing if one.place.name == "arc_easy"}
     assert reasons == {"evaluated by vllm alone, and scores count what transformers finds"}
     assert report.agreement == ()
 

@@ -16,7 +16,7 @@ from harness.contract import (
     WorkResult,
 )
 from orchestrator.errors import Interrupted, StoreError
-from orchestrator.evidence.observation import Variant
+from orchestrator.evidence.value import Variant
 from orchestrator.report.building import build_report
 from orchestrator.store import FailureKind, Provenance, StageRecord, StageStatus, Store
 from orchestrator.tracks import Track
@@ -42,13 +42,13 @@ def test_a_run_measures_dense_and_compressed_and_scores_both(bench: Bench) -> No
     record = bench.run(FakeRuntime(honest_worker))
     assert record.complete
     report = build_report(record, bench.store, bench.catalog)
-    dense, pruned = report.score(Variant(), Track.PERFORMANCE), report.score(PRUNED, Track.PERFORMANCE)
+    dense, pruned = (report.scoring.score(one, Track.PERFORMANCE) for one in (Variant(), PRUNED))
     assert dense is not None
     assert pruned is not None
     assert dense.value == pytest.approx(100)
     assert pruned.value == pytest.approx(90)
     assert pruned.coverage.summary == "2 of 9 data sets"
-    assert {missing.name for missing in pruned.coverage.missing} >= {"mmlu", "piqa"}
+    assert {missing.place.name for missing in pruned.coverage.missing} >= {"mmlu", "piqa"}
 
 
 def test_running_again_runs_nothing(bench: Bench) -> None:
@@ -84,9 +84,9 @@ def test_a_failure_blocks_what_needs_it_and_nothing_else(bench: Bench) -> None:
     assert blocked.failure is not None
     assert "data/wikitext2" in blocked.failure.message
     assert record.stages["evaluate/tiny/dense/arc_easy"].status is StageStatus.DONE
-    score = build_report(record, bench.store, bench.catalog).score(PRUNED, Track.PERFORMANCE)
+    score = build_report(record, bench.store, bench.catalog).scoring.score(PRUNED, Track.PERFORMANCE)
     assert score is not None
-    reasons = {missing.name: missing.reason for missing in score.coverage.missing}
+    reasons = {missing.place.name: missing.reason for missing in score.coverage.missing}
     assert "data/wikitext2" in reasons["wikitext2"]
 
 
@@ -122,7 +122,7 @@ def test_unsupported_is_told_apart_from_failed(bench: Bench) -> None:
     assert state.failure is not None
     assert state.failure.reason is Reason.SHAPE
     report = build_report(record, bench.store, bench.catalog)
-    score = report.score(PRUNED, Track.PERFORMANCE)
+    score = report.scoring.score(PRUNED, Track.PERFORMANCE)
     assert score is not None
     assert score.value is None
 

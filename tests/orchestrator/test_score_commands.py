@@ -11,8 +11,12 @@ from typer.testing import CliRunner
 from harness.contract import EvaluateRequest, EvaluateResult, WorkRequest, WorkResult
 from orchestrator.cli.app import app
 from orchestrator.errors import BadManifest
-from orchestrator.report import RunReport
-from orchestrator.score.uncertainty import Comparison, RunScores
+from orchestrator.evidence.value import Values
+from orchestrator.report import RunReport, render_html, render_markdown
+from orchestrator.report.building import build_report
+from orchestrator.score.comparison import Comparison
+from orchestrator.score.scores import RunScores
+from orchestrator.tracks import Track
 from tests.orchestrator.small_runs import MANIFEST
 from tests.orchestrator.workers import honest_worker, is_pruned
 from tests.support.fake_runtime import FakeRuntime
@@ -73,7 +77,8 @@ def test_score_as_json_is_the_documented_document(ask):
     pruned = next(one for one in document.scores if one.variant.method == "sparsegpt" and one.track == 2)
     assert pruned.value == pytest.approx(100 * math.exp(-0.2))
     assert pruned.interval.low == pytest.approx(pruned.value), "every segment is worse by the same factor"
-    assert [value.items for value in pruned.values] == [ITEMS]
+    values = Values(document.values)
+    assert [values.get(ratio.place, pruned.variant).items for ratio in pruned.ratios] == [ITEMS]
     assert document.warnings == ()
 
 
@@ -85,7 +90,7 @@ def test_score_of_one_track_has_no_other(ask):
 
 def test_compare_tells_two_variants_apart(ask):
     document = Comparison.model_validate_json(ask("compare", "last", "dense", "sparsegpt 50%", "--json"))
-    easy = next(one for one in document.values if one.name == "arc_easy")
+    easy = next(one for one in document.values if one.place.name == "arc_easy")
     assert easy.difference == pytest.approx(1 / 6)
     assert (easy.mcnemar.only_a, easy.mcnemar.only_b) == (10, 0)
     assert easy.mcnemar.p_value == pytest.approx(2 / 2**10)
@@ -105,7 +110,7 @@ def test_compare_with_another_run_of_other_limits_refuses_and_says_why(bench, as
     bench.run(FakeRuntime(fewer), limited)
     arguments = ("compare", "small", "sparsegpt", "sparsegpt", "--other-run", "limited")
     document = Comparison.model_validate_json(ask(*arguments, "--json"))
-    easy = next(one for one in document.values if one.name == "arc_easy")
+    easy = next(one for one in document.values if one.place.name == "arc_easy")
     assert easy.difference is None
     assert easy.reason == "measured by different protocols: 'test/arc_easy' and 'test/arc_easy first 60'"
     text = ask(*arguments)
@@ -132,5 +137,24 @@ def test_the_report_has_the_same_intervals(bench, ask, tmp_path):
     ask("report", "last", "--format", "json,markdown", "--output", str(tmp_path / "report"))
     report = RunReport.model_validate_json((tmp_path / "report/report.json").read_bytes())
     document = RunScores.model_validate_json(ask("score", "last", "--json"))
-    assert report.uncertainty == document
+    assert report.scoring == document
     assert "Square brackets hold 95 % intervals" in (tmp_path / "report/report.md").read_text()
+
+
+def test_what_any_worker_remarks_stands_beside_its_stage_and_with_its_values(bench):
+    remark = "served as dense weights: 50.0% zeros bring no speed here"
+
+    def remarking(request: WorkRequest, output: Path) -> WorkResult:
+        result = keeping_worker(request, output)
+        fields = type(result).model_fields
+        return result.model_copy(update={"notes": (f"{request.operation}: {remark}",)}) if "notes" in fields else result
+
+    record = bench.run(FakeRuntime(remarking))
+    report = build_report(record, bench.store, bench.catalog)
+    told = {stage.operation: stage.notes for stage in report.stages if stage.notes}
+    assert told == {name: (f"{name}: {remark}",) for name in ("evaluate", "profile", "benchmark")}
+    notes = {value.place.track: value.notes for value in report.scoring.values}
+    assert notes[Track.HARDWARE_ACCELERATION] == (f"benchmark: {remark}",)
+    assert notes[Track.INFERENCE_CONSUMPTION] == (f"profile: {remark}",)
+    for render in (render_markdown, render_html):
+        assert render(report).count(f"benchmark: {remark}") == 2, "the dense and the pruned model were timed"

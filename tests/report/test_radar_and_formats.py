@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from orchestrator.evidence.observation import DENSE
+from orchestrator.evidence.value import DENSE
 from orchestrator.report.formats import bytes_text, seconds_text, value_text
 from orchestrator.report.radar import SIZE, radar
 from orchestrator.tracks import Track
@@ -29,7 +29,8 @@ def test_an_axis_stretches_to_a_score_above_100(report):
         else score
         for score in report.scores
     )
-    drawn = radar(report.model_copy(update={"scores": scores}))
+    scoring = report.scoring.model_copy(update={"scores": scores})
+    drawn = radar(report.model_copy(update={"scoring": scoring}))
     assert drawn.axes[Track.INFERENCE_CONSUMPTION - 1].outermost == 250
     dense = next(line for line in drawn.lines if line.label == DENSE.label)
     assert distance(dense.points[1]) == pytest.approx(distance(drawn.axes[0].end) * 100 / 250)

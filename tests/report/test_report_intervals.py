@@ -2,53 +2,56 @@
 
 import pytest
 
+from orchestrator.evidence.resampling import Resampling
+from orchestrator.evidence.value import Interval
 from orchestrator.report import render_html, render_markdown, summary_text
-from orchestrator.score.uncertainty import Interval, Resampling, RunScores, TrackScore, ValueScore
+from orchestrator.score.scores import RankStability, TrackRanks
 from orchestrator.tracks import Track
 
 WARNING = "piqa of tiny was measured by different protocols, which are not compared: dense by 'a'; wanda by 'b'"
 
 
-def values_of(score, interval):
-    return tuple(
-        ValueScore(
-            part=term.part,
-            name=term.name,
-            model=term.model,
-            protocol="p",
-            metric="acc",
-            unit="fraction",
-            value=term.value,
-            interval=interval,
-            ratio=term.ratio,
-        )
-        for term in score.ratios
-    )
-
-
 def with_intervals(report, *, like_best=None, reason=None, warnings=()):
     """Track 1 gets intervals, the dense model's a width of 0; or all lack one for `reason`."""
 
-    def track_score(score):
-        of_items = score.track is Track.PERFORMANCE and score.value is not None and reason is None
+    def of_items(score):
+        return score.track is Track.PERFORMANCE and score.value is not None and reason is None
+
+    def sure_score(score):
         dense = score.variant.is_dense
-        own = Interval(low=score.value - 1.234, high=score.value + 2) if of_items and not dense else None
-        return TrackScore(
-            track=score.track,
-            metric=score.track.metric,
-            variant=score.variant,
-            value=score.value,
-            reason=score.reason,
-            interval=Interval(low=100, high=100) if of_items and dense else own,
-            interval_reason=reason if score.value is not None and not of_items else None,
-            like_best=like_best if score.variant.method == "gptq" else None,
-            coverage=score.coverage,
-            values=values_of(score, Interval(low=0.4811, high=0.5222) if of_items else None),
+        own = Interval(low=score.value - 1.234, high=score.value + 2) if of_items(score) and not dense else None
+        return score.model_copy(
+            update={
+                "interval": Interval(low=100, high=100) if of_items(score) and dense else own,
+                "interval_reason": reason if score.value is not None and not of_items(score) else None,
+            }
         )
 
-    scores = tuple(track_score(score) for score in report.scores)
-    document = RunScores(run=report.run_id, mode=report.mode, resampling=Resampling(), scores=scores, warnings=warnings)
-    return report.model_copy(update={"uncertainty": document})
+    def sure_value(value):
+        shown = value.place.track is Track.PERFORMANCE and reason is None
+        return value.model_copy(update={"interval": Interval(low=0.4811, high=0.5222) if shown else None})
+
+    compressed = [entry.variant for entry in report.variants]
+    rows = [
+        RankStability(
+            variant=variant,
+            rank=rank,
+            first=0.5,
+            keeps_rank=0.5,
+            like_best=like_best if variant.method == "gptq" else None,
+        )
+        for rank, variant in enumerate(compressed, start=1)
+    ]
+    scoring = report.scoring.model_copy(
+        update={
+            "resampling": Resampling(),
+            "values": tuple(map(sure_value, report.scoring.values)),
+            "scores": tuple(map(sure_score, report.scores)),
+            "ranks": (TrackRanks(track=Track.PERFORMANCE, variants=tuple(rows), kendall_tau=1),),
+            "warnings": warnings,
+        }
+    )
+    return report.model_copy(update={"scoring": scoring})
 
 
 @pytest.fixture

@@ -2,25 +2,20 @@
 
 import pytest
 
-from orchestrator.evidence.observation import DENSE, Observation, Variant
-from orchestrator.report.noise import noise_text
+from orchestrator.evidence.value import DENSE, Value, Values, Variant
 from orchestrator.report.table import Footnotes
-from orchestrator.report.tracks import track_views
-from orchestrator.score import score_all
-from orchestrator.tracks import Track, expect
+from orchestrator.report.tracks import noise_text, track_views
+from orchestrator.tracks import Place, Track, expect
+from tests.report.small_reports import scoring_of
 
 WANDA = Variant(method="wanda", setting="50%")
 MODEL = "tiny-llama"
 
 
-def speed(variant: Variant, value: float, floor: float | None, protocol: str = "speed/128-128-b1") -> Observation:
-    return Observation(
-        track=Track.HARDWARE_ACCELERATION,
-        part="transformers",
-        name="batch 1",
-        model=MODEL,
-        method=variant.method,
-        setting=variant.setting,
+def speed(variant: Variant, value: float, floor: float | None, protocol: str = "speed/128-128-b1") -> Value:
+    return Value(
+        place=Place(track=Track.HARDWARE_ACCELERATION, part="transformers", name="batch 1", model=MODEL),
+        variant=variant,
         value=value,
         unit="tokens/s",
         higher_is_better=True,
@@ -39,28 +34,21 @@ def speed(variant: Variant, value: float, floor: float | None, protocol: str = "
         ((100.0, None), (100.0, None), None),
     ],
 )
-def test_a_ratio_within_the_larger_floor_is_marked(report, dense, compressed, mark) -> None:
-    observations = (speed(DENSE, *dense), speed(WANDA, *compressed))
-    changed = report.model_copy(update={"observations": observations})
-    assert noise_text(changed, observations[1]) == mark
-    assert noise_text(changed, observations[0]) is None
+def test_a_ratio_within_the_larger_floor_is_marked(dense, compressed, mark) -> None:
+    values = (speed(DENSE, *dense), speed(WANDA, *compressed))
+    assert noise_text(Values(values), values[1]) == mark
+    assert noise_text(Values(values), values[0]) is None
 
 
-def test_speeds_of_different_protocols_are_not_compared(report) -> None:
-    observations = (speed(DENSE, 100.0, 0.1), speed(WANDA, 100.0, 0.1, protocol="speed/64-64-b1"))
-    changed = report.model_copy(update={"observations": observations})
-    assert noise_text(changed, observations[1]) is None
+def test_speeds_of_different_protocols_are_not_compared() -> None:
+    values = (speed(DENSE, 100.0, 0.1), speed(WANDA, 100.0, 0.1, protocol="speed/64-64-b1"))
+    assert noise_text(Values(values), values[1]) is None
 
 
 def test_the_mark_stands_beside_the_value_in_the_track(report) -> None:
-    observations = (speed(DENSE, 100.0, 0.02), speed(WANDA, 101.0, 0.02))
+    values = (speed(DENSE, 100.0, 0.02), speed(WANDA, 101.0, 0.02))
     expected = expect(Track.HARDWARE_ACCELERATION, [MODEL], backends=["transformers"])
-    changed = report.model_copy(
-        update={
-            "observations": observations,
-            "scores": tuple(score_all([expected], observations, gaps=[], variants=[DENSE, WANDA])),
-        }
-    )
+    changed = report.model_copy(update={"scoring": scoring_of(values, [expected])})
     (view,) = track_views(changed, Footnotes())
-    (values,) = [row for row in view.values.rows if str(row[0]) == "wanda"]
-    assert str(values[-1]).endswith("(≈ dense, noise 2.0%)")
+    (row,) = [row for row in view.values.rows if str(row[0]) == "wanda"]
+    assert str(row[-1]).endswith("(≈ dense, noise 2.0%)")

@@ -33,6 +33,7 @@ def test_markdown_shows_what_the_page_shows(report):
         "wikitext2 of tiny-llama: the value is not a number (gptq W8A16)",
         "## Stages",
         "out of memory",
+        "weights are stored dense; 50.0% zeros",
         "process:34ab:cp311",
     ):
         assert expected in markdown, expected

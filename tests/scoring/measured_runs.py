@@ -4,14 +4,16 @@ import gzip
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zstandard
 
 from orchestrator.evidence.items import ItemsFile
-from orchestrator.evidence.measured import Measured
-from orchestrator.evidence.observation import DENSE, Observation, Variant
-from orchestrator.tracks import Track, expect
+from orchestrator.evidence.reading import Evidence
+from orchestrator.evidence.resampling import Draws, Printed, Resampling
+from orchestrator.evidence.value import DENSE, Value, Values, Variant
+from orchestrator.tracks import Place, Track, expect
 
 WANDA = Variant(method="wanda", setting="50%")
 GPTQ = Variant(method="gptq", setting="W4A16")
@@ -53,16 +55,20 @@ def segments(losses, tokens=15):
 
 
 class RunMaker:
-    """Collects what variants got right, writes it, and gives the `Measured` that a store would give."""
+    """Collects what variants got right, writes it, and gives the evidence that a store would give.
+
+    `facts` are the arguments of the values to be made, which a test may change before.
+    """
 
     def __init__(self, folder: Path, run: str = "run-1", models=("tiny",), device: str = "a processor") -> None:
         self.folder, self.run, self.models, self.device = folder / run, run, models, device
         self.folder.mkdir()
-        self.observations: list[Observation] = []
+        self.facts: list[dict[str, Any]] = []
         self.files: dict[str, ItemsFile] = {}
+        self.families: dict[str, str] = {}
         self.checkpoints = {model: f"digest of {model}" for model in models}
 
-    def add(self, variant, task, outcomes, *, model="tiny", groups=None, protocol="p", family=None, rows="row"):
+    def add(self, variant, task, outcomes, *, model="tiny", groups=None, protocol="p", rows="row"):
         """Outcomes are 0 or 1 each; for wikitext2 they are losses. With groups, the value is their mean of means."""
         scored = [value for value in outcomes if value is not None]
         if task == "wikitext2":
@@ -83,41 +89,47 @@ class RunMaker:
                 variant,
                 value,
                 model=model,
-                family=family,
                 higher_is_better=task != "wikitext2",
                 unit="perplexity" if task == "wikitext2" else "fraction",
                 protocol=protocol,
                 metric="perplexity" if task == "wikitext2" else "acc",
+                items=len(scored),
                 source=source,
             )
         return path
 
     def observe(self, track, part, name, variant, value, *, model="tiny", **fields):
-        self.observations.append(
-            Observation(
-                track=track,
-                part=part,
-                name=name,
-                model=model,
-                method=variant.method,
-                setting=variant.setting,
-                value=value,
-                **fields,
-            )
-        )
+        place = Place(track=track, part=part, name=name, model=model)
+        self.facts.append({"place": place, "variant": variant, "value": value, "source": "", "metric": "", **fields})
 
-    def measured(self) -> Measured:
-        variants = dict.fromkeys([DENSE, *(entry.variant for entry in self.observations)])
-        return Measured(
+    def change(self, variant, name, **fields) -> None:
+        """Let the variant's values of this name be others."""
+        for facts in self.facts:
+            if (facts["variant"], facts["place"].name) == (variant, name):
+                facts |= fields
+
+    def evidence(self, resampling: Resampling | None = None) -> Evidence:
+        """With `resampling`, the values have intervals."""
+        printed = [
+            Printed(facts["source"], facts["metric"], facts["value"])
+            for facts in self.facts
+            if facts["source"] in self.files
+        ]
+        draws = Draws(printed, self.files, resampling) if resampling else None
+        return Evidence(
             run=self.run,
             device=self.device,
-            variants=tuple(variants),
+            variants=tuple(dict.fromkeys([DENSE, *(facts["variant"] for facts in self.facts)])),
             checkpoints=self.checkpoints,
-            expectations=tuple(expect(track, self.models) for track in Track),
-            observations=tuple(self.observations),
-            gaps=(),
-            items=self.files,
+            expectations=tuple(expect(track, self.models, families=self.families) for track in Track),
+            values=Values(self._value(facts, draws) for facts in self.facts),
+            outcomes=self.files,
+            draws=draws,
         )
+
+    def _value(self, facts: dict[str, Any], draws: Draws | None) -> Value:
+        interval, reason = draws.interval(facts["source"], facts["metric"]) if draws else (None, None)
+        return Value(**facts, interval=interval, interval_reason=reason)
 
 
 def coin_flips(share, items, seed):

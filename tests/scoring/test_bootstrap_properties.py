@@ -8,11 +8,10 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.evidence.estimate import difference, ratio, root_mean_square
+from orchestrator.evidence.interval import interval_of, p_value, value_interval
 from orchestrator.evidence.items import Items, NoInterval
-from orchestrator.score.uncertainty import Resampling
-from orchestrator.score.uncertainty.estimate import difference, ratio, root_mean_square
-from orchestrator.score.uncertainty.interval import interval_of, p_value, value_interval
-from orchestrator.score.uncertainty.resampling import Column, columns_of, resample, ways_to_average
+from orchestrator.evidence.resampling import Column, Resampling, columns_of, resample, ways_to_average
 
 PATIENT = settings(deadline=None, max_examples=40)
 """An example takes milliseconds, but a busy machine may take its time."""

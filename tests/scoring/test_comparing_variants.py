@@ -5,10 +5,10 @@ import pytest
 import scipy.stats
 
 from orchestrator.evidence.items import Items
-from orchestrator.evidence.observation import DENSE
-from orchestrator.score.uncertainty import Comparison, Resampling
-from orchestrator.score.uncertainty.comparing import Side, compare
-from orchestrator.score.uncertainty.significance import mcnemar
+from orchestrator.evidence.resampling import Resampling
+from orchestrator.evidence.value import DENSE
+from orchestrator.score.comparing import Side, compare
+from orchestrator.score.comparison import Comparison, mcnemar
 from orchestrator.tracks import Mode, Track
 from tests.scoring.measured_runs import GPTQ, WANDA, RunMaker, coin_flips
 
@@ -42,11 +42,11 @@ def maker(tmp_path):
 
 
 def against(run, a, b, other=None):
-    return compare(Side(run.measured(), a), Side((other or run).measured(), b), Mode.PAPER, QUICK)
+    return compare(Side(run.evidence(), a), Side((other or run).evidence(), b), Mode.PAPER, QUICK)
 
 
 def value(document, name):
-    return next(one for one in document.values if one.name == name)
+    return next(one for one in document.values if one.place.name == name)
 
 
 def track(document, which):
@@ -175,10 +175,22 @@ def test_scores_of_different_coverage_are_compared_over_what_both_have(maker):
     assert value(document, "arc_easy").reason == "not measured for gptq W4A16"
 
 
+def test_values_that_no_score_counts_come_last_in_the_order_they_were_measured(maker):
+    names = [f"extra {number}" for number in range(12)]
+    for variant in (DENSE, WANDA, GPTQ):
+        for name in names:
+            maker.observe(Track.PERFORMANCE, "other", name, variant, 1.0, higher_is_better=True)
+    document = against(maker, GPTQ, WANDA)
+    found = [one.place.name for one in document.values if one.place.track is Track.PERFORMANCE]
+    assert found == ["piqa", *names]
+
+
 def test_only_the_tracks_asked_for_are_compared(maker):
-    run = maker.measured()
+    run = maker.evidence()
     document = compare(Side(run, GPTQ), Side(run, WANDA), Mode.PAPER, QUICK, (Track.INFERENCE_CONSUMPTION,))
-    assert {one.track for one in (*document.tracks, *document.values)} == {Track.INFERENCE_CONSUMPTION}
+    assert {*(one.track for one in document.tracks), *(one.place.track for one in document.values)} == {
+        Track.INFERENCE_CONSUMPTION
+    }
 
 
 def test_the_document_survives_json(maker):

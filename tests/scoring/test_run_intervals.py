@@ -5,9 +5,9 @@ import json
 import pytest
 import zstandard
 
-from orchestrator.evidence.observation import DENSE, Variant
-from orchestrator.score.uncertainty import Resampling, RunScores
-from orchestrator.score.uncertainty.scores import run_scores, score_run
+from orchestrator.evidence.resampling import Resampling
+from orchestrator.evidence.value import DENSE, Values, Variant
+from orchestrator.score.scores import RunScores, score_run
 from orchestrator.tracks import Mode, Track
 from tests.scoring.measured_runs import GPTQ, WANDA, RunMaker, choices, coin_flips, pack
 
@@ -15,8 +15,14 @@ QUICK = Resampling(resamples=500)
 
 
 def scored(maker, mode=Mode.PAPER, resampling=QUICK):
-    run = maker.measured()
-    return run_scores(run, score_run(run, mode), resampling)
+    return score_run(maker.evidence(resampling), mode)
+
+
+def figures(document, variant, track):
+    """Each value that counts in a score, with its ratio, by the value's name."""
+    values = Values(document.values)
+    ratios = document.score(variant, track).ratios
+    return {one.place.name: (values.get(one.place, variant), one) for one in ratios}
 
 
 def worse(flips, seed, loses=0.3):
@@ -49,7 +55,7 @@ def maker(tmp_path):
 
 def test_every_printed_score_made_of_items_has_an_interval_around_it(maker):
     document = scored(maker)
-    printed = {(one.variant, one.track): one.value for one in score_run(maker.measured())}
+    printed = {(one.variant, one.track): one.value for one in score_run(maker.evidence()).scores}
     for score in document.scores:
         assert score.value == printed[score.variant, score.track]
         if score.track in (Track.PERFORMANCE, Track.GENERALIZATION):
@@ -59,22 +65,19 @@ def test_every_printed_score_made_of_items_has_an_interval_around_it(maker):
 
 
 def test_every_value_and_ratio_has_its_own(maker):
-    wanda = scored(maker).score(WANDA, Track.PERFORMANCE)
-    assert [(value.name, value.items) for value in wanda.values] == [
-        ("arc_easy", 150),
-        ("piqa", 150),
-        ("wikitext2", 40),
-    ]
-    for value in wanda.values:
+    wanda = figures(scored(maker), WANDA, Track.PERFORMANCE)
+    assert {name: value.items for name, (value, _) in wanda.items()} == {"arc_easy": 150, "piqa": 150, "wikitext2": 40}
+    for value, ratio in wanda.values():
         assert value.interval.low < value.value < value.interval.high
-        assert value.ratio_interval.low < value.ratio < value.ratio_interval.high
+        assert ratio.interval.low < ratio.ratio < ratio.interval.high
         assert value.interval_reason is None
+        assert ratio.interval_reason is None
 
 
 def test_what_dense_gets_wrong_too_does_not_widen_a_ratio(maker):
-    gptq = scored(maker).score(GPTQ, Track.PERFORMANCE).values[0]
-    own = (gptq.interval.high - gptq.interval.low) / gptq.value
-    paired = (gptq.ratio_interval.high - gptq.ratio_interval.low) / gptq.ratio
+    value, ratio = figures(scored(maker), GPTQ, Track.PERFORMANCE)["arc_easy"]
+    own = (value.interval.high - value.interval.low) / value.value
+    paired = (ratio.interval.high - ratio.interval.low) / ratio.ratio
     assert paired < own / 2
 
 
@@ -89,7 +92,7 @@ def test_a_missing_score_has_its_reason_once(maker):
     trust = scored(maker).score(WANDA, Track.TRUSTWORTHINESS)
     assert (trust.value, trust.interval, trust.interval_reason) == (None, None, None)
     assert trust.reason == "not measured"
-    assert [value.name for value in trust.coverage.missing] == ["advglue", "truthfulqa"]
+    assert [value.place.name for value in trust.coverage.missing] == ["advglue", "truthfulqa"]
 
 
 def test_a_lost_file_costs_its_own_interval_and_those_of_the_scores_it_enters(maker):
@@ -101,21 +104,20 @@ def test_a_lost_file_costs_its_own_interval_and_those_of_the_scores_it_enters(ma
     assert wanda.interval_reason == (
         "arc_easy of tiny: the outcomes of the items (tiny-wanda-50-arc_easy.jsonl.zst) are not in the store"
     )
-    values = {value.name: value for value in wanda.values}
-    assert values["arc_easy"].interval is None
-    assert values["arc_easy"].items is None
-    assert "not in the store" in values["arc_easy"].interval_reason
-    assert values["piqa"].interval is not None
+    (easy, _), (piqa, _), _ = figures(document, WANDA, Track.PERFORMANCE).values()
+    assert (easy.interval, easy.items) == (None, 150)
+    assert "not in the store" in easy.interval_reason
+    assert piqa.interval is not None
     assert document.score(WANDA, Track.GENERALIZATION).interval is not None
     assert document.score(GPTQ, Track.PERFORMANCE).interval is not None
 
 
 def test_a_lost_dense_file_costs_the_ratio_and_not_the_value(maker):
     maker.files["tiny-dense-piqa"].path.unlink()
-    piqa = scored(maker).score(WANDA, Track.PERFORMANCE).values[1]
-    assert piqa.ratio_interval is None
-    assert piqa.interval is not None
-    assert piqa.interval_reason.startswith("the dense value: the outcomes")
+    value, ratio = figures(scored(maker), WANDA, Track.PERFORMANCE)["piqa"]
+    assert ratio.interval is None
+    assert value.interval is not None
+    assert ratio.interval_reason.startswith("the dense value: the outcomes")
 
 
 def test_outcomes_of_other_items_are_not_paired(maker):
@@ -129,10 +131,7 @@ def test_outcomes_of_other_items_are_not_paired(maker):
 
 
 def test_outcomes_that_give_another_value_are_not_trusted(maker):
-    maker.observations = [
-        entry.model_copy(update={"value": 0.5}) if entry.source == "tiny-wanda-50-piqa" else entry
-        for entry in maker.observations
-    ]
+    maker.change(WANDA, "piqa", value=0.5)
     assert "not the value 0.5" in scored(maker).score(WANDA, Track.PERFORMANCE).interval_reason
 
 
@@ -142,9 +141,10 @@ def test_a_mean_of_group_means_is_resampled_within_its_groups(tmp_path):
     dense = coin_flips(0.9, 20, 1) + coin_flips(0.5, 100, 2)
     maker.add(DENSE, "advglue", dense, groups=groups)
     maker.add(WANDA, "advglue", worse(dense, 3), groups=groups)
-    wanda = scored(maker).score(WANDA, Track.TRUSTWORTHINESS)
+    document = scored(maker)
+    wanda = document.score(WANDA, Track.TRUSTWORTHINESS)
     assert wanda.interval.holds(wanda.value)
-    assert wanda.values[0].items == 120
+    assert figures(document, WANDA, Track.TRUSTWORTHINESS)["advglue"][0].items == 120
 
 
 def test_a_variant_that_almost_never_differs_is_like_the_best(maker):
@@ -154,7 +154,7 @@ def test_a_variant_that_almost_never_differs_is_like_the_best(maker):
         maker.add(twin, task, worse(dense, 30, loses=0.03))
     maker.add(twin, "wikitext2", [1.015 * (1.5 + 0.5 * flip) for flip in coin_flips(0.5, 40, 5)])
     document = scored(maker)
-    marks = {one.variant: one.like_best for one in document.scores if one.track is Track.PERFORMANCE}
+    marks = {variant: document.like_best(variant, Track.PERFORMANCE) for variant in (DENSE, WANDA, GPTQ, twin)}
     best = max((GPTQ, twin), key=lambda variant: document.score(variant, Track.PERFORMANCE).value)
     other = twin if best == GPTQ else GPTQ
     assert marks == {DENSE: None, WANDA: False, best: None, other: True}
@@ -182,10 +182,10 @@ def test_an_undecided_order_is_unstable(tmp_path):
 
 
 def test_variants_scored_from_fewer_values_are_not_ranked_with_the_others(maker):
-    maker.observations = [entry for entry in maker.observations if (entry.variant, entry.name) != (WANDA, "piqa")]
+    maker.facts = [facts for facts in maker.facts if (facts["variant"], facts["place"].name) != (WANDA, "piqa")]
     document = scored(maker)
     assert Track.PERFORMANCE not in {entry.track for entry in document.ranks}
-    assert document.score(WANDA, Track.PERFORMANCE).like_best is None
+    assert document.like_best(WANDA, Track.PERFORMANCE) is None
     assert document.score(WANDA, Track.PERFORMANCE).interval is not None
 
 
@@ -206,38 +206,36 @@ def test_models_that_share_their_items_vary_together(tmp_path):
 def test_strict_mode_weighs_families_in_the_interval_too(tmp_path):
     maker = RunMaker(tmp_path, models=("a", "b", "c"))
     for model, family, factor in (("a", "x", 1.0), ("b", "x", 1.0), ("c", "y", 1.3)):
+        maker.families[model] = family
         losses = [1.5 + flip for flip in coin_flips(0.5, 40, ord(model))]
-        maker.add(DENSE, "wikitext2", losses, model=model, family=family)
-        maker.add(WANDA, "wikitext2", [loss * factor for loss in losses], model=model, family=family)
+        maker.add(DENSE, "wikitext2", losses, model=model)
+        maker.add(WANDA, "wikitext2", [loss * factor for loss in losses], model=model)
     paper, strict = (scored(maker, mode).score(WANDA, Track.GENERALIZATION) for mode in Mode)
     assert strict.value < paper.value
     assert strict.interval.holds(strict.value)
     assert strict.interval.high - strict.interval.low > paper.interval.high - paper.interval.low
 
 
-def test_the_order_of_variants_and_observations_changes_no_interval(maker):
+def test_the_order_of_variants_and_values_changes_no_interval(maker):
     straight = scored(maker)
-    maker.observations.reverse()
+    maker.facts.reverse()
     reversed_ = scored(maker)
     for score in straight.scores:
         assert reversed_.score(score.variant, score.track).interval == score.interval
 
 
 def test_values_of_different_protocols_side_by_side_are_warned_of(maker):
-    maker.observations = [
-        entry.model_copy(update={"protocol": "p first 50"}) if (entry.variant, entry.name) == (GPTQ, "piqa") else entry
-        for entry in maker.observations
-    ]
+    maker.change(GPTQ, "piqa", protocol="p first 50")
     document = scored(maker)
     assert document.warnings == (
         "piqa of tiny was measured by different protocols, which are not compared: "
         "dense, wanda 50% by 'p'; gptq W4A16 by 'p first 50'",
     )
-    missing = {value.name: value.reason for value in document.score(GPTQ, Track.PERFORMANCE).coverage.missing}
+    missing = {value.place.name: value.reason for value in document.score(GPTQ, Track.PERFORMANCE).coverage.missing}
     assert missing["piqa"] == "measured by protocol 'p first 50', but the dense model by 'p'"
 
 
 def test_the_document_survives_json(maker):
     document = scored(maker)
     assert RunScores.model_validate_json(document.model_dump_json()) == document
-    assert document.schema_version == 1
+    assert document.schema_version == 2

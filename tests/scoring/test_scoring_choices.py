@@ -4,11 +4,11 @@ import pytest
 
 from harness.contract import TaskDescription
 from orchestrator.errors import BadManifest
-from orchestrator.evidence.observation import DENSE, Observation, Variant
+from orchestrator.evidence.value import DENSE, Value, Values, Variant
 from orchestrator.manifest import ScoringEntry
 from orchestrator.plan.choices import check_choices
-from orchestrator.score import score
-from orchestrator.tracks import Mode, Track, expect, expected_tasks, parts_of_task
+from orchestrator.score.overall import score
+from orchestrator.tracks import Mode, Place, Track, expect, expected_tasks, parts_of_task
 
 WANDA = Variant(method="wanda", setting="50%")
 
@@ -30,15 +30,10 @@ TASKS = dict(
 )
 
 
-def perplexity(variant: Variant, model: str, value: float, *, family: str, protocol: str = "ppl") -> Observation:
-    return Observation(
-        track=Track.GENERALIZATION,
-        part="perplexity",
-        name="wikitext2-maxctx",
-        model=model,
-        family=family,
-        method=variant.method,
-        setting=variant.setting,
+def perplexity(variant: Variant, model: str, value: float, *, protocol: str = "ppl") -> Value:
+    return Value(
+        place=Place(track=Track.GENERALIZATION, part="perplexity", name="wikitext2-maxctx", model=model),
+        variant=variant,
         value=value,
         higher_is_better=False,
         protocol=protocol,
@@ -75,14 +70,10 @@ def test_the_default_choices_expect_what_the_papers_tables_hold() -> None:
 
 
 def test_the_metric_of_truthfulness_stands_in_the_scores_coverage() -> None:
-    observations = [
-        Observation(
-            track=Track.TRUSTWORTHINESS,
-            part=part,
-            name=name,
-            model="m",
-            method=variant.method,
-            setting=variant.setting,
+    values = [
+        Value(
+            place=Place(track=Track.TRUSTWORTHINESS, part=part, name=name, model="m"),
+            variant=variant,
             value=0.5,
             higher_is_better=True,
         )
@@ -90,22 +81,22 @@ def test_the_metric_of_truthfulness_stands_in_the_scores_coverage() -> None:
         for part, name in (("robustness", "advglue"), ("truthfulness", "truthfulqa"))
     ]
     expectation = expect(Track.TRUSTWORTHINESS, ["m"], scoring=ScoringEntry(truthfulness="mc1"))
-    coverage = score(expectation, WANDA, observations).coverage
+    coverage = score(expectation, WANDA, Values(values)).coverage
     assert coverage.choices == ("truthfulness is mc1",)
     assert coverage.summary == "2 of 2 data sets; truthfulness is mc1"
 
 
 def test_paper_mode_counts_models_and_strict_mode_families() -> None:
     chosen = ScoringEntry(generalization="wikitext2-maxctx")
-    expectation = expect(Track.GENERALIZATION, ["a", "b", "c"], scoring=chosen)
-    compressed = {"a": ("one", 10.0), "b": ("one", 10.0), "c": ("two", 40.0)}
-    observations = [
-        entry
-        for model, (family, value) in compressed.items()
-        for entry in (perplexity(DENSE, model, 10.0, family=family), perplexity(WANDA, model, value, family=family))
+    families = {"a": "one", "b": "one", "c": "two"}
+    expectation = expect(Track.GENERALIZATION, list(families), families=families, scoring=chosen)
+    values = [
+        value
+        for model, perplexity_of_wanda in (("a", 10.0), ("b", 10.0), ("c", 40.0))
+        for value in (perplexity(DENSE, model, 10.0), perplexity(WANDA, model, perplexity_of_wanda))
     ]
-    paper = score(expectation, WANDA, observations, mode=Mode.PAPER)
-    strict = score(expectation, WANDA, observations, mode=Mode.STRICT)
+    paper = score(expectation, WANDA, Values(values), mode=Mode.PAPER)
+    strict = score(expectation, WANDA, Values(values), mode=Mode.STRICT)
     assert paper.value == pytest.approx(100 * ((1 + 1 + 0.0625) / 3) ** 0.5)
     assert strict.value == pytest.approx(100 * ((1 + 0.0625) / 2) ** 0.5)
     assert [part.name for part in strict.parts] == ["one", "two"]
@@ -113,11 +104,11 @@ def test_paper_mode_counts_models_and_strict_mode_families() -> None:
 
 def test_perplexities_of_unlike_segments_are_not_compared() -> None:
     expectation = expect(Track.GENERALIZATION, ["m"], scoring=ScoringEntry(generalization="wikitext2-maxctx"))
-    observations = [
-        perplexity(DENSE, "m", 10.0, family="f", protocol="ppl/wikitext2-maxctx of 512 tokens"),
-        perplexity(WANDA, "m", 12.0, family="f", protocol="ppl/wikitext2-maxctx of 256 tokens"),
+    values = [
+        perplexity(DENSE, "m", 10.0, protocol="ppl/wikitext2-maxctx of 512 tokens"),
+        perplexity(WANDA, "m", 12.0, protocol="ppl/wikitext2-maxctx of 256 tokens"),
     ]
-    result = score(expectation, WANDA, observations)
+    result = score(expectation, WANDA, Values(values))
     assert result.value is None
     assert "of 256 tokens" in (result.reason or "")
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from harness.contract import REFERENCE_ENGINE, EvaluateResult, Operation
+from orchestrator.evidence.collecting import variant_of
 from orchestrator.evidence.items import NoInterval
-from orchestrator.evidence.measured import items_file
-from orchestrator.evidence.observation import Variant
+from orchestrator.evidence.reading import items_file
 from orchestrator.score.agreement.outcomes import compare_outcomes
 from orchestrator.score.agreement.records import RunAgreement, TaskAgreement
-from orchestrator.stages import Subject
 from orchestrator.store import RunRecord, StageRecord, StageState, Store
 
 
@@ -46,17 +46,17 @@ def _compared(record: RunRecord, results: Mapping[str, StageRecord], store: Stor
     for (subject, task, engine), deployed in evaluations.items():
         reference = evaluations.get((subject, task, REFERENCE_ENGINE))
         if engine != REFERENCE_ENGINE and reference is not None:
-            about = TaskAgreement(model=subject.model, variant=_variant(subject), task=task, engine=engine)
-            yield about.model_copy(update=_facts(reference, deployed, engine, store))
+            facts = _facts(reference, deployed, engine, store)
+            yield TaskAgreement(model=subject.model, variant=variant_of(subject), task=task, engine=engine, **facts)
 
 
-def _facts(reference: _Evaluation, deployed: _Evaluation, engine: str, store: Store) -> dict[str, object]:
+def _facts(reference: _Evaluation, deployed: _Evaluation, engine: str, store: Store) -> dict[str, Any]:
     if reference.stored is None or reference.result is None:
         return {"reason": f"no result of {REFERENCE_ENGINE}: {reference.absence}"}
     if deployed.stored is None or deployed.result is None:
         return {"reason": f"no result of {engine}: {deployed.absence}"}
     metric = reference.result.metric
-    facts: dict[str, object] = {
+    facts = {
         "metric": metric,
         "reference_value": reference.result.metrics[metric],
         "engine_value": deployed.result.metrics[metric],
@@ -78,7 +78,7 @@ def _refused(record: RunRecord) -> Iterator[TaskAgreement]:
             for task in tasks:
                 yield TaskAgreement(
                     model=one.subject.model,
-                    variant=_variant(one.subject),
+                    variant=variant_of(one.subject),
                     task=task,
                     engine=one.backend,
                     reason=one.message,
@@ -94,7 +94,3 @@ def _has_reference(record: RunRecord) -> bool:
 
 def _parameter(state: StageState, name: str) -> str:
     return str(state.parameters.get(name, REFERENCE_ENGINE))
-
-
-def _variant(subject: Subject) -> Variant:
-    return Variant(method=subject.method, setting=subject.setting)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from harness.contract import REFERENCE_ENGINE, Dtype, Frozen
-from orchestrator.evidence.observation import Variant
+from orchestrator.evidence.value import Variant
 
 LogLikelihoods = tuple[float | None, ...]
 

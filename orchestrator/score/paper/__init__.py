@@ -4,8 +4,7 @@ The numbers are transcribed from the LLMCBench paper (NeurIPS 2024, Datasets and
 each file names its table. They are checked with the functions that score a run: `orchestrator.score`.
 """
 
-from orchestrator.score.paper.suspicious import SuspiciousCell, suspicious_cells
-from orchestrator.score.paper.tables import PaperTable, load_table, load_tables
+from orchestrator.score.paper.tables import PaperTable, SuspiciousCell, load_table, load_tables, suspicious_cells
 from orchestrator.score.paper.verify import PaperRow, Verdict, verify, verify_table
 
 __all__ = [

@@ -1,13 +1,13 @@
-"""One printed table: its rows, the overall metrics beside them, and how they become observations."""
+"""The printed tables: rows, the overall metrics beside them, how they become values; and cells that are in doubt."""
 
 from collections.abc import Callable
 from importlib.resources import files
 
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter
 
 from harness.contract import Frozen
-from orchestrator.evidence.observation import Observation, Variant
-from orchestrator.tracks import Expectation, Track
+from orchestrator.evidence.value import Value, Values, Variant
+from orchestrator.tracks import Expectation, Place, Track
 
 TABLE_NAMES = ("track1", "track2", "track2_int8", "track3", "track4", "track5", "track6")
 
@@ -76,21 +76,19 @@ class PaperTable(Frozen):
         parts: dict[str, tuple[str, ...]] = {}
         for column in self.columns:
             parts[column.part] = (*parts.get(column.part, ()), column.name)
-        return Expectation(track=self.track, models=tuple(dict.fromkeys(row.model for row in self.rows)), parts=parts)
+        return Expectation(
+            track=self.track,
+            models=tuple(dict.fromkeys(row.model for row in self.rows)),
+            parts=parts,
+            families={row.model: row.family for row in self.rows if row.family is not None},
+        )
 
-    def observations(
-        self, moved: Callable[[float, Row, Column], float] = lambda value, row, column: value
-    ) -> tuple[Observation, ...]:
-        """Every printed value as an observation, each first passed through `moved`."""
-        return tuple(
-            Observation(
-                track=self.track,
-                part=column.part,
-                name=column.name,
-                model=row.model,
-                family=row.family,
-                method=row.method,
-                setting=row.setting,
+    def values(self, moved: Callable[[float, Row, Column], float] = lambda value, row, column: value) -> Values:
+        """Every printed value, each first passed through `moved`."""
+        return Values(
+            Value(
+                place=Place(track=self.track, part=column.part, name=column.name, model=row.model),
+                variant=Variant(method=row.method, setting=row.setting),
                 value=moved(row.values[column.column], row, column),
                 unit=column.unit,
                 higher_is_better=column.higher_is_better,
@@ -114,3 +112,25 @@ def load_table(name: str) -> PaperTable:
 
 def load_tables() -> dict[str, PaperTable]:
     return {name: load_table(name) for name in TABLE_NAMES}
+
+
+class SuspiciousCell(Frozen):
+    """A printed cell that disagrees with another table or with the method's authors: used as it stands, but named.
+
+    `table` is a name of `TABLE_NAMES`; the value is the one that the table holds.
+    """
+
+    table: str
+    model: str
+    method: str
+    setting: str
+    column: str
+    value: float
+    reason: str
+
+
+_CELLS: TypeAdapter[tuple[SuspiciousCell, ...]] = TypeAdapter(tuple[SuspiciousCell, ...])
+
+
+def suspicious_cells() -> tuple[SuspiciousCell, ...]:
+    return _CELLS.validate_json((files("orchestrator.score.paper") / "suspicious.json").read_bytes())

@@ -3,8 +3,8 @@
 from enum import StrEnum
 
 from harness.contract import Frozen
-from orchestrator.evidence.observation import Observation
-from orchestrator.score import Score, score
+from orchestrator.evidence.value import Values
+from orchestrator.score.overall import score
 from orchestrator.score.paper.tables import Column, PaperTable, PublishedScore, Row, load_tables
 from orchestrator.tracks import Mode, Track
 
@@ -57,7 +57,7 @@ def verify_table(table: PaperTable) -> tuple[PaperRow, ...]:
 
 
 def _verify(table: PaperTable, published: PublishedScore) -> PaperRow:
-    recomputed = _recompute(table, published, table.observations())
+    recomputed = _recompute(table, published, table.values())
     tolerance = table.tolerance.bound(published.value)
     return PaperRow(
         track=table.track,
@@ -82,8 +82,8 @@ def _judge(published: float, recomputed: float, tolerance: float) -> Verdict:
     return Verdict.INCONSISTENT
 
 
-def _recompute(table: PaperTable, published: PublishedScore, observations: tuple[Observation, ...]) -> float:
-    scored: Score = score(table.expectation, published.variant, observations, mode=Mode.PAPER)
+def _recompute(table: PaperTable, published: PublishedScore, values: Values) -> float:
+    scored = score(table.expectation, published.variant, values, mode=Mode.PAPER)
     value = scored.value if published.part is None else scored.part(published.part).value
     if value is None or scored.is_partial:
         raise ValueError(f"{table.source} does not hold what {published.score} of {published.variant.label} is made of")
@@ -99,7 +99,7 @@ def _highest(table: PaperTable, published: PublishedScore) -> float:
     return _recompute(table, published, _moved(table, published, towards_better=1)) + _LAST_DIGIT
 
 
-def _moved(table: PaperTable, published: PublishedScore, *, towards_better: int) -> tuple[Observation, ...]:
+def _moved(table: PaperTable, published: PublishedScore, *, towards_better: int) -> Values:
     """This variant's values half a digit better (1) or worse (-1), and what they are compared with the other way."""
 
     def move(value: float, row: Row, column: Column) -> float:
@@ -108,4 +108,4 @@ def _moved(table: PaperTable, published: PublishedScore, *, towards_better: int)
         half_digit = 10.0**-column.decimals / 2
         return value + half_digit if is_up else value - half_digit
 
-    return table.observations(move)
+    return table.values(move)

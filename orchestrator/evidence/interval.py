@@ -6,14 +6,17 @@ spread away; the correction takes it out. The acceleration comes from the influe
 """
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 
+from orchestrator.evidence.estimate import Estimate
 from orchestrator.evidence.items import NoInterval
-from orchestrator.score.uncertainty.estimate import Estimate
-from orchestrator.score.uncertainty.records import CONFIDENCE_PERCENT, Interval
+from orchestrator.evidence.value import Interval
 
+CONFIDENCE_PERCENT: Literal[95] = 95
 _NORMAL = NormalDist()
 _SAME = 1e-12
 """Relative distance below which a resampled value is the figure itself, up to rounding."""
@@ -47,6 +50,14 @@ def value_interval(estimate: Estimate) -> Interval:
     if np.ptp(estimate.draws) == 0:
         raise NoInterval("all items came out alike, so resampling shows no spread")
     return interval_of(estimate)
+
+
+def if_any(of: Callable[[], Interval]) -> tuple[Interval | None, str | None]:
+    """The interval, or the reason why there is none."""
+    try:
+        return of(), None
+    except NoInterval as reason:
+        return None, str(reason)
 
 
 def p_value(difference: Estimate) -> float:

@@ -1,56 +1,87 @@
-"""What a run measured: values, gaps, and where the outcomes behind the values lie. Read from the store."""
+"""Everything of a run that scores and reports are made of, read from the store and checked once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.contract import EvaluateResult
+from orchestrator.errors import BadManifest
+from orchestrator.evidence.collecting import collect, expectations, printed_figures, variant_of
 from orchestrator.evidence.items import ItemsFile
-from orchestrator.evidence.observation import DENSE, Gap, Observation, Variant
-from orchestrator.evidence.observing import expectations, observe
+from orchestrator.evidence.resampling import Draws, Resampling
+from orchestrator.evidence.value import DENSE, Values, Variant
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import RunRecord, StageRecord, Store
+from orchestrator.suggest import unknown
 from orchestrator.tracks import Expectation
 
 
 @dataclass(frozen=True)
-class Measured:
+class Evidence:
     """`variants` begins with dense. `checkpoints` has the digest of each dense model that something was measured of,
-    `items` the outcomes behind the observations whose `source` is the key."""
+    `outcomes` the items' outcomes behind the values whose `source` is the key. `draws` is None where nothing was
+    resampled. `results` are the finished stages by their names."""
 
     run: str
     device: str
     variants: tuple[Variant, ...]
     checkpoints: Mapping[str, str]
     expectations: tuple[Expectation, ...]
-    observations: tuple[Observation, ...]
-    gaps: tuple[Gap, ...]
-    items: Mapping[str, ItemsFile]
+    values: Values
+    outcomes: Mapping[str, ItemsFile]
+    draws: Draws | None = None
+    results: Mapping[str, StageRecord] = field(default_factory=dict)
+
+    def variant(self, name: str) -> Variant:
+        """The variant with this label, or the only one of this method.
+
+        Raises:
+            BadManifest: there is none, or several settings of the method.
+        """
+        labels = {variant.label: variant for variant in self.variants}
+        wanted = " ".join(name.split())
+        if wanted in labels:
+            return labels[wanted]
+        found = [variant for variant in self.variants if variant.method == wanted]
+        if len(found) > 1:
+            settings = ", ".join(repr(variant.label) for variant in found)
+            raise BadManifest(f"the run has {wanted} at {len(found)} settings", hint=f"name one of: {settings}")
+        if not found:
+            raise BadManifest(unknown("variant", wanted, labels), hint=f"the run has: {', '.join(map(repr, labels))}")
+        return found[0]
 
 
-def measured(record: RunRecord, store: Store, catalog: ImageCatalog) -> Measured:
-    """Everything of a run, complete or not, that scores are computed from.
+def read_evidence(
+    record: RunRecord, store: Store, catalog: ImageCatalog, resampling: Resampling | None = None
+) -> Evidence:
+    """What a run found, complete or not; with `resampling`, its values have intervals.
 
     Raises:
         StoreError: a stored result is damaged.
     """
     results = stored_results(record, store)
-    observations, gaps = observe(record, results, catalog)
-    return Measured(
+    outcomes = _outcomes(results, store)
+    draws = Draws(printed_figures(record, results, catalog), outcomes, resampling) if resampling else None
+    return Evidence(
         run=record.run,
         device=record.device_model,
         variants=(DENSE, *compressed_variants(record)),
         checkpoints=_checkpoints(record, results),
         expectations=expectations(record),
-        observations=observations,
-        gaps=gaps,
-        items=_items(results, store),
+        values=collect(record, results, catalog, draws),
+        outcomes=outcomes,
+        draws=draws,
+        results=results,
     )
 
 
 def stored_results(record: RunRecord, store: Store) -> dict[str, StageRecord]:
-    """The finished stages of a run, by their names."""
+    """The finished stages of a run, by their names.
+
+    Raises:
+        StoreError: a stored result is damaged.
+    """
     found = {}
     for name, state in record.stages.items():
         stored = store.find(state.key) if state.key is not None else None
@@ -61,7 +92,7 @@ def stored_results(record: RunRecord, store: Store) -> dict[str, StageRecord]:
 
 def compressed_variants(record: RunRecord) -> tuple[Variant, ...]:
     subjects = (state.subject for state in record.stages.values() if state.subject is not None)
-    return tuple(dict.fromkeys(Variant(method=one.method, setting=one.setting) for one in subjects if one.method))
+    return tuple(dict.fromkeys(variant_of(one) for one in subjects if one.method))
 
 
 def _checkpoints(record: RunRecord, results: Mapping[str, StageRecord]) -> dict[str, str]:
@@ -75,7 +106,7 @@ def _checkpoints(record: RunRecord, results: Mapping[str, StageRecord]) -> dict[
     return digests
 
 
-def _items(results: Mapping[str, StageRecord], store: Store) -> dict[str, ItemsFile]:
+def _outcomes(results: Mapping[str, StageRecord], store: Store) -> dict[str, ItemsFile]:
     files = {}
     for stage in results.values():
         result = stage.final.result

@@ -1,17 +1,21 @@
 """The paired bootstrap: one draw of items for all figures that are computed from these items."""
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
+from pydantic import NonNegativeInt, PositiveInt
 
-from orchestrator.evidence.items import Floats, Items, NoInterval
-from orchestrator.score.uncertainty.estimate import Estimate
-from orchestrator.score.uncertainty.records import Resampling
+from harness.contract import Frozen
+from orchestrator.evidence.estimate import Estimate, ratio
+from orchestrator.evidence.interval import CONFIDENCE_PERCENT, if_any, value_interval
+from orchestrator.evidence.items import Floats, Items, ItemsFile, NoInterval, read_items
+from orchestrator.evidence.value import Interval, Value
 
 Strata = tuple[int, ...]
+_Source = tuple[str, str]
 Key = TypeVar("Key", bound=Hashable)
 
 LEAST_ITEMS = 10
@@ -20,6 +24,89 @@ _BLOCK_ENTRIES = 2**21
 """Counts held at once, 16 MiB of them: resamples are drawn in blocks of as many as fit."""
 _ROUNDING = 1e-5
 """Relative distance within which the outcomes give the printed value."""
+
+
+class Resampling(Frozen):
+    """How the intervals are made. The same `seed` gives the same intervals."""
+
+    method: Literal["bca"] = "bca"
+    confidence_percent: Literal[95] = CONFIDENCE_PERCENT
+    resamples: PositiveInt = 10_000
+    seed: NonNegativeInt = 0
+
+
+class NoItems(NoInterval):
+    """The figure is not one of items: a cost, a size, a speed."""
+
+    def __init__(self) -> None:
+        super().__init__("not made of items, so there is nothing to resample")
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A figure that is made of items: `metric` of the stored result `source`."""
+
+    source: str
+    metric: str
+    value: float
+
+
+class Draws:
+    """The figures of stored results, resampled at once, so that those of the same items move together."""
+
+    def __init__(self, printed: Iterable[Printed], files: Mapping[str, ItemsFile], resampling: Resampling) -> None:
+        self.resampling = resampling
+        self._reasons: dict[_Source, NoInterval] = {}
+        self._items: dict[_Source, Items] = {}
+        found: dict[_Source, tuple[float, Items]] = {}
+        for one in printed:
+            source = (one.source, one.metric)
+            if source in found or source in self._reasons:
+                continue
+            try:
+                self._items[source] = read_items(files[one.source], one.metric)
+                found[source] = (one.value, self._items[source])
+            except NoInterval as reason:
+                self._reasons[source] = reason
+        columns = columns_of(found, self._reasons)
+        self._estimates = dict(zip(columns, resample(tuple(columns.values()), resampling), strict=True))
+
+    def items(self, value: Value) -> Items | None:
+        """The outcomes behind a value, where they are readable."""
+        return self._items.get((value.source, value.metric))
+
+    def estimate(self, source: str, metric: str) -> Estimate:
+        """The figure itself.
+
+        Raises:
+            NoInterval: it cannot be resampled.
+        """
+        if (source, metric) in self._reasons:
+            raise self._reasons[source, metric]
+        if (source, metric) not in self._estimates:
+            raise NoItems
+        return self._estimates[source, metric]
+
+    def interval(self, source: str, metric: str) -> tuple[Interval | None, str | None]:
+        """A figure's own interval, or the reason why there is none."""
+        return if_any(lambda: value_interval(self.estimate(source, metric)))
+
+    def ratio(self, own: Value, dense: Value) -> Estimate:
+        """A value against the dense one, of the same items in each resample; above 1 where it is the better one.
+
+        Raises:
+            NoInterval: one of the two cannot be resampled.
+        """
+        value = self.estimate(own.source, own.metric)
+        try:
+            reference = self.estimate(dense.source, dense.metric)
+        except NoItems:
+            raise
+        except NoInterval as reason:
+            raise NoInterval(f"the dense value: {reason}") from reason
+        if value.influence.keys() != reference.influence.keys():
+            raise NoInterval("not of the same items as the dense value")
+        return ratio(value, reference) if own.higher_is_better else ratio(reference, value)
 
 
 @dataclass(frozen=True)

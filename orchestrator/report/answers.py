@@ -4,25 +4,19 @@ from rich import box
 from rich.console import RenderableType
 from rich.text import Text
 
-from orchestrator.evidence.observation import Variant
+from orchestrator.evidence.resampling import Resampling
+from orchestrator.evidence.value import Interval, Value, Values, Variant
 from orchestrator.report.agreement import agreement_table, disagreement_table
 from orchestrator.report.formats import MISSING, interval_text, score_text, value_text
 from orchestrator.report.table import Cell, Footnotes, Table, cells, columns
 from orchestrator.report.terminal import plain_text, rich_table
 from orchestrator.report.view import missing_entries
 from orchestrator.score.agreement import RunAgreement
-from orchestrator.score.uncertainty import (
-    Comparison,
-    Contender,
-    Interval,
-    Resampling,
-    RunScores,
-    TrackDifference,
-    TrackScore,
-    ValueDifference,
-    ValueScore,
-)
-from orchestrator.tracks import Track, place_label
+from orchestrator.score.comparison import Comparison, Contender, TrackDifference, ValueDifference
+from orchestrator.score.overall import Score
+from orchestrator.score.ratio import Ratio
+from orchestrator.score.scores import RunScores
+from orchestrator.tracks import Track
 
 _LIKE_BEST = {None: "", True: "yes", False: "no"}
 
@@ -64,57 +58,58 @@ def _overall(document: RunScores, footnotes: Footnotes) -> Table:
         (
             *_heading(score.track, score.variant),
             _score_cell(score, footnotes),
-            Cell(_LIKE_BEST[score.like_best]),
+            Cell(_LIKE_BEST[document.like_best(score.variant, score.track)]),
             Cell(score.coverage.summary),
         )
         for score in document.scores
-        if not (score.track.is_relative and score.variant.is_dense)
+        if score.variant.has(score.track)
     )
     titles = columns("Metric", "Method", "Setting", numbers=("Score",))
     return Table(f"Overall metrics of {document.run}", (*titles, *columns("Like the best", "Computed from")), rows, 3)
 
 
-def _score_cell(score: TrackScore, footnotes: Footnotes) -> Cell:
+def _score_cell(score: Score, footnotes: Footnotes) -> Cell:
     if score.value is None:
         return footnotes.missing(score.reason or "")
     if score.variant.is_dense:
         return Cell(score_text(score.value))
     if score.interval is None:
         return Cell(score_text(score.value), note=footnotes.number(score.interval_reason or ""))
-    return Cell(score_text(score.value), interval=_interval(score.interval))
+    return Cell(score_text(score.value), interval=interval_text(score.interval))
 
 
 def _values(document: RunScores, footnotes: Footnotes) -> Table:
+    values = Values(document.values)
     rows = tuple(
         (
             *_heading(score.track, score.variant),
-            Cell(place_label(score.track, value.part, value.name)),
-            Cell(value.model),
+            Cell(ratio.place.label),
+            Cell(ratio.place.model),
             Cell(MISSING if value.items is None else str(value.items)),
-            *_value_cells(value, footnotes, of_dense=score.variant.is_dense),
+            *_value_cells(value, ratio, footnotes),
         )
         for score in document.scores
-        for value in score.values
+        for ratio in score.ratios
+        if (value := values.get(ratio.place, score.variant)) is not None
     )
     titles = columns("Metric", "Method", "Setting", "Value", "Model", numbers=("Items", "Measured", "Ratio to dense"))
     return Table("Values", titles, rows, 5)
 
 
-def _value_cells(value: ValueScore, footnotes: Footnotes, *, of_dense: bool) -> tuple[Cell, Cell]:
-    note = None if value.interval_reason is None else footnotes.number(value.interval_reason)
-    measured = Cell(
-        value_text(value.value, value.unit),
-        note=note if value.interval is None else None,
-        interval=None if value.interval is None else _interval(value.interval, value.unit),
+def _value_cells(value: Value, ratio: Ratio, footnotes: Footnotes) -> tuple[Cell, Cell]:
+    return (
+        _cell(value_text(value.value, value.unit), value.interval, value.unit, value.interval_reason, footnotes),
+        Cell(f"{ratio.ratio:.3f}")
+        if value.variant.is_dense or value.interval is None
+        else _cell(f"{ratio.ratio:.3f}", ratio.interval, "ratio", ratio.interval_reason, footnotes),
     )
-    if value.ratio is None or of_dense:
-        return measured, Cell(MISSING if value.ratio is None else f"{value.ratio:.3f}")
-    ratio = Cell(
-        f"{value.ratio:.3f}",
-        note=note if value.ratio_interval is None and value.interval is not None else None,
-        interval=None if value.ratio_interval is None else _interval(value.ratio_interval, "ratio"),
-    )
-    return measured, ratio
+
+
+def _cell(text: str, interval: Interval | None, unit: str, reason: str | None, footnotes: Footnotes) -> Cell:
+    """A figure with its interval, or with a note on why it has none."""
+    if interval is not None:
+        return Cell(text, interval=interval_text(interval, unit))
+    return Cell(text, note=None if reason is None else footnotes.number(reason))
 
 
 def _ranks(document: RunScores) -> Table:
@@ -151,9 +146,9 @@ def _track_differences(document: Comparison, footnotes: Footnotes) -> Table:
 def _value_differences(document: Comparison, footnotes: Footnotes) -> Table:
     rows = tuple(
         (
-            Cell(one.track.metric),
-            Cell(place_label(one.track, one.part, one.name)),
-            Cell(one.model),
+            Cell(one.place.track.metric),
+            Cell(one.place.label),
+            Cell(one.place.model),
             *(Cell(MISSING if value is None else value_text(value, one.unit)) for value in (one.a, one.b)),
             *_difference_cells(one, one.unit, footnotes),
             Cell(_mcnemar(one)),
@@ -170,7 +165,7 @@ def _difference_cells(one: TrackDifference | ValueDifference, unit: str, footnot
     text = ("-" if one.difference < 0 else "+") + _size_text(abs(one.difference), unit)
     if one.interval is None or one.p_value is None:
         return Cell(text, note=footnotes.number(one.reason or "")), Cell(MISSING)
-    return Cell(text, interval=_interval(one.interval, unit)), Cell(_p_text(one.p_value))
+    return Cell(text, interval=interval_text(one.interval, unit)), Cell(_p_text(one.p_value))
 
 
 def _size_text(size: float, unit: str) -> str:
@@ -189,10 +184,6 @@ def _p_text(p_value: float) -> str:
     return f"{p_value:.2g}" if p_value >= 0.001 else "< 0.001"
 
 
-def _interval(interval: Interval, unit: str = "score") -> str:
-    return interval_text(interval.low, interval.high, unit)
-
-
 def _heading(track: Track, variant: Variant) -> tuple[Cell, Cell, Cell]:
     return Cell(track.metric), Cell(variant.method or "dense"), Cell(variant.setting or "")
 
@@ -202,9 +193,12 @@ def _name(contender: Contender, document: Comparison) -> str:
     return contender.variant.label if same else f"{contender.variant.label} of {contender.run}"
 
 
-def _closing(resampling: Resampling, warnings: tuple[str, ...]) -> list[RenderableType]:
+def _closing(resampling: Resampling | None, warnings: tuple[str, ...]) -> list[RenderableType]:
+    warned = [plain_text(f"warning: {one}", style="yellow") for one in warnings]
+    if resampling is None:
+        return [*warned]
     note = (
         f"Square brackets hold {resampling.confidence_percent} % intervals, from {resampling.resamples} resamples of "
         f"the items (paired bootstrap, BCa, seed {resampling.seed})."
     )
-    return [plain_text(note, style="dim"), *(plain_text(f"warning: {one}", style="yellow") for one in warnings)]
+    return [plain_text(note, style="dim"), *warned]

@@ -1,0 +1,276 @@
+"""Which figure of which stored result is a value of which track, and why a value is missing."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from harness.contract import (
+    REFERENCE_ENGINE,
+    BenchmarkResult,
+    CompressResult,
+    EvaluateResult,
+    Operation,
+    ProfileResult,
+)
+from orchestrator.evidence.resampling import Draws, Printed
+from orchestrator.evidence.value import Gap, Value, Values, Variant
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.manifest import ScoringEntry
+from orchestrator.plan.resolving import engine_name
+from orchestrator.stages import Subject
+from orchestrator.store import RunRecord, StageRecord, StageState
+from orchestrator.tracks import (
+    TRUTHFULNESS_TASK,
+    Expectation,
+    Place,
+    Track,
+    expect,
+    expected_tasks,
+    parts_of_task,
+)
+
+MACS_CONVENTION = "macs/paper-bitops"
+UNCOUNTED = "other"
+"""The part of figures that enter no score."""
+_NOT_ASKED_FOR = "not in this run's manifest"
+
+
+def expectations(record: RunRecord) -> tuple[Expectation, ...]:
+    """All that complete scores of this run's models would hold."""
+    manifest = record.manifest
+    models = [model.name for model in manifest.models]
+    families = {model.name: model.family for model in manifest.models if model.family is not None}
+    sizes = manifest.benchmark.batch_sizes if manifest.benchmark else ()
+    backends = _backends(record)
+    return tuple(
+        expect(track, models, families=families, backends=backends, batch_sizes=sizes, scoring=manifest.scoring)
+        for track in Track
+    )
+
+
+def printed_figures(record: RunRecord, results: Mapping[str, StageRecord], catalog: ImageCatalog) -> Iterator[Printed]:
+    """The figures of a run that are made of items."""
+    for name, stage in results.items():
+        result = stage.final.result
+        if isinstance(result, EvaluateResult) and record.stages[name].subject is not None:
+            metric = _metric(result, catalog, record.manifest.scoring)
+            yield Printed(stage.provenance.key, metric, result.metrics[metric])
+
+
+def collect(
+    record: RunRecord, results: Mapping[str, StageRecord], catalog: ImageCatalog, draws: Draws | None = None
+) -> Values:
+    """Every measured value of a run, and a gap with its reason for every stage that has no result.
+
+    With `draws`, the values that are made of items get their intervals.
+    """
+    values: list[Value] = []
+    gaps: list[Gap] = []
+    for name, state in record.stages.items():
+        if state.subject is None:
+            continue
+        if name in results:
+            made = _Measured(state, state.subject, results[name], draws)
+            values.extend(_values(made, catalog, record.manifest.scoring))
+        else:
+            gaps.extend(_gaps(name, state, state.subject, record.manifest.scoring))
+    gaps.extend(_not_asked_for(record, catalog))
+    gaps.extend(_not_planned(record))
+    return Values(values, gaps)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A finished stage about a model: what all of its values have in common."""
+
+    state: StageState
+    subject: Subject
+    stage: StageRecord
+    draws: Draws | None
+
+    def value(
+        self,
+        track: Track,
+        part: str,
+        name: str,
+        value: float,
+        unit: str,
+        protocol: str,
+        *,
+        higher_is_better: bool = False,
+        metric: str = "",
+        items: int | None = None,
+        noise_floor: float | None = None,
+    ) -> Value:
+        source = self.stage.provenance.key
+        interval, reason = (None, None) if self.draws is None else self.draws.interval(source, metric)
+        return Value(
+            place=Place(track=track, part=part, name=name, model=self.subject.model),
+            variant=variant_of(self.subject),
+            value=value,
+            unit=unit,
+            higher_is_better=higher_is_better,
+            protocol=protocol,
+            metric=metric,
+            items=items,
+            interval=interval,
+            interval_reason=reason,
+            noise_floor=noise_floor,
+            caveat=self.state.caveat,
+            notes=notes_of(self.stage),
+            source=source,
+        )
+
+
+def notes_of(stage: StageRecord) -> tuple[str, ...]:
+    """What the worker remarked, of its result or of what it made."""
+    result = stage.final.result
+    if isinstance(result, EvaluateResult | ProfileResult | BenchmarkResult):
+        return result.notes
+    return stage.artifact.notes if stage.artifact is not None else ()
+
+
+def variant_of(subject: Subject) -> Variant:
+    return Variant(method=subject.method, setting=subject.setting)
+
+
+def _values(made: _Measured, catalog: ImageCatalog, scoring: ScoringEntry) -> Iterator[Value]:
+    result = made.stage.final.result
+    if isinstance(result, EvaluateResult):
+        yield from _accuracy(made, result, catalog, scoring)
+    elif isinstance(result, CompressResult):
+        yield from _training_cost(made, result)
+    elif isinstance(result, ProfileResult):
+        yield from _inference_cost(made, result)
+    elif isinstance(result, BenchmarkResult):
+        yield from _speed(made, result)
+
+
+def _metric(result: EvaluateResult, catalog: ImageCatalog, scoring: ScoringEntry) -> str:
+    dataset = catalog.tasks[result.task][1].dataset
+    return scoring.truthfulness if dataset == TRUTHFULNESS_TASK else result.metric
+
+
+def _accuracy(made: _Measured, result: EvaluateResult, catalog: ImageCatalog, scoring: ScoringEntry) -> Iterator[Value]:
+    """A value for each place that the task enters, or for none of a score: then it is shown and not counted.
+
+    Of several engines, only that one's figures count which `scoring` names.
+    """
+    task = catalog.tasks[result.task][1]
+    metric = _metric(result, catalog, scoring)
+    counts = result.engine == engine_name(scoring.engine)
+    places = parts_of_task(result.task, scoring) if counts else ()
+    for track, part in places or ((Track(task.track), UNCOUNTED),):
+        yield made.value(
+            track,
+            part,
+            result.task if counts else f"{result.task} by {result.engine}",
+            result.metrics[metric],
+            "fraction" if task.higher_is_better else "perplexity",
+            _protocol(result),
+            higher_is_better=task.higher_is_better,
+            metric=metric,
+            items=result.items,
+        )
+
+
+def _protocol(result: EvaluateResult) -> str:
+    """The protocol's name, and what else keeps figures apart: a segment's length where the model sets it, the items."""
+    name, excluded = result.protocol, sum(result.excluded.values())
+    length = result.details.sequence_length if result.details is not None else None
+    if length is not None and not name.endswith(f"-{length}"):
+        name = f"{name} of {length} tokens"
+    asked = result.items + excluded
+    if asked != result.items_available:
+        name = f"{name} first {asked}"
+    return f"{name}, {excluded} excluded" if excluded else name
+
+
+def _training_cost(made: _Measured, result: CompressResult) -> Iterator[Value]:
+    """The training that follows pruning counts as time, too, as in the paper's table."""
+    track, cost = Track.TRAINING_CONSUMPTION, result.cost
+    seconds = cost.compress_seconds + (cost.recovery_seconds or 0)
+    peak_memory_bytes = float(cost.memory.peak_memory_bytes)
+    yield made.value(track, "time", "compress_seconds", seconds, "seconds", "cost/compress")
+    yield made.value(track, "memory", "peak_memory_bytes", peak_memory_bytes, "bytes", cost.memory.method)
+
+
+def _inference_cost(made: _Measured, result: ProfileResult) -> Iterator[Value]:
+    track, memory = Track.INFERENCE_CONSUMPTION, result.memory
+    macs = float(result.macs[MACS_CONVENTION])
+    macs_protocol = f"{MACS_CONVENTION}@{result.macs_tokens}"
+    yield made.value(track, "memory", "peak_memory_bytes", float(memory.peak_memory_bytes), "bytes", memory.method)
+    yield made.value(track, "size", "disk_bytes", float(result.disk_bytes), "bytes", result.protocol)
+    yield made.value(track, "macs", "macs", macs, "macs", macs_protocol)
+
+
+def _speed(made: _Measured, result: BenchmarkResult) -> Iterator[Value]:
+    for speed in result.speeds:
+        yield made.value(
+            Track.HARDWARE_ACCELERATION,
+            result.backend,
+            f"batch {speed.batch_size}",
+            speed.decode_tokens_per_second,
+            "tokens/s",
+            speed.protocol or result.protocol,
+            higher_is_better=True,
+            noise_floor=speed.noise_floor,
+        )
+
+
+def _gaps(name: str, state: StageState, subject: Subject, scoring: ScoringEntry) -> Iterator[Gap]:
+    variant, model = variant_of(subject), subject.model
+    reason = f"{name}: {state.failure.message if state.failure else state.status.value}"
+    if state.operation is Operation.EVALUATE:
+        task = str(state.parameters["task"])
+        if state.parameters.get("engine", REFERENCE_ENGINE) == engine_name(scoring.engine):
+            for track, part in parts_of_task(task, scoring):
+                yield Gap(variant=variant, model=model, reason=reason, track=track, part=part, name=task)
+    elif state.operation is Operation.PROFILE:
+        yield Gap(variant=variant, model=model, reason=reason, track=Track.INFERENCE_CONSUMPTION)
+    elif state.operation is Operation.BENCHMARK:
+        backend = str(state.parameters["backend"])
+        yield Gap(variant=variant, model=model, reason=reason, track=Track.HARDWARE_ACCELERATION, part=backend)
+    elif state.operation is Operation.COMPRESS:
+        yield Gap(variant=variant, model=model, reason=reason, track=Track.TRAINING_CONSUMPTION)
+
+
+def _not_asked_for(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
+    """Parts of the complete scores that the manifest leaves out, or that no image can measure yet."""
+    evaluate, scoring = record.manifest.evaluate, record.manifest.scoring
+    asked = evaluate.tasks if evaluate else ()
+    engines = tuple(map(engine_name, evaluate.engine)) if evaluate else ()
+    subjects = (state.subject for state in record.stages.values() if state.subject is not None)
+    for variant in dict.fromkeys(map(variant_of, subjects)):
+        for task in expected_tasks(scoring):
+            if task not in asked:
+                known = task in catalog.tasks
+                reason = _NOT_ASKED_FOR if known else "no image offers this task yet"
+                yield Gap(variant=variant, name=task, reason=reason)
+            elif engine_name(scoring.engine) not in engines:
+                reason = f"evaluated by {', '.join(engines)} alone, and scores count what {scoring.engine} finds"
+                yield Gap(variant=variant, name=task, reason=reason)
+        if record.manifest.profile is None:
+            yield Gap(variant=variant, track=Track.INFERENCE_CONSUMPTION, reason=_NOT_ASKED_FOR)
+
+
+def _not_planned(record: RunRecord) -> Iterator[Gap]:
+    """What the plan knew to be impossible."""
+    evaluate, scoring = record.manifest.evaluate, record.manifest.scoring
+    for refused in record.not_planned:
+        variant, model = variant_of(refused.subject), refused.subject.model
+        reason = f"{refused.message} (source: {refused.source})" if refused.source else refused.message
+        if refused.operation is Operation.BENCHMARK:
+            yield Gap(
+                variant=variant, model=model, reason=reason, track=Track.HARDWARE_ACCELERATION, part=refused.backend
+            )
+        elif refused.backend == engine_name(scoring.engine):
+            for task in evaluate.tasks if evaluate else ():
+                yield Gap(variant=variant, model=model, reason=reason, name=task)
+
+
+def _backends(record: RunRecord) -> tuple[str, ...]:
+    planned = [
+        str(state.parameters["backend"]) for state in record.stages.values() if state.operation is Operation.BENCHMARK
+    ]
+    refused = [one.backend for one in record.not_planned if one.operation is Operation.BENCHMARK]
+    return tuple(dict.fromkeys([*planned, *refused]))

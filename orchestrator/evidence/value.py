@@ -1,0 +1,154 @@
+"""One record of a value, and the index that finds it by its place and variant; where there is none, why."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from pydantic import ConfigDict, PositiveInt
+
+from harness.contract import Frozen
+from orchestrator.errors import OrchestratorError
+from orchestrator.tracks import Place, Track
+
+NOT_MEASURED = "not measured"
+NOT_COMPRESSED = "the dense model is not compressed, so it costs nothing to make"
+
+
+class Variant(Frozen):
+    """One way to have a model: dense (no method), or compressed by a method at a setting."""
+
+    method: str | None = None
+    setting: str | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        return self.method is None
+
+    @property
+    def label(self) -> str:
+        return " ".join(part for part in (self.method or "dense", self.setting) if part)
+
+    def has(self, track: Track) -> bool:
+        """False where there is nothing to measure, so that nothing is missing: making the dense model is no cost."""
+        return not (track.is_relative and self.is_dense)
+
+
+DENSE = Variant()
+
+
+class Interval(Frozen):
+    """Where a figure lies, with the confidence that `Resampling` names. Both ends belong to it."""
+
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+class Value(Frozen):
+    """One measured value, made once from a stored result (or a printed table) and handed on as it is.
+
+    `protocol` says how it was measured; values of different protocols are never compared. `metric` is which of the
+    result's metrics it is, where that has several, and `items` how many items were scored. An interval that is None has
+    its reason in `interval_reason`, where one was sought. `noise_floor` is the relative difference that repeats of this
+    very measurement show, where it was measured. `caveat` says why a value is not that of the variant's own weights,
+    where it is not; `notes` are the worker's. `source` says where the value comes from: a stage key, a table.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    place: Place
+    variant: Variant
+    value: float
+    unit: str = ""
+    higher_is_better: bool
+    protocol: str = ""
+    metric: str = ""
+    items: PositiveInt | None = None
+    interval: Interval | None = None
+    interval_reason: str | None = None
+    noise_floor: float | None = None
+    caveat: str | None = None
+    notes: tuple[str, ...] = ()
+    source: str = ""
+
+
+class Gap(Frozen):
+    """Why values of a variant are missing. A field that is None stands for all: a failed `compress` leaves one gap."""
+
+    variant: Variant
+    reason: str
+    track: Track | None = None
+    part: str | None = None
+    name: str | None = None
+    model: str | None = None
+
+    def covers(self, place: Place, variant: Variant) -> bool:
+        return self.variant == variant and all(
+            mine is None or mine == theirs
+            for mine, theirs in (
+                (self.track, place.track),
+                (self.part, place.part),
+                (self.name, place.name),
+                (self.model, place.model),
+            )
+        )
+
+
+class BadValue(OrchestratorError):
+    """Two values claim the same place, or contradict each other about what is better.
+
+    A value that is bad by itself is excluded from its score instead, with the reason.
+    """
+
+
+class Values:
+    """Values by place and variant, in their order, and the gaps between them.
+
+    Raises:
+        BadValue: two values hold the same place, or contradict each other about what is better.
+    """
+
+    def __init__(self, values: Iterable[Value] = (), gaps: Sequence[Gap] = ()) -> None:
+        self.gaps = tuple(gaps)
+        self._values: list[Value] = []
+        self._by_place: dict[Place, dict[Variant, Value]] = {}
+        for value in values:
+            self._add(value)
+
+    def _add(self, new: Value) -> None:
+        place = new.place
+        where = f"track {place.track.value}, {place.part}/{place.name} of {place.model}"
+        held = self._by_place.setdefault(place, {})
+        if new.variant in held:
+            raise BadValue(
+                f"{where} is given twice for {new.variant.label}", hint="keep one value for each variant and place"
+            )
+        if any(other.higher_is_better != new.higher_is_better for other in held.values()):
+            raise BadValue(f"{where}: values disagree on what is better", hint="mend higher_is_better")
+        held[new.variant] = new
+        self._values.append(new)
+
+    def __iter__(self) -> Iterator[Value]:
+        return iter(self._values)
+
+    def at(self, place: Place) -> Mapping[Variant, Value]:
+        """The values of all variants at a place; none where nothing was measured."""
+        return self._by_place.get(place, {})
+
+    def get(self, place: Place, variant: Variant) -> Value | None:
+        return self.at(place).get(variant)
+
+    def of(self, *variants: Variant) -> tuple[Value, ...]:
+        return tuple(value for value in self._values if value.variant in variants)
+
+    def why_none(self, place: Place, variant: Variant) -> str:
+        """Why there is no value, in a clause that a report can print."""
+        if not variant.has(place.track):
+            return NOT_COMPRESSED
+        return next((gap.reason for gap in self.gaps if gap.covers(place, variant)), NOT_MEASURED)
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Dense first, then every variant in the order of its first value, or else of its first gap."""
+        seen = [variant for held in self._by_place.values() for variant in held]
+        return tuple(dict.fromkeys([DENSE, *seen, *(gap.variant for gap in self.gaps)]))

@@ -1,0 +1,97 @@
+"""What `orchestrator compare` finds out, as a document, and McNemar's exact test in it."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
+
+from harness.contract import Frozen
+from orchestrator.evidence.items import Items
+from orchestrator.evidence.resampling import Resampling
+from orchestrator.evidence.value import Interval, Variant
+from orchestrator.score.scores import Probability
+from orchestrator.tracks import Mode, Place, Track
+
+
+class Contender(Frozen):
+    run: str
+    variant: Variant
+
+
+class McNemar(Frozen):
+    """Items that only one of the two gets right, and the exact two-sided p-value of so uneven a split."""
+
+    only_a: NonNegativeInt
+    only_b: NonNegativeInt
+    p_value: Probability
+
+
+class Difference(Frozen):
+    """a - b. `p_value` is two-sided and agrees with the interval: below 0.05 iff that leaves out 0.
+
+    `reason` says why there is no difference, or none with an interval.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    a: float | None = None
+    b: float | None = None
+    difference: float | None = None
+    interval: Interval | None = None
+    p_value: Probability | None = None
+    reason: str | None = None
+
+
+class ValueDifference(Difference):
+    """Of one value. `mcnemar` is given where each item is right or wrong."""
+
+    place: Place
+    protocol: str
+    unit: str
+    mcnemar: McNemar | None = None
+    items: PositiveInt | None = None
+
+
+class TrackDifference(Difference):
+    """Of an overall metric, both computed from the `values` that both have."""
+
+    track: Track
+    metric: str
+    values: NonNegativeInt = 0
+
+
+class Comparison(Frozen):
+    """Two variants, of one run or of two. `warnings` say what a reader must know before believing the differences.
+
+    Fields are only ever added.
+    """
+
+    schema_version: Literal[2] = 2
+    a: Contender
+    b: Contender
+    mode: Mode
+    resampling: Resampling
+    tracks: tuple[TrackDifference, ...]
+    values: tuple[ValueDifference, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def mcnemar(a: Items, b: Items) -> McNemar | None:
+    """Of the items that only one gets right, each is as likely a's as b's, if the two are equally good.
+
+    None where an item can be partly right, was excluded, or is not the other's.
+    """
+    if a.right is None or b.right is None or a.identity != b.identity:
+        return None
+    only_a, only_b = int(np.sum(a.right & ~b.right)), int(np.sum(b.right & ~a.right))
+    return McNemar(only_a=only_a, only_b=only_b, p_value=_two_sided(only_a, only_b))
+
+
+def _two_sided(only_a: int, only_b: int) -> float:
+    """Twice the lesser tail of a binomial distribution with p = 1/2, in whole numbers: exact for any size."""
+    total = only_a + only_b
+    term = tail = 1
+    for taken in range(min(only_a, only_b)):
+        term = term * (total - taken) // (taken + 1)
+        tail += term
+    return min(1.0, 2 * tail / (1 << total))

@@ -1,0 +1,144 @@
+"""A run's scores with their intervals, the stability of their order, and what to be warned of."""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from harness.contract import Frozen
+from orchestrator.evidence.estimate import Estimate, difference
+from orchestrator.evidence.interval import if_any, interval_of
+from orchestrator.evidence.items import Floats, NoInterval
+from orchestrator.evidence.reading import Evidence
+from orchestrator.evidence.resampling import Draws, Resampling
+from orchestrator.evidence.value import Value, Values, Variant
+from orchestrator.score.overall import Score, overall_estimate, score_all
+from orchestrator.score.protocols import caveat_warnings, protocol_warnings
+from orchestrator.tracks import Mode, Place, Track
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class RankStability(Frozen):
+    """How often a variant keeps its place among the compressed variants of a track, over the resamples.
+
+    `first` is its share of first places, a place shared by several counting in equal parts; `keeps_rank` how often it
+    has the rank that it is printed with. `like_best`: its difference to the best has an interval that holds 0; None
+    where there is no such interval, and of the best itself.
+    """
+
+    variant: Variant
+    rank: PositiveInt
+    first: Probability
+    keeps_rank: Probability
+    like_best: bool | None = None
+
+
+class TrackRanks(Frozen):
+    """`kendall_tau`: the mean, over resamples, of the agreement with the printed order: 1 the same, -1 reversed."""
+
+    track: Track
+    variants: tuple[RankStability, ...]
+    kendall_tau: float
+
+
+class RunScores(Frozen):
+    """What `orchestrator score` finds out. Fields are only ever added.
+
+    `values` are all that was measured in the tracks of `scores`. `resampling` is None where nothing was resampled, so
+    that nothing has an interval. `warnings` say where figures of different protocols stand side by side.
+    """
+
+    schema_version: Literal[2] = 2
+    run: str
+    mode: Mode
+    resampling: Resampling | None = None
+    values: tuple[Value, ...]
+    scores: tuple[Score, ...]
+    ranks: tuple[TrackRanks, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def score(self, variant: Variant, track: Track) -> Score | None:
+        return next((score for score in self.scores if (score.variant, score.track) == (variant, track)), None)
+
+    def like_best(self, variant: Variant, track: Track) -> bool | None:
+        """Whether the variant cannot be told apart from the track's best one; None where that is not known."""
+        rows = (row for ranks in self.ranks if ranks.track is track for row in ranks.variants)
+        return next((row.like_best for row in rows if row.variant == variant), None)
+
+
+def score_run(evidence: Evidence, mode: Mode = Mode.PAPER, tracks: Collection[Track] = tuple(Track)) -> RunScores:
+    """Every variant's score in every track, with an interval or the reason why there is none."""
+    values, draws = evidence.values, evidence.draws
+    expectations = [one for one in evidence.expectations if one.track in tracks]
+    scores = score_all(expectations, values, variants=evidence.variants, mode=mode, draws=draws)
+    ranks = (_ranks(one.track, scores, values, draws) for one in expectations) if draws else ()
+    return RunScores(
+        run=evidence.run,
+        mode=mode,
+        resampling=draws.resampling if draws else None,
+        values=tuple(value for value in values if value.place.track in tracks),
+        scores=scores,
+        ranks=tuple(one for one in ranks if one is not None),
+        warnings=(*protocol_warnings(values), *caveat_warnings(values)),
+    )
+
+
+def _ranks(track: Track, scores: Sequence[Score], values: Values, draws: Draws) -> TrackRanks | None:
+    """None for fewer than two variants. Higher is better; the rank is 1 plus the number of better variants."""
+    rivals = _rivals(track, scores, values, draws)
+    if len(rivals) < 2:
+        return None
+    sampled = np.column_stack([estimate.draws for estimate in rivals.values()])
+    printed = np.array([estimate.value for estimate in rivals.values()])
+    greatest = sampled == sampled.max(axis=1, keepdims=True)
+    first = (greatest / greatest.sum(axis=1, keepdims=True)).mean(axis=0)
+    rows = []
+    for place, variant in enumerate(rivals):
+        rank = 1 + int(np.sum(printed > printed[place]))
+        ranks = 1 + np.sum(sampled > sampled[:, place : place + 1], axis=1)
+        rows.append(
+            RankStability(
+                variant=variant,
+                rank=rank,
+                first=min(1.0, float(first[place])),
+                keeps_rank=float(np.mean(ranks == rank)),
+                like_best=_like_best(variant, rivals),
+            )
+        )
+    return TrackRanks(
+        track=track,
+        variants=tuple(sorted(rows, key=lambda row: (row.rank, row.variant.label))),
+        kendall_tau=_kendall_tau(printed, sampled),
+    )
+
+
+def _rivals(track: Track, scores: Sequence[Score], values: Values, draws: Draws) -> dict[Variant, Estimate]:
+    """The compressed variants whose scores rest on the same values, the most that any has: others are no match."""
+    places: dict[Variant, frozenset[Place]] = {}
+    estimates: dict[Variant, Estimate] = {}
+    for score in scores:
+        if score.track is track and not score.variant.is_dense:
+            with suppress(NoInterval):
+                estimates[score.variant] = overall_estimate(score, values, draws)
+                places[score.variant] = score.places
+    most = max(places.values(), key=len, default=frozenset())
+    return {variant: estimate for variant, estimate in estimates.items() if places[variant] == most}
+
+
+def _like_best(variant: Variant, rivals: Mapping[Variant, Estimate]) -> bool | None:
+    best = max(rivals, key=lambda rival: rivals[rival].value)
+    if variant == best:
+        return None
+    interval, _ = if_any(lambda: interval_of(difference(rivals[variant], rivals[best])))
+    return None if interval is None else interval.holds(0)
+
+
+def _kendall_tau(printed: Floats, draws: Floats) -> float:
+    """Mean over resamples of (agreeing - disagreeing pairs) / pairs; a pair that is tied in one counts as neither."""
+    left, right = np.triu_indices(len(printed), k=1)
+    expected = np.sign(printed[left] - printed[right])
+    found = np.sign(draws[:, left] - draws[:, right])
+    return float(np.mean(found * expected))
