@@ -95,8 +95,8 @@ class LmEval:
 def prepared_task(name: str, facts: Any, order: dict[str, Any]) -> Any:
     """The first items of the task, tokenised; see `harness.evaluation.prepared.PreparedTask`."""
     from harness.contract import ImageDescription
-    from harness.evaluation.catalog import find_task
     from harness.evaluation.definitions import prepare
+    from harness.evaluation.tasks import find_task
     from harness.fetch.rows import read_rows_from
 
     task = find_task(name)

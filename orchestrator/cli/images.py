@@ -4,12 +4,11 @@ from typing import Annotated
 
 import typer
 
-from harness.contract import DeviceKind
+from harness.contract import DeviceKind, unknown
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest, CommandExit
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.installation import shipped_images
-from orchestrator.suggest import unknown
 
 app = typer.Typer(help="List, build, lock and check images.", no_args_is_help=True)
 
@@ -28,7 +27,7 @@ def list_images() -> None:
         for kind, names in (
             ("method", [one.name for one in description.methods]),
             ("backend", [one.name for one in description.backends]),
-            ("task", [one.name for one in description.tasks]),
+            ("task", [one.name for one in image.tasks]),
             ("data set", [one.name for one in description.datasets]),
         ):
             if names:

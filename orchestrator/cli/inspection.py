@@ -10,12 +10,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from harness.contract import unknown
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest, CommandExit
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import shipped_images
 from orchestrator.store import Store
-from orchestrator.suggest import unknown
 from orchestrator.tracks import Mode
 
 FORMATS = {"markdown": "report.md", "html": "report.html", "json": "report.json"}

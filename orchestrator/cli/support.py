@@ -8,14 +8,13 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from harness.contract import CheckpointFormat, DeviceKind
+from harness.contract import CheckpointFormat, DeviceKind, unknown
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import shipped_images
 from orchestrator.plan import resolve_backend
 from orchestrator.plan.support import Answer, SupportRow, SupportTable, support_of
-from orchestrator.suggest import unknown
 
 LOG_WIDTH = 80
 _STYLES = {Answer.YES: "green", Answer.AS_DENSE: "yellow", Answer.NO: "red"}

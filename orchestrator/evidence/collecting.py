@@ -15,7 +15,6 @@ from orchestrator.evidence.resampling import Draws, Printed
 from orchestrator.evidence.value import Gap, Value, Values, Variant
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import ScoringEntry
-from orchestrator.plan.resolving import engine_name
 from orchestrator.stages import Subject
 from orchestrator.store import RunRecord, StageRecord, StageState
 from orchestrator.tracks import (
@@ -72,9 +71,9 @@ def collect(
             made = _Measured(state, state.subject, results[name], draws)
             values.extend(_values(made, catalog, record.manifest.scoring))
         else:
-            gaps.extend(_gaps(name, state, state.subject, record.manifest.scoring))
+            gaps.extend(_gaps(name, state, state.subject, catalog, record.manifest.scoring))
     gaps.extend(_not_asked_for(record, catalog))
-    gaps.extend(_not_planned(record))
+    gaps.extend(_not_planned(record, catalog))
     return Values(values, gaps)
 
 
@@ -157,7 +156,7 @@ def _accuracy(made: _Measured, result: EvaluateResult, catalog: ImageCatalog, sc
     """
     task = catalog.tasks[result.task][1]
     metric = _metric(result, catalog, scoring)
-    counts = result.engine == engine_name(scoring.engine)
+    counts = result.engine == catalog.full_name(scoring.engine)
     places = parts_of_task(result.task, scoring) if counts else ()
     for track, part in places or ((Track(task.track), UNCOUNTED),):
         yield made.value(
@@ -217,12 +216,14 @@ def _speed(made: _Measured, result: BenchmarkResult) -> Iterator[Value]:
         )
 
 
-def _gaps(name: str, state: StageState, subject: Subject, scoring: ScoringEntry) -> Iterator[Gap]:
+def _gaps(
+    name: str, state: StageState, subject: Subject, catalog: ImageCatalog, scoring: ScoringEntry
+) -> Iterator[Gap]:
     variant, model = variant_of(subject), subject.model
     reason = f"{name}: {state.failure.message if state.failure else state.status.value}"
     if state.operation is Operation.EVALUATE:
         task = str(state.parameters["task"])
-        if state.parameters.get("engine", REFERENCE_ENGINE) == engine_name(scoring.engine):
+        if state.parameters.get("engine", REFERENCE_ENGINE) == catalog.full_name(scoring.engine):
             for track, part in parts_of_task(task, scoring):
                 yield Gap(variant=variant, model=model, reason=reason, track=track, part=part, name=task)
     elif state.operation is Operation.PROFILE:
@@ -238,7 +239,7 @@ def _not_asked_for(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
     """Parts of the complete scores that the manifest leaves out, or that no image can measure yet."""
     evaluate, scoring = record.manifest.evaluate, record.manifest.scoring
     asked = evaluate.tasks if evaluate else ()
-    engines = tuple(map(engine_name, evaluate.engine)) if evaluate else ()
+    engines = tuple(map(catalog.full_name, evaluate.engine)) if evaluate else ()
     subjects = (state.subject for state in record.stages.values() if state.subject is not None)
     for variant in dict.fromkeys(map(variant_of, subjects)):
         for task in expected_tasks(scoring):
@@ -246,14 +247,14 @@ def _not_asked_for(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
                 known = task in catalog.tasks
                 reason = _NOT_ASKED_FOR if known else "no image offers this task yet"
                 yield Gap(variant=variant, name=task, reason=reason)
-            elif engine_name(scoring.engine) not in engines:
+            elif catalog.full_name(scoring.engine) not in engines:
                 reason = f"evaluated by {', '.join(engines)} alone, and scores count what {scoring.engine} finds"
                 yield Gap(variant=variant, name=task, reason=reason)
         if record.manifest.profile is None:
             yield Gap(variant=variant, track=Track.INFERENCE_CONSUMPTION, reason=_NOT_ASKED_FOR)
 
 
-def _not_planned(record: RunRecord) -> Iterator[Gap]:
+def _not_planned(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
     """What the plan knew to be impossible."""
     evaluate, scoring = record.manifest.evaluate, record.manifest.scoring
     for refused in record.not_planned:
@@ -263,7 +264,7 @@ def _not_planned(record: RunRecord) -> Iterator[Gap]:
             yield Gap(
                 variant=variant, model=model, reason=reason, track=Track.HARDWARE_ACCELERATION, part=refused.backend
             )
-        elif refused.backend == engine_name(scoring.engine):
+        elif refused.backend == catalog.full_name(scoring.engine):
             for task in evaluate.tasks if evaluate else ():
                 yield Gap(variant=variant, model=model, reason=reason, name=task)
 

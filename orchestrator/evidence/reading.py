@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.contract import EvaluateResult
+from harness.contract import EvaluateResult, unknown
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.collecting import collect, expectations, printed_figures, variant_of
 from orchestrator.evidence.items import ItemsFile
@@ -13,7 +13,6 @@ from orchestrator.evidence.value import DENSE, Values, Variant
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import RunRecord, StageRecord, Store
-from orchestrator.suggest import unknown
 from orchestrator.tracks import Expectation
 
 

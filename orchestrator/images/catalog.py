@@ -18,6 +18,7 @@ from harness.contract import (
     Operation,
     TaskDescription,
 )
+from harness.contract.tasks import describe_task, load_tasks
 from orchestrator.errors import BadImage
 
 DESCRIPTION_NAME = "image.toml"
@@ -67,6 +68,21 @@ class Image:
     @property
     def _has_requirements(self) -> bool:
         return (self.folder / LOCKS_NAME).is_dir() or any(self.folder.glob("requirements*.in"))
+
+    @property
+    def tasks(self) -> tuple[TaskDescription, ...]:
+        """Those that the image describes itself, and those of the harness where it offers them.
+
+        Raises:
+            BadImage: a definition of the harness is not valid.
+        """
+        own = self.description.tasks
+        if not self.description.harness_tasks:
+            return own
+        try:
+            return (*own, *map(describe_task, load_tasks().values()))
+        except ValueError as invalid:
+            raise BadImage(str(invalid), hint="see docs/images.md") from invalid
 
     def lock(self, device: DeviceKind) -> Path:
         """The hash-pinned requirements for a device, `locks/cpu.txt` or `locks/cuda.txt`: its own, or inherited."""
@@ -129,7 +145,12 @@ class ImageCatalog:
 
     @cached_property
     def tasks(self) -> dict[str, tuple[Image, TaskDescription]]:
-        return _index((image, offer) for image in self.images.values() for offer in image.description.tasks)
+        return _index((image, offer) for image in self.images.values() for offer in image.tasks)
+
+    def full_name(self, backend: str) -> str:
+        """The name of a backend that a short form stands for, or which it is itself but for its case."""
+        name = backend.lower()
+        return next((full for full, (_, one) in self.backends.items() if name in one.aliases), name)
 
 
 Offer = TypeVar("Offer", MethodDescription, BackendDescription, TaskDescription)

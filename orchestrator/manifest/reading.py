@@ -5,10 +5,10 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from harness.contract import unknown
 from orchestrator.errors import BadManifest
 from orchestrator.manifest import yaml_lines
 from orchestrator.manifest.model import Manifest
-from orchestrator.suggest import unknown
 
 
 def read_manifest(path: Path) -> Manifest:

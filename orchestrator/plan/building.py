@@ -268,7 +268,10 @@ def build_plan(manifest: Manifest, catalog: ImageCatalog, device: Device, data: 
     builder = _Builder(manifest, catalog, device, data)
     for model in manifest.models:
         parsed = parse_model(model.source)
-        fetched, dense = builder.fetch_model(model, parsed), dense_checkpoint(parsed, model.dtype)
+        fetched, dense = (
+            builder.fetch_model(model, parsed),
+            dense_checkpoint(parsed, model.dtype, builder.fetch_image.description),
+        )
         variants = [(fetched, _subject(model), dense)]
         variants += [builder.compress(model, fetched, dense, entry) for entry in manifest.compress]
         for checkpoint, subject, known in variants:

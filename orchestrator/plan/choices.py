@@ -2,24 +2,23 @@
 
 from collections.abc import Mapping
 
-from harness.contract import REFERENCE_ENGINE, TaskDescription
+from harness.contract import REFERENCE_ENGINE, TaskDescription, unknown
 from orchestrator.errors import BadManifest
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest, ScoringEntry
-from orchestrator.plan.resolving import engine_name
-from orchestrator.suggest import unknown
 from orchestrator.tracks import PERPLEXITY_TASK, TRACK_1_TASKS, TRACK_6_TASKS
 
 _NAMES = (*TRACK_1_TASKS, *TRACK_6_TASKS)
 
 
-def check_engine(manifest: Manifest) -> None:
+def check_engine(manifest: Manifest, catalog: ImageCatalog) -> None:
     """Hold the engine of the scores against those that evaluate.
 
     Raises:
         BadManifest: the manifest chooses one for the scores that it does not evaluate by.
     """
-    engines = [engine_name(name) for name in manifest.evaluate.engine] if manifest.evaluate else []
-    chosen = engine_name(manifest.scoring.engine)
+    engines = [catalog.full_name(name) for name in manifest.evaluate.engine] if manifest.evaluate else []
+    chosen = catalog.full_name(manifest.scoring.engine)
     if chosen not in (REFERENCE_ENGINE, *engines):
         raise BadManifest(
             unknown("engine of the scores", chosen, engines or [REFERENCE_ENGINE]),

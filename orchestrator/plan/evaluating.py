@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from harness.contract import REFERENCE_ENGINE, BackendDescription, EvaluateParameters, Operation, Reason
+from harness.contract import REFERENCE_ENGINE, BackendDescription, EvaluateParameters, Operation, Reason, unknown
 from orchestrator.errors import BadManifest
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.manifest import EvaluateEntry
 from orchestrator.plan.support import Refused
 from orchestrator.stages import Stage, StageOutput
-from orchestrator.suggest import unknown
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,11 @@ from harness.contract import (
     MethodDescription,
     Scalar,
     Setting,
+    unknown,
 )
 from orchestrator.errors import BadManifest
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.manifest import CalibrationEntry, CompressEntry
-from orchestrator.suggest import unknown
-
-BACKEND_ALIASES = {"tensorrt": "tensorrt-llm", "trtllm": "tensorrt-llm", "mlc": "mlc-llm", "hf": "transformers"}
 
 
 def resolve_method(name: str, catalog: ImageCatalog) -> tuple[Image, MethodDescription]:
@@ -30,7 +28,7 @@ def resolve_method(name: str, catalog: ImageCatalog) -> tuple[Image, MethodDescr
 
 def resolve_backend(name: str, catalog: ImageCatalog) -> tuple[Image, BackendDescription]:
     """The image that offers a backend, by its name or short form. Raises BadManifest for an unknown one."""
-    full = engine_name(name)
+    full = catalog.full_name(name)
     if full not in catalog.backends:
         raise BadManifest(unknown("backend", full, catalog.backends), hint="`orchestrator images list` has all")
     return catalog.backends[full]
@@ -38,21 +36,17 @@ def resolve_backend(name: str, catalog: ImageCatalog) -> tuple[Image, BackendDes
 
 def resolve_engine(name: str, catalog: ImageCatalog) -> tuple[Image, BackendDescription] | None:
     """The image and backend that evaluate as deployed; None for the reference. Raises BadManifest if unknown."""
-    if engine_name(name) == REFERENCE_ENGINE:
+    full = catalog.full_name(name)
+    if full == REFERENCE_ENGINE:
         return None
     known = {REFERENCE_ENGINE, *catalog.backends}
-    if engine_name(name) not in known:
+    if full not in known:
         scoring = sorted(one.name for _, one in catalog.backends.values() if one.scores)
         raise BadManifest(
-            unknown("engine", engine_name(name), known),
+            unknown("engine", full, known),
             hint=f"these evaluate: {', '.join([REFERENCE_ENGINE, *scoring])}",
         )
     return resolve_backend(name, catalog)
-
-
-def engine_name(name: str) -> str:
-    """The full name that a short form stands for."""
-    return BACKEND_ALIASES.get(name.lower(), name.lower())
 
 
 def resolve_setting(entry: CompressEntry, method: MethodDescription) -> Setting:

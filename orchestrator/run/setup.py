@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from harness.contract import unknown
 from orchestrator.errors import BadManifest
 from orchestrator.host.devices import choose_device
 from orchestrator.images.catalog import ImageCatalog
@@ -15,7 +16,6 @@ from orchestrator.runtime.choose import choose_runtime
 from orchestrator.runtime.docker import DockerRuntime
 from orchestrator.runtime.process import ProcessRuntime
 from orchestrator.store import Store
-from orchestrator.suggest import unknown
 
 
 def named_runtime(name: str, root: Path) -> tuple[DockerRuntime | ProcessRuntime, str]:
@@ -38,7 +38,7 @@ def prepare_setup(manifest: Manifest, store: Path, images: Path) -> Setup:
             the store cannot be used.
     """
     catalog = ImageCatalog(images)
-    check_engine(manifest)
+    check_engine(manifest, catalog)
     check_choices(manifest.scoring, {name: task for name, (_, task) in catalog.tasks.items()})
     device = choose_device(manifest.device)
     data = data_folder()

@@ -6,10 +6,11 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from harness.contract.tasks import LetterTask, load_tasks
 from harness.errors import BadRequest, Unsupported
-from harness.evaluation.catalog import LetterTask, find_task, load_tasks
 from harness.evaluation.definitions import ModelFacts, Prepared, prepare
 from harness.evaluation.prepared import Answer
+from harness.evaluation.tasks import find_task
 from tests.support.small_checkpoints import byte_tokenizer
 from tests.support.task_rows import made_rows
 from tests.support.zoo import ZOO, zoo_folder

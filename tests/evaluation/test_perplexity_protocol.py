@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from harness.contract import Reason
+from harness.contract.tasks import PerplexityTask
 from harness.errors import BadCheckpoint, BadRequest, MissingData, Unsupported
-from harness.evaluation.catalog import PerplexityTask, find_task
 from harness.evaluation.definitions import ModelFacts, prepare
 from harness.evaluation.definitions.segments import PreparedSegments, cut_segments
 from harness.evaluation.prepared import Answer, Summary
+from harness.evaluation.tasks import find_task
 from tests.support.plain_scoring import score_plainly
 from tests.support.small_checkpoints import BEGINNING, byte_tokenizer, small_model
 

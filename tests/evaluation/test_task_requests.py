@@ -8,20 +8,23 @@ from typing import Any
 import pytest
 
 from harness.calibration.text import leaks
-from harness.contract import EvaluateParameters, EvaluateRequest, ImageDescription, Reason
-from harness.errors import BadRequest, MissingData, Unsupported
-from harness.evaluation import run
-from harness.evaluation.catalog import (
+from harness.contract import EvaluateParameters, EvaluateRequest, ImageDescription, Reason, tasks
+from harness.contract.tasks import (
     TASKS_FOLDER,
     AttackedTask,
     ChoiceTask,
     TruthTask,
     WordPerplexityTask,
-    find_task,
+    describe_task,
     load_tasks,
 )
+from harness.errors import BadRequest, MissingData, Unsupported
+from harness.evaluation import run
 from harness.evaluation.definitions import ModelFacts, prepare
 from harness.evaluation.definitions.lm_eval_task import tasks_folder
+from harness.evaluation.tasks import find_task
+from orchestrator.errors import BadImage
+from orchestrator.images.catalog import ImageCatalog
 from tests.support.small_checkpoints import Recorder, byte_tokenizer, publish_checkpoint, publish_dataset, small_model
 
 IMAGES = Path(__file__).parents[2] / "images"
@@ -37,13 +40,19 @@ def request(tmp_path: Path, task: str, **inputs: Path) -> EvaluateRequest:
     )
 
 
-def test_the_image_offers_exactly_the_tasks_that_the_harness_has() -> None:
-    image = ImageDescription.model_validate(tomllib.loads((IMAGES / "evaluate" / "image.toml").read_text("utf-8")))
-    offered = {task.name: (task.dataset, task.protocol, task.metric) for task in image.tasks}
-    assert offered == {task.name: (task.dataset, task.protocol, task.metric) for task in load_tasks().values()}
-    assert {task.name for task in image.tasks if not task.higher_is_better} == {
-        task.name for task in load_tasks().values() if task.metric.endswith("perplexity")
+def test_the_evaluating_image_offers_the_tasks_that_the_harness_defines_as_they_are_defined() -> None:
+    offered = {name: task for name, (image, task) in ImageCatalog(IMAGES).tasks.items() if image.name == "evaluate"}
+    assert offered == {name: describe_task(task) for name, task in load_tasks().items()}
+    assert {name for name, task in offered.items() if not task.higher_is_better} == {
+        name for name, task in offered.items() if task.metric.endswith("perplexity")
     }
+
+
+def test_a_definition_that_is_none_is_refused_with_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "short.yaml").write_text("kind: perplexity\nname: short\n", encoding="utf-8")
+    monkeypatch.setattr(tasks, "TASKS_FOLDER", tmp_path)
+    with pytest.raises(BadImage, match=r"short\.yaml is not the definition of a task"):
+        _ = ImageCatalog(IMAGES).tasks
 
 
 def test_every_task_reads_splits_that_the_fetch_image_knows() -> None:
@@ -79,10 +88,9 @@ def test_every_task_of_lm_evals_names_definitions_of_the_installed_one(
 
 
 def test_an_unknown_task_is_unsupported_and_the_nearest_is_named() -> None:
-    with pytest.raises(Unsupported, match="there is no task 'arc_esy'") as refusal:
+    with pytest.raises(Unsupported, match=r"there is no task 'arc_esy'; did you mean 'arc_easy'\?") as refusal:
         find_task("arc_esy")
     assert refusal.value.reason is Reason.TASK
-    assert "did you mean 'arc_easy'?" in refusal.value.hint
 
 
 def test_another_lm_eval_than_the_protocol_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.contract import Reason
+from harness.contract.tasks import load_tasks
 from harness.errors import BadCheckpoint, BadRequest, MissingData, Unsupported
-from harness.evaluation.catalog import find_task, load_tasks
 from harness.evaluation.definitions import ModelFacts, Prepared, prepare
 from harness.evaluation.definitions.attacked import before_attack
 from harness.evaluation.definitions.rows import share_limit
 from harness.evaluation.prepared import Answer
+from harness.evaluation.tasks import find_task
 from tests.support.small_checkpoints import byte_tokenizer
 from tests.support.task_rows import made_rows
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from harness.evaluation.catalog import AttackedTask, ChoiceTask, TruthTask, find_task, load_tasks
+from harness.contract.tasks import AttackedTask, ChoiceTask, TruthTask, load_tasks
 from harness.evaluation.definitions import ModelFacts, Prepared, prepare
 from harness.evaluation.prepared import Answer, TokenRequest
+from harness.evaluation.tasks import find_task
 from tests.support.lm_eval_reference import TokenisingModel, lm_eval_task, tokens_of
 from tests.support.small_checkpoints import byte_tokenizer
 from tests.support.task_rows import made_rows, real_rows

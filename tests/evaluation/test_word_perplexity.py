@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from harness.contract.tasks import WordPerplexityTask
 from harness.errors import BadCheckpoint, Unsupported
-from harness.evaluation.catalog import WordPerplexityTask, find_task
 from harness.evaluation.definitions import ModelFacts, Prepared, prepare
 from harness.evaluation.definitions.documents import join_pages
 from harness.evaluation.prepared import Answer
+from harness.evaluation.tasks import find_task
 from tests.support.lm_eval_reference import TokenisingModel, lm_eval_task, made_up_likelihood
 from tests.support.small_checkpoints import byte_tokenizer
 from tests.support.task_rows import made_rows

@@ -135,8 +135,8 @@ def test_an_unknown_engine_gets_a_suggestion(bench: Bench) -> None:
 
 def test_scores_cannot_count_an_engine_that_is_not_asked_for() -> None:
     with pytest.raises(BadManifest, match="unknown engine of the scores 'vllm'"):
-        check_engine(Manifest.model_validate({**MANIFEST, "scoring": {"engine": "vllm"}}))
-    check_engine(Manifest.model_validate({**BOTH, "scoring": {"engine": "vllm"}}))
+        check_engine(Manifest.model_validate({**MANIFEST, "scoring": {"engine": "vllm"}}), ImageCatalog(IMAGES))
+    check_engine(Manifest.model_validate({**BOTH, "scoring": {"engine": "vllm"}}), ImageCatalog(IMAGES))
 
 
 def report_of(bench: Bench, manifest: dict[str, object]) -> RunReport:

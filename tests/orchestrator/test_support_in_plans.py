@@ -17,6 +17,7 @@ from orchestrator.plan.support import Checkpoint, Served
 from orchestrator.stages import NotPlanned, Plan
 
 CATALOG = ImageCatalog(Path(__file__).parents[2] / "images")
+FETCH = CATALOG.only(Operation.FETCH).description
 HUB = {"name": "tiny", "source": "hub:org/tiny@" + "0" * 40}
 CPU, CUDA = Device(threads=1), Device(kind=DeviceKind.CUDA)
 
@@ -148,11 +149,11 @@ def test_a_methods_description_says_what_its_options_make_of_the_checkpoint() ->
 )
 def test_a_local_models_architecture_is_read(tmp_path: Path, config: object, architecture: str | None) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert dense_checkpoint(parse_model(f"dir:{tmp_path}"), None).architecture == architecture
+    assert dense_checkpoint(parse_model(f"dir:{tmp_path}"), None, FETCH).architecture == architecture
 
 
 def test_a_model_of_the_hub_is_planned_and_left_to_the_worker() -> None:
-    known = dense_checkpoint(parse_model(HUB["source"]), None)
+    known = dense_checkpoint(parse_model(HUB["source"]), None, FETCH)
     assert known.architecture is None
     assert isinstance(verdict("vllm", CATALOG, CPU, known), Served)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, assert_never
 
 from harness.contract import Frozen, ProtocolDetails
-from harness.evaluation.catalog import (
+from harness.contract.tasks import (
     AttackedTask,
     ChoiceTask,
     LetterTask,

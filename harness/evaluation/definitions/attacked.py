@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.contract import ProtocolDetails
-from harness.evaluation.catalog import AttackedTask
+from harness.contract.tasks import AttackedTask
 from harness.evaluation.definitions.lm_eval_task import LmEvalQuestions, require_version
 from harness.evaluation.definitions.prepared_choices import Group, PreparedChoices
 from harness.evaluation.definitions.questions import Questions

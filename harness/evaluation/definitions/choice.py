@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.contract import ProtocolDetails
+from harness.contract.tasks import ChoiceTask
 from harness.errors import MissingData
-from harness.evaluation.catalog import ChoiceTask
 from harness.evaluation.definitions.lm_eval_task import LmEvalQuestions, require_version
 from harness.evaluation.definitions.prepared_choices import Group, PreparedChoices
 from harness.evaluation.definitions.rows import group_rows, share_limit

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt
 
 from harness.contract import Frozen, ProtocolDetails, Reason
+from harness.contract.tasks import WordPerplexityTask
 from harness.errors import Unsupported
-from harness.evaluation.catalog import WordPerplexityTask
 from harness.evaluation.definitions.encoding import EncodedPair, TextEncoder, Tokens
 from harness.evaluation.definitions.lm_eval_task import require_version, tasks_folder
 from harness.evaluation.definitions.segments import LARGEST_EXPONENT, no_likelihood, read_texts

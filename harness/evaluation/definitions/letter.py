@@ -9,8 +9,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from harness.contract import ProtocolDetails, Reason
+from harness.contract.tasks import LetterPart, LetterTask
 from harness.errors import BadRequest, Unsupported
-from harness.evaluation.catalog import LetterPart, LetterTask
 from harness.evaluation.definitions.attacked import attacked_group
 from harness.evaluation.definitions.encoding import EncodedPair, TextEncoder
 from harness.evaluation.definitions.prepared_choices import Group, PreparedChoices

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.contract import ProtocolDetails
+from harness.contract.tasks import Task
 from harness.errors import BadCheckpoint
-from harness.evaluation.catalog import Task
 from harness.evaluation.definitions.encoding import EncodedPair, TextEncoder
 from harness.evaluation.definitions.questions import Questions
 from harness.evaluation.definitions.rows import NO_TOKENS, TOO_LONG, UNLABELLED, nothing_left

@@ -5,8 +5,8 @@ from itertools import groupby
 from typing import Any
 
 from harness.contract import Reason
+from harness.contract.tasks import Task
 from harness.errors import BadRequest, MissingData, Unsupported, WorkerError
-from harness.evaluation.catalog import Task
 
 Row = dict[str, Any]
 

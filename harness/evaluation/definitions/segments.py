@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.contract import ProtocolDetails, Reason
+from harness.contract.tasks import PerplexityTask
 from harness.errors import BadCheckpoint, BadRequest, MissingData, Unsupported
-from harness.evaluation.catalog import PerplexityTask
 from harness.evaluation.definitions.encoding import TextEncoder, Tokens
 from harness.evaluation.outcomes import NOT_FINITE, SegmentItem, finite_or_none, standard_error
 from harness.evaluation.prepared import Answer, Summary, TokenRequest

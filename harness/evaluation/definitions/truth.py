@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PositiveInt
 
 from harness.contract import ProtocolDetails
+from harness.contract.tasks import TruthTask
 from harness.errors import BadRequest
-from harness.evaluation.catalog import TruthTask
 from harness.evaluation.definitions.lm_eval_task import LmEvalQuestions, require_version
 from harness.evaluation.definitions.prepared_choices import EncodedItem, Group, PreparedChoices
 from harness.evaluation.outcomes import ChoiceItem

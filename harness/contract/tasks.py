@@ -1,23 +1,29 @@
-"""The tasks that this harness can evaluate: one YAML file each, in `tasks/`, checked against the models below."""
+"""The tasks that the harness evaluates: one YAML file each, which is all that is said of a task.
 
-from pathlib import Path
+The worker prepares a task by its definition; the orchestrator plans and reports by the same one.
+"""
+
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter
 
-from harness.contract import Frozen, Reason, did_you_mean, digest_of
-from harness.errors import Unsupported
+from harness.contract.base import Frozen, digest_of
+from harness.contract.image import TaskDescription
+from harness.contract.source import harness_folder
 
-TASKS_FOLDER = Path(__file__).parent / "tasks"
+TASKS_FOLDER = harness_folder() / "evaluation" / "tasks"
 
 
 class _Task(Frozen):
-    """`splits` names the splits of the data set that the task reads."""
+    """`protocol` names how the figure is computed. `track` is the one that the figure belongs to.
+
+    `splits` names the splits of the data set that the task reads.
+    """
 
     name: str
     protocol: str
     dataset: str
+    track: int = Field(ge=1, le=6)
 
 
 class _LmEvalTask(_Task):
@@ -142,26 +148,31 @@ _TASK: TypeAdapter[Task] = TypeAdapter(Annotated[Task, Field(discriminator="kind
 
 
 def load_tasks() -> dict[str, Task]:
-    """Every task by its name."""
-    tasks = (_TASK.validate_python(yaml.safe_load(path.read_text("utf-8"))) for path in _task_files())
-    return {task.name: task for task in tasks}
-
-
-def find_task(name: str) -> Task:
-    """The task called `name`.
+    """Every task by its name.
 
     Raises:
-        Unsupported: there is none.
+        ValueError: a file is not YAML, or not the definition of a task.
     """
-    tasks = load_tasks()
-    if name in tasks:
-        return tasks[name]
-    raise Unsupported(
-        Reason.TASK,
-        f"there is no task {name!r}{did_you_mean(name, tasks)}",
-        hint=f"the tasks are: {', '.join(tasks)}",
+    import yaml  # not at the top: a worker that evaluates nothing need not have it
+
+    tasks = {}
+    for path in sorted(TASKS_FOLDER.glob("*.yaml")):
+        try:
+            task = _TASK.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, ValueError) as invalid:
+            raise ValueError(f"{path} is not the definition of a task: {invalid}") from invalid
+        tasks[task.name] = task
+    return tasks
+
+
+def describe_task(task: Task) -> TaskDescription:
+    """What a plan and a report need to know of a task."""
+    return TaskDescription(
+        name=task.name,
+        dataset=task.dataset,
+        splits=task.splits,
+        protocol=task.protocol,
+        metric=task.metric,
+        higher_is_better=not isinstance(task, PerplexityTask | WordPerplexityTask),
+        track=task.track,
     )
-
-
-def _task_files() -> list[Path]:
-    return sorted(TASKS_FOLDER.glob("*.yaml"))
