@@ -111,7 +111,9 @@ def _data(images: Path) -> Iterator[Finding]:
 
 
 def _space(store: Path) -> Iterator[Finding]:
-    free = shutil.disk_usage(Store(store).root).free
+    root = Store(store).root
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
     enough = free > RESERVE_BYTES
     hint = "" if enough else "free space with `orchestrator clean`, or choose another disk with --store"
     yield Finding("store", f"{store}: {free / 2**30:.1f} GiB free", hint, fatal=not enough)

@@ -6,7 +6,6 @@ import typer
 from rich.console import Console
 
 from orchestrator.cli import options
-from orchestrator.store import Store
 
 LOG_WIDTH = 200
 """Columns where there is no terminal to ask: log-likelihoods stand beside one another."""
@@ -26,17 +25,16 @@ def agreement(
     from orchestrator.report.answers import agreement_blocks
     from orchestrator.score.agreement import run_agreement
 
-    opened = Store(store)
-    record = opened.load_run(run)
+    record, opened, whole = options.open_run(store, run)
     document = run_agreement(record, stored_results(record, opened), opened)
     if as_json:
         typer.echo(document.model_dump_json(indent=1))
-        return
-    if not document.tasks:
+    elif not document.tasks:
         typer.echo(f"{record.run} evaluates by one engine alone: there is nothing to compare")
-        return
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
-    for block in agreement_blocks(document, items):
-        console.print(block)
+    else:
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = LOG_WIDTH
+        for block in agreement_blocks(document, items):
+            console.print(block)
+    options.ends(whole=whole)

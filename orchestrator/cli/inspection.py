@@ -12,10 +12,10 @@ from rich.table import Table
 
 from harness.contract import unknown
 from orchestrator.cli import options
-from orchestrator.errors import BadManifest, CommandExit
+from orchestrator.errors import BadManifest, CommandExit, StoreError
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import shipped_images
-from orchestrator.store import Store
+from orchestrator.store import RunRecord, Store, history
 from orchestrator.tracks import Mode
 
 FORMATS = {"markdown": "report.md", "html": "report.html", "json": "report.json"}
@@ -28,22 +28,37 @@ def status(
     store: options.Store = options.DEFAULT_STORE,
     as_json: options.Json = False,
 ) -> None:
-    """Show how far runs came."""
-    opened = Store(store)
-    records = [opened.load_run(name) for name in ([run] if run else opened.run_names())]
+    """Show how far runs came, in the order in which they were begun. Exits with 3 where something cannot be read."""
+    if run:
+        found, _, whole = options.open_run(store, run)
+        records: tuple[RunRecord, ...] = (found,)
+    else:
+        records, unreadable = history.all_runs(Store(store))
+        whole = not options.warn(unreadable)
     if as_json:
         typer.echo(json.dumps([record.model_dump(mode="json") for record in records], ensure_ascii=False))
+    elif not records and whole:
+        typer.echo(f"no runs yet in {store}")
+    else:
+        for record in records:
+            _print_run(record, details=bool(run))
+    options.ends(whole=whole)
+
+
+def _print_run(record: RunRecord, *, details: bool) -> None:
+    counts = Counter(state.status.value for state in record.stages.values())
+    summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    how = "" if record.ended else "  interrupted" if record.interrupted else "  not ended"
+    typer.echo(f"{record.run}  {record.updated:%Y-%m-%d %H:%M} UTC  {record.runtime}  {summary}{how}")
+    if not details:
         return
-    if not records:
-        typer.echo(f"no runs yet in {opened.root}")
-    for record in records:
-        counts = Counter(state.status.value for state in record.stages.values())
-        summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-        typer.echo(f"{record.run}  {record.updated:%Y-%m-%d %H:%M} UTC  {record.runtime}  {summary}")
-        if run:
-            for name, state in record.stages.items():
-                reason = f"  {state.failure.message}" if state.failure else ""
-                typer.echo(f"  {state.status.value:11} {name}{reason}")
+    for fact, value in record.facts.model_dump(mode="json").items():
+        for line in [f"{name}: {one}" for name, one in value.items()] if isinstance(value, dict) else [value]:
+            if line is not None:
+                typer.echo(f"  {fact.replace('_', ' '):15} {line}")
+    for name, state in record.stages.items():
+        reason = f"  {state.failure.message}" if state.failure else ""
+        typer.echo(f"  {state.status.value:11} {name}{reason}")
 
 
 def report(
@@ -63,20 +78,25 @@ def report(
     for name in wanted:
         if name not in FORMATS:
             raise BadManifest(unknown("report format", name, FORMATS), hint=f"use: {', '.join(FORMATS)}")
-    opened = Store(store)
-    record = opened.load_run(run)
+    record, opened, whole = options.open_run(store, run)
     document = build_report(record, opened, ImageCatalog(shipped_images()), mode)
     folder = output or opened.runs / record.run
-    folder.mkdir(parents=True, exist_ok=True)
     renderers: dict[str, Callable[[RunReport], str]] = {
         "markdown": render_markdown,
         "html": render_html,
         "json": lambda one: one.model_dump_json(indent=1) + "\n",
     }
-    for name in wanted:
-        path = folder / FORMATS[name]
-        path.write_text(renderers[name](document), encoding="utf-8")
-        typer.echo(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in wanted:
+            path = folder / FORMATS[name]
+            path.write_text(renderers[name](document), encoding="utf-8")
+            typer.echo(path)
+    except OSError as failure:
+        raise StoreError(
+            f"the report cannot be written to {folder}: {failure}", hint="name another folder with --output"
+        ) from failure
+    options.ends(whole=whole)
 
 
 def paper(as_json: options.Json = False) -> None:
@@ -126,11 +146,15 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would be removed.")] = False,
     store: options.Store = options.DEFAULT_STORE,
 ) -> None:
-    """Free what no run refers to: attempts of dead orchestrators, stages, checkpoints."""
+    """Free what no run refers to: attempts of dead orchestrators, stages, checkpoints.
+
+    Runs that cannot be read keep what they may refer to, until --run forgets them; then the exit status is 3.
+    """
     from orchestrator.store.cleaning import clean as clean_store
 
-    removed = clean_store(Store(store), drop_run=run or None, dry_run=dry_run)
-    for one in removed:
+    cleaned = clean_store(Store(store), drop_run=run or None, dry_run=dry_run)
+    for one in cleaned.removed:
         typer.echo(f"{'would remove' if dry_run else 'removed'} {one.what}  {one.size_bytes / 2**20:.1f} MiB")
-    total = sum(one.size_bytes for one in removed) / 2**20
+    total = sum(one.size_bytes for one in cleaned.removed) / 2**20
     typer.echo(f"{total:.1f} MiB {'would be ' if dry_run else ''}freed")
+    options.ends(whole=not options.warn(cleaned.unreadable))

@@ -1,11 +1,15 @@
 """Options that several commands share."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from orchestrator.errors import CommandExit
 from orchestrator.run.progress import ProgressMode
+from orchestrator.store import RunRecord, Unreadable, history
+from orchestrator.store import Store as StoreFolder
 
 STORE_VARIABLE = "LLMCBENCH_STORE"
 
@@ -26,3 +30,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 DEFAULT_STORE = Path(".llmcbench")
 MANIFEST_HELP = "a file, or the name of one that comes with the project, such as quick."
+
+
+def open_run(store: Path, wanted: str) -> tuple[RunRecord, StoreFolder, bool]:
+    """A run as far as it can be read, its store, and whether that is all of it; the rest is named on stderr.
+
+    Raises:
+        StoreError: there is no such run, or it cannot be read.
+    """
+    opened = StoreFolder(store)
+    found = history.open_run(opened, wanted)
+    return found.record, opened, not warn(found.unreadable)
+
+
+def warn(unreadable: Iterable[Unreadable]) -> bool:
+    """Name on stderr what is passed over; returns whether there is anything."""
+    found = tuple(unreadable)
+    for one in found:
+        typer.echo(f"warning: {one.message}; passed over", err=True)
+    return bool(found)
+
+
+def ends(*, whole: bool) -> None:
+    """End with the exit status of a command that had to pass over something, where it had to."""
+    if not whole:
+        raise typer.Exit(CommandExit.INCOMPLETE)

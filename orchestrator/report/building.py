@@ -75,7 +75,7 @@ def _models(record: RunRecord, results: Mapping[str, StageRecord]) -> Iterator[M
             family=model.family,
             architecture=known.architecture if known else None,
             parameter_count=known.parameter_count if known else None,
-            digest=known.digest if known else None,
+            digest=stage.provenance.artifact if stage else None,
         )
 
 
@@ -151,7 +151,7 @@ def _provenance(record: RunRecord, results: Mapping[str, StageRecord]) -> Proven
             notes.append(f"evaluated{by} in {result.dtype.value}: {result.dtype_reason}")
     return Provenance(
         harness_digest=", ".join(dict.fromkeys(digests)) or "nothing was run",
-        manifest_digest=record.manifest.digest,
+        manifest_digest=record.facts.manifest_digest,
         device_model=record.device_model,
         driver=next((driver for driver in drivers if driver), None),
         images=tuple(images.values()),

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.contract import Frozen, Sha256, harness_digest
+from orchestrator.run.known import look_up
 from orchestrator.run.run import Setup
-from orchestrator.stages import HostFolder, Stage, StageOutput, key_material, stage_key
+from orchestrator.stages import HostFolder, Stage, key_material, stage_key
 
 
 class StagePreview(Frozen):
@@ -25,15 +26,18 @@ class StagePreview(Frozen):
 
 def preview(setup: Setup) -> Iterator[StagePreview]:
     """Look every stage up without building an image."""
-    artifacts: dict[str, Sha256] = {}
+
+    def key_of(stage: Stage, inputs: dict[str, Sha256]) -> Sha256 | None:
+        identity = setup.runtime.identity(setup.catalog.images[stage.image], stage.device.kind)
+        if identity is None:
+            return None
+        return stage_key(key_material(stage, identity, harness_digest(), inputs, setup.device.model))
+
+    known = look_up(setup.plan.stages, setup.store, key_of)
     for stage in setup.plan.stages:
-        key = _key(stage, setup, artifacts)
-        record = setup.store.find(key) if key else None
-        if record is not None and record.artifact is not None:
-            artifacts[stage.id] = record.artifact.digest
         yield StagePreview(
             id=stage.id,
-            status="to run" if record is None else "known",
+            status="known" if stage.id in known.records else "to run",
             operation=stage.operation.value,
             image=stage.image,
             parameters=stage.parameters.model_dump(mode="json"),
@@ -44,13 +48,5 @@ def preview(setup: Setup) -> Iterator[StagePreview]:
             needs=stage.needs,
             timed=stage.timed,
             device=",".join(stage.device_names),
-            key=key,
+            key=known.keys.get(stage.id),
         )
-
-
-def _key(stage: Stage, setup: Setup, artifacts: dict[str, Sha256]) -> Sha256 | None:
-    identity = setup.runtime.identity(setup.catalog.images[stage.image], stage.device.kind)
-    if identity is None or any(need not in artifacts for need in stage.needs):
-        return None
-    inputs = {name: artifacts[one.stage] for name, one in stage.inputs.items() if isinstance(one, StageOutput)}
-    return stage_key(key_material(stage, identity, harness_digest(), inputs, setup.device.model))

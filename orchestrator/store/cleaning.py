@@ -1,12 +1,18 @@
 """Frees what nothing refers to."""
 
+import json
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import StoreError
 from orchestrator.host import files, locks
 from orchestrator.host.owner import Owner
-from orchestrator.store.store import Store
+from orchestrator.store.history import all_runs
+from orchestrator.store.store import PROVENANCE_NAME, RUN_NAME, Store
+from orchestrator.store.versioned import Unreadable
 
 
 @dataclass(frozen=True)
@@ -17,38 +23,130 @@ class Removed:
     size_bytes: int
 
 
-def clean(store: Store, *, drop_run: str | None = None, dry_run: bool = False) -> tuple[Removed, ...]:
+@dataclass(frozen=True)
+class Cleaned:
+    """`unreadable` are runs and results that cannot be read; what they may refer to was kept."""
+
+    removed: tuple[Removed, ...]
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+def clean(store: Store, *, drop_run: str | None = None, dry_run: bool = False) -> Cleaned:
     """Remove what is left of attempts, then stages that no run refers to, then artifacts that no stage refers to.
 
-    `drop_run` forgets a run first. With `dry_run` nothing is removed.
+    `drop_run` forgets a run first, one that cannot be read as well: a name, an unambiguous beginning, or `last`. With
+    `dry_run` nothing is removed.
 
     Raises:
-        StoreError: another orchestrator uses the store, or the run does not exist.
+        StoreError: another orchestrator uses the store, the run does not exist, or something cannot be removed.
     """
-    with locks.attempt(store.locks / "store") as alone:
+    if not store.root.is_dir():
+        raise StoreError(f"there is no store at {store.root}", hint="name it with --store")
+    with _alone(store, dry_run=dry_run):
+        doomed, unreadable = _doomed(store, drop_run)
+        if dry_run:
+            return Cleaned(tuple(Removed(_within(store, path), files.size_bytes(path)) for path in doomed), unreadable)
+        try:
+            removed = tuple(Removed(_within(store, path), files.remove(path)) for path in doomed)
+            for path in store.locks.iterdir():
+                if path.name != "store":
+                    path.unlink()
+        except OSError as failure:
+            raise StoreError(
+                f"cleaning {store.root} stopped: {failure}", hint="clean as who owns the store"
+            ) from failure
+        return Cleaned(removed, unreadable)
+
+
+@contextmanager
+def _alone(store: Store, *, dry_run: bool) -> Iterator[None]:
+    """Hold the store alone. Where nothing is to be removed and the store cannot be written, nobody else writes."""
+    lock = store.locks / "store"
+    if dry_run and not os.access(lock if lock.exists() else store.root, os.W_OK):
+        yield
+        return
+    with locks.attempt(lock) as alone:
         if not alone:
             raise StoreError(f"{store.root} is in use by a running orchestrator", hint="clean when it has ended")
-        doomed = [store.runs / store.load_run(drop_run).run] if drop_run else []
-        runs = [name for name in store.run_names() if store.runs / name not in doomed]
-        keys = {state.key for name in runs for state in store.load_run(name).stages.values() if state.key}
-        doomed += [*store.attempts.iterdir(), *store.runs.glob("*/.*.tmp")]
-        doomed += [
-            path
-            for folder in (store.stages, store.failures, store.resumable)
-            for path in folder.iterdir()
-            if path.name not in keys
-        ]
-        kept = {key for key in keys if (store.stages / key).is_dir()}
-        digests = {record.artifact.digest for key in kept if (record := store.find(key)) and record.artifact}
-        doomed += [path for path in store.artifacts.iterdir() if path.name not in digests]
-        removed = tuple(
-            Removed(path.relative_to(store.root).as_posix(), files.size_bytes(path) if dry_run else files.remove(path))
-            for path in doomed
-        )
-        for path in () if dry_run else store.locks.iterdir():
-            if path.name != "store":
-                path.unlink()
-        return removed
+        yield
+
+
+def _doomed(store: Store, drop_run: str | None) -> tuple[list[Path], tuple[Unreadable, ...]]:
+    """What nothing refers to, in the order in which it goes, and what could not be read in finding out."""
+    dropped = None if drop_run is None else _dropped(store, drop_run)
+    records, unreadable = all_runs(store)
+    unreadable = tuple(one for one in unreadable if dropped is None or one.what != _within(store, dropped))
+    keys = {
+        state.key
+        for record in records
+        if record.run != (dropped and dropped.name)
+        for state in record.stages.values()
+        if state.key
+    }
+    for one in unreadable:
+        keys |= _mentioned(store.root / one.what / RUN_NAME, store.stages)
+    digests, damaged = _digests(store, keys)
+    doomed = [] if dropped is None else [dropped]
+    doomed += [
+        *_inside(store.attempts),
+        *(left for run in _inside(store.runs) if run != dropped for left in _left(run)),
+    ]
+    doomed += [
+        path
+        for folder in (store.stages, store.failures, store.resumable)
+        for path in _inside(folder)
+        if path.name not in keys
+    ]
+    doomed += [path for path in _inside(store.artifacts) if path.name not in digests]
+    return doomed, (*unreadable, *damaged)
+
+
+def _left(run: Path) -> list[Path]:
+    """What killed orchestrators left of a run: parts of files, or a folder that nothing was written to yet."""
+    there = _inside(run)
+    parts = [path for path in there if path.name.startswith(".")]
+    return [run] if len(parts) == len(there) else parts
+
+
+def _dropped(store: Store, wanted: str) -> Path:
+    name = store.load_run(wanted).run if wanted == "last" else store.run_name(wanted)
+    return store.runs / name
+
+
+def _digests(store: Store, keys: Collection[str | None]) -> tuple[set[str], list[Unreadable]]:
+    """The artifacts that stages made or read."""
+    digests: set[str] = set()
+    damaged = []
+    for key in sorted(key for key in keys if key is not None):
+        try:
+            record = store.read(key)
+        except Unreadable as unreadable:
+            damaged.append(unreadable)
+            digests |= _mentioned(store.stages / key / PROVENANCE_NAME, store.artifacts)
+            continue
+        if record is not None:
+            read = record.provenance.material.get("inputs", {})
+            digests |= {str(digest) for digest in (record.provenance.artifact, *read.values()) if digest}
+    return digests, damaged
+
+
+def _mentioned(document: Path, folder: Path) -> set[str]:
+    """What in `folder` a document that cannot be read may refer to: all of it, where it is no JSON at all."""
+    there = {path.name for path in _inside(folder)}
+    try:
+        content = document.read_bytes()
+        json.loads(content)
+    except (OSError, ValueError, RecursionError):
+        return there
+    return {name for name in there if name.encode() in content}
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _within(store: Store, path: Path) -> str:
+    return path.relative_to(store.root).as_posix()
 
 
 def sweep_attempts(store: Store) -> tuple[str, ...]:
@@ -56,7 +154,7 @@ def sweep_attempts(store: Store) -> tuple[str, ...]:
 
     What they left to go on from is kept for the next attempt at the same stage.
     """
-    abandoned = [path for path in store.attempts.iterdir() if _is_abandoned(path)]
+    abandoned = [path for path in _inside(store.attempts) if _is_abandoned(path)]
     for path in abandoned:
         store.rescue(path, path.name.partition("@")[0])
         files.remove(path)

@@ -1,17 +1,34 @@
-"""What the store keeps of a stage and of a run."""
+"""What the store keeps of a stage and of a run. Each document has a version; `upgrades` brings earlier ones here."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Self
+from functools import cached_property
+from typing import Any, Literal, Self
 
-from harness.contract import Descriptor, ExportResult, FetchResult, Frozen, Operation, Reason, ResultEvent, Sha256
+from pydantic import ConfigDict, Field
+
+from harness.contract import (
+    Descriptor,
+    ExportResult,
+    FetchResult,
+    FileEntry,
+    Frozen,
+    Operation,
+    Reason,
+    ResultEvent,
+    Sha256,
+)
 from harness.contract.result import CompressResult
 from orchestrator.manifest import Manifest
 from orchestrator.stages import NotPlanned, Stage, Subject
+from orchestrator.store.upgrades import stored_manifest
 
 
 class FailureKind(StrEnum):
-    """Why a stage has no result. `unsupported` and `missing_data` are answers; the others are faults."""
+    """Why a stage has no result. `unsupported` and `missing_data` are answers; the others are faults.
+
+    `lost`: there was a result, and it cannot be read any more.
+    """
 
     UNSUPPORTED = "unsupported"
     MISSING_DATA = "missing_data"
@@ -26,6 +43,7 @@ class FailureKind(StrEnum):
     INFRASTRUCTURE = "infrastructure"
     INTERRUPTED = "interrupted"
     BLOCKED = "blocked"
+    LOST = "lost"
 
 
 class Failure(Frozen):
@@ -39,8 +57,13 @@ class Failure(Frozen):
 
 
 class Provenance(Frozen):
-    """How a stored result came to be; `material` is what its key is the digest of."""
+    """How a stored result came to be; `material` is what its key is the digest of.
 
+    `artifact` is the digest of what the stage made for others, where it made anything. `files` are the stage's stored
+    files that results are read from, by their paths within its folder. Both are known when the result is kept.
+    """
+
+    schema_version: Literal[2] = 2
     stage: str
     key: Sha256
     material: dict[str, Any]
@@ -49,18 +72,25 @@ class Provenance(Frozen):
     started: datetime
     wall_seconds: float
     host_peak_memory_bytes: int | None = None
+    artifact: Sha256 | None = None
+    files: dict[str, FileEntry] = {}
 
 
 class StageRecord(Frozen):
-    """A finished stage, as stored."""
+    """A finished stage, as stored. Its artifact may be gone: what was found out is known all the same."""
 
     provenance: Provenance
     final: ResultEvent
 
     @property
     def artifact(self) -> Descriptor | None:
-        result = self.final.result
-        return result.artifact if isinstance(result, FetchResult | CompressResult | ExportResult) else None
+        return described(self.final)
+
+
+def described(final: ResultEvent) -> Descriptor | None:
+    """What a result says of the artifact that it comes with, None where it comes with none."""
+    result = final.result
+    return result.artifact if isinstance(result, FetchResult | CompressResult | ExportResult) else None
 
 
 class StageStatus(StrEnum):
@@ -100,28 +130,88 @@ class StageState(Frozen):
             caveat=stage.caveat,
         )
 
+    @property
+    def has_result(self) -> bool:
+        return self.status in (StageStatus.DONE, StageStatus.CACHED)
+
     def reached(self, status: StageStatus, **facts: Any) -> Self:
         """The same stage, now with this status and what is known of it."""
         return self.model_copy(update={"status": status, **facts})
 
 
-class RunRecord(Frozen):
-    """A run: one manifest on one device and runtime. Running it again continues it."""
+class RunFacts(Frozen):
+    """What a run was resolved to, from which its results follow: runs that differ in any of it are two runs.
 
-    run: str
-    manifest: Manifest
+    `manifest_digest` is of what is asked, `plan_digest` of what that came to: stages, parameters and the content of
+    folders. `data` says where data sets come from, `images` maps an image and device kind to what exactly runs,
+    `commit` is that of the checkout, if it is one. None is what a record of an earlier version does not say.
+    """
+
+    manifest_digest: Sha256
+    plan_digest: Sha256 | None = None
     runtime: str
     device_model: str
+    devices: int | None = None
+    threads: int | None = None
+    data: str | None = None
+    version: str | None = None
+    contract: int | None = None
+    harness_digest: str | None = None
+    images: dict[str, str] = {}
+    commit: str | None = None
+
+    def differing(self, other: Self) -> tuple[str, ...]:
+        """The names, in words, of the facts in which two runs differ."""
+        return tuple(
+            name.replace("_", " ") for name in type(self).model_fields if getattr(self, name) != getattr(other, name)
+        )
+
+
+class RunRecord(Frozen):
+    """A run: what was asked, what it was resolved to, and how far its stages came.
+
+    `ended` is when it came to its end, with or without failures; such a record is never written again.
+    `manifest_document` is the manifest as it was asked for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+    schema_version: Literal[2] = 2
+    run: str
+    facts: RunFacts
+    manifest_document: dict[str, Any] = Field(alias="manifest")
     decisions: tuple[str, ...]
     not_planned: tuple[NotPlanned, ...] = ()
     stages: dict[str, StageState]
     created: datetime
     updated: datetime
+    ended: datetime | None = None
     interrupted: bool = False
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The manifest, as this version understands it.
+
+        Raises:
+            Unreadable: this version does not understand it.
+        """
+        return stored_manifest(self.run, self.manifest_document)
+
+    @property
+    def runtime(self) -> str:
+        return self.facts.runtime
+
+    @property
+    def device_model(self) -> str:
+        return self.facts.device_model
+
+    def can_go_on(self, facts: RunFacts) -> bool:
+        """Whether a run of these facts is this very run, and there is something left of it to do."""
+        return self.ended is None and self.facts == facts
 
     @property
     def complete(self) -> bool:
-        return all(state.status in (StageStatus.DONE, StageStatus.CACHED) for state in self.stages.values())
+        return all(state.has_result for state in self.stages.values())
 
 
 def now() -> datetime:

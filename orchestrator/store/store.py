@@ -1,15 +1,18 @@
 """The store: results by stage key, artifacts by digest, runs by name. Everything in it appears by one rename.
 
-Layout: `stages/<key>/`, `artifacts/<digest>/`, `runs/<run>/`, `failures/<key>/` (the last failed attempt),
+Layout: `stages/<key>/` (the worker's `result.json`, `provenance.json` with the digests of what is kept, and request,
+events and stderr), `artifacts/<digest>/`, `runs/<run>/run.json`, `failures/<key>/` (the last failed attempt),
 `attempts/<key>@<random>@<owner>/` (work in flight), `resume/<key>/` (what unfinished work left to go on from) and
-`locks/`.
+`locks/`. Results stand by themselves: without `artifacts/` they are read, scored and reported all the same.
 """
 
+import hashlib
+import json
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,19 +25,25 @@ from harness.contract import (
     CheckpointDescriptor,
     DatasetDescriptor,
     Descriptor,
+    EvaluateResult,
+    FileEntry,
     ResultEvent,
     Sha256,
     UnsafeTree,
     canonical_json,
     describe_tree,
+    digest_file,
 )
 from orchestrator.documents import first_difference, why_invalid
 from orchestrator.errors import StoreError
 from orchestrator.host import locks
-from orchestrator.host.files import protect, sync_folder, write_atomically
+from orchestrator.host.files import protect, remove, sync_folder, write_atomically
 from orchestrator.host.owner import Owner
 from orchestrator.stages import OUTPUT_NAME
-from orchestrator.store.records import Provenance, RunRecord, StageRecord
+from orchestrator.store import versioned
+from orchestrator.store.records import Provenance, RunRecord, StageRecord, described
+from orchestrator.store.upgrades import RUN_UPGRADES, RUN_VERSION, STAGE_UPGRADES, STAGE_VERSION
+from orchestrator.store.versioned import Unreadable
 
 PROVENANCE_NAME = "provenance.json"
 RUN_NAME = "run.json"
@@ -46,11 +55,7 @@ class BadArtifact(Exception):
 
 
 class Store:
-    """Opens, and where needed creates, a store.
-
-    Raises:
-        StoreError: the folder cannot be created or written.
-    """
+    """A store in a folder. Naming it and reading it create nothing; see `make`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -61,18 +66,34 @@ class Store:
         self.attempts = self.root / "attempts"
         self.resumable = self.root / "resume"
         self.locks = self.root / "locks"
-        folders = (self.stages, self.artifacts, self.runs, self.failures, self.attempts, self.resumable, self.locks)
+
+    def make(self) -> None:
+        """Create what is missing of it.
+
+        Raises:
+            StoreError: it cannot be created or written, or lies on several file systems.
+        """
+        moved = (self.stages, self.artifacts, self.runs, self.failures, self.attempts, self.resumable)
         try:
-            for folder in folders:
+            for folder in (*moved, self.locks):
                 folder.mkdir(parents=True, exist_ok=True)
+            apart = [folder.name for folder in moved if folder.stat().st_dev != self.root.stat().st_dev]
         except OSError as failure:
-            raise StoreError(f"cannot use {root} as the store: {failure}", hint="choose another with --store") from (
-                failure
+            raise StoreError(
+                f"cannot use {self.root} as the store: {failure}", hint="choose another with --store"
+            ) from failure
+        if apart:
+            raise StoreError(
+                f"{', '.join(apart)} of the store {self.root} lies on another file system: nothing could be kept there",
+                hint="put the whole store on one disk, and name it with --store",
             )
 
-    def in_use(self) -> AbstractContextManager[None]:
-        """Held by everything that reads or adds; `orchestrator clean` needs the store without it."""
-        return locks.hold(self.locks / "store", shared=True)
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Held by everything that adds; `orchestrator clean` needs the store without it. Raises as `make` does."""
+        self.make()
+        with locks.hold(self.locks / "store", shared=True):
+            yield
 
     def claim(
         self, key: Sha256, cancel: threading.Event, on_wait: Callable[[], None] | None = None
@@ -80,27 +101,31 @@ class Store:
         """Be the only one who works on `key`, waiting for whoever does now. `on_wait`: see `locks.hold`."""
         return locks.hold(self.locks / key, cancel=cancel, on_wait=on_wait)
 
-    def find(self, key: Sha256) -> StageRecord | None:
-        """The finished stage with this key, None when there is none or its artifact is gone.
+    def read(self, key: Sha256) -> StageRecord | None:
+        """The finished stage with this key, whether its artifact is at hand or not; None when there is none.
 
         Raises:
-            StoreError: the stored documents are damaged.
+            Unreadable: what is stored is damaged, or of a version that this program does not know.
         """
         folder = self.stages / key
         if not folder.is_dir():
             return None
+        return versioned.read(f"{self.stages.name}/{key}", lambda: _stage(folder, key))
+
+    def find(self, key: Sha256) -> StageRecord | None:
+        """The finished stage with this key with all that others read of it; None where it has to be run."""
         try:
-            record = StageRecord(
-                provenance=Provenance.model_validate_json((folder / PROVENANCE_NAME).read_bytes()),
-                final=ResultEvent.model_validate_json((folder / RESULT_NAME).read_bytes()),
-            )
-        except (OSError, ValidationError) as damaged:
-            raise StoreError(
-                f"the stored result {folder} is damaged: {damaged}", hint="delete that folder; the stage will run again"
-            ) from damaged
-        if record.artifact is not None and not self._is_whole(record.artifact):
+            record = self.read(key)
+        except Unreadable:
             return None
-        return record
+        return record if record is not None and self.is_at_hand(record) else None
+
+    def is_at_hand(self, record: StageRecord) -> bool:
+        """Whether the stage's artifact and outcomes are there, with the sizes that they had."""
+        files = dict(_sizes(self.stages / record.provenance.key, record.provenance.files))
+        if record.artifact is not None and record.provenance.artifact is not None:
+            files |= dict(_sizes(self.artifact(record.provenance.artifact), record.artifact.files))
+        return all(path.is_file() and path.stat().st_size == size for path, size in files.items())
 
     def artifact(self, digest: Sha256) -> Path:
         """Where the artifact with this digest lies."""
@@ -111,8 +136,9 @@ class Store:
         """A folder for one try, removed at the end unless it was moved.
 
         Its output folder holds nothing but what an earlier, unfinished try left to go on from, and whatever this one
-        leaves is kept for the next. The caller has claimed `key`.
+        leaves is kept for the next. The caller has claimed `key`. Raises as `make` does.
         """
+        self.make()
         folder = self.attempts / f"{key}@{secrets.token_hex(4)}@{Owner.current().token}"
         (folder / OUTPUT_NAME).mkdir(parents=True)
         if (self.resumable / key).is_dir():
@@ -133,23 +159,28 @@ class Store:
     def commit(self, attempt: Path, final: ResultEvent, provenance: Provenance) -> StageRecord:
         """Keep a successful attempt. The rename of its folder is the moment at which the result exists.
 
+        A result that is known already, and whose artifact came out the same again, stays as it is: runs refer to it.
+
         Raises:
             BadArtifact: the artifact differs from its descriptor.
         """
-        record = StageRecord(provenance=provenance, final=final)
-        output = attempt / OUTPUT_NAME
-        if record.artifact is not None:
-            self._publish(output / ARTIFACT_NAME, record.artifact)
+        output, descriptor = attempt / OUTPUT_NAME, described(final)
+        digest = None if descriptor is None else descriptor.digest
+        if descriptor is not None:
+            self._publish(output / ARTIFACT_NAME, descriptor)
         shutil.rmtree(output / RESUME_NAME, ignore_errors=True)
+        shutil.rmtree(self.failures / provenance.key, ignore_errors=True)
+        if digest is not None and (known := self.find(provenance.key)) and known.provenance.artifact == digest:
+            return known
         (output / RESULT_NAME).replace(attempt / RESULT_NAME)
-        write_atomically(attempt / PROVENANCE_NAME, provenance.model_dump_json())
+        kept = provenance.model_copy(update={"artifact": digest, "files": _files(attempt, final)})
+        write_atomically(attempt / PROVENANCE_NAME, json.dumps(versioned.sealed(kept.model_dump(mode="json"))))
         target = self.stages / provenance.key
         if target.exists():
-            shutil.rmtree(target)
+            remove(target)
         attempt.rename(target)
         sync_folder(self.stages)
-        shutil.rmtree(self.failures / provenance.key, ignore_errors=True)
-        return record
+        return StageRecord(provenance=kept, final=final)
 
     def keep_failure(self, attempt: Path, key: Sha256) -> str:
         """Keep a failed attempt's request, events and stderr, without its output; returns where, within the store."""
@@ -161,40 +192,62 @@ class Store:
         return target.relative_to(self.root).as_posix()
 
     def save_run(self, record: RunRecord) -> None:
-        folder = self.runs / record.run
-        folder.mkdir(exist_ok=True)
-        write_atomically(folder / RUN_NAME, record.model_dump_json(indent=1))
+        """Write the record of a run that has not ended, in place of what it was before.
 
-    def load_run(self, name: str) -> RunRecord:
-        """A run by its name, an unambiguous beginning of it, or `last`.
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self.make()
+        folder = self.runs / record.run
+        try:
+            folder.mkdir(exist_ok=True)
+            write_atomically(folder / RUN_NAME, record.model_dump_json(indent=1))
+        except OSError as failure:
+            raise StoreError(
+                f"the record of run {record.run} cannot be written: {failure}",
+                hint="free space with `orchestrator clean`, then run the same command again to go on",
+            ) from failure
+
+    def read_run(self, name: str) -> RunRecord:
+        """The run with exactly this name, upgraded to this version.
+
+        Raises:
+            Unreadable: what is stored is damaged, or of a version that this program does not know.
+        """
+        path = self.runs / name / RUN_NAME
+        return versioned.read(f"{self.runs.name}/{name}", lambda: _run(path))
+
+    def load_run(self, wanted: str) -> RunRecord:
+        """A run by its name, an unambiguous beginning of it, or `last`: of those that can be read, the last at work.
 
         Raises:
             StoreError: there is none, or several begin so.
+            Unreadable: it is there and cannot be read.
         """
+        if wanted != "last":
+            return self.read_run(self.run_name(wanted))
+        readable = []
+        for name in self.run_names():
+            with suppress(Unreadable):
+                readable.append(self.read_run(name))
+        if not readable:
+            raise self._no_run(f"there is no run {wanted!r}")
+        return max(readable, key=lambda record: record.updated)
+
+    def run_name(self, wanted: str) -> str:
+        """The name that is meant by a name or an unambiguous beginning of it, readable or not. Raises `StoreError`."""
         names = self.run_names()
-        if name == "last" and names:
-            found = [max(names, key=lambda one: (self.runs / one / RUN_NAME).stat().st_mtime_ns)]
-        else:
-            found = [one for one in names if one == name] or [one for one in names if one.startswith(name)]
+        found = [one for one in names if one == wanted] or [one for one in names if one.startswith(wanted)]
         if len(found) != 1:
-            problem = f"{len(found)} runs begin with {name!r}" if found else f"there is no run {name!r}"
-            raise StoreError(f"{problem} in {self.root}", hint=f"runs: {', '.join(names) or 'none yet'}")
-        try:
-            return RunRecord.model_validate_json((self.runs / found[0] / RUN_NAME).read_bytes())
-        except (OSError, ValidationError) as damaged:
-            raise StoreError(
-                f"the record of run {found[0]} is not readable: {damaged}", hint="run its manifest again"
-            ) from damaged
+            raise self._no_run(f"{len(found)} runs begin with {wanted!r}" if found else f"there is no run {wanted!r}")
+        return found[0]
+
+    def _no_run(self, problem: str) -> StoreError:
+        return StoreError(f"{problem} in {self.root}", hint=f"runs: {', '.join(self.run_names()) or 'none yet'}")
 
     def run_names(self) -> list[str]:
+        """In the order of their names, which is that of their numbers where the manifest is the same."""
         return sorted(path.parent.name for path in self.runs.glob(f"*/{RUN_NAME}"))
-
-    def _is_whole(self, descriptor: Descriptor) -> bool:
-        folder = self.artifact(descriptor.digest)
-        return all(
-            (folder / name).is_file() and (folder / name).stat().st_size == entry.size_bytes
-            for name, entry in descriptor.files.items()
-        )
 
     def _publish(self, folder: Path, descriptor: Descriptor) -> None:
         check_artifact(folder, descriptor)
@@ -204,11 +257,56 @@ class Store:
         protect(folder)
         target = self.artifact(descriptor.digest)
         with locks.hold(self.locks / f"artifact-{descriptor.digest}"):
-            if self._is_whole(descriptor):
+            if all(path.is_file() and path.stat().st_size == size for path, size in _sizes(target, descriptor.files)):
+                shutil.rmtree(folder)
                 return
-            shutil.rmtree(target, ignore_errors=True)
+            if target.exists():
+                remove(target)
             folder.rename(target)
         sync_folder(self.artifacts)
+
+
+def _stage(folder: Path, key: Sha256) -> StageRecord:
+    """A stored stage; raises what `versioned.read` makes a reason of."""
+    stored = versioned.parse((folder / PROVENANCE_NAME).read_bytes())
+    result = (folder / RESULT_NAME).read_bytes()
+    document = {"provenance": versioned.unsealed(stored), "final": versioned.parse(result)}
+    if (version := stored.get(versioned.VERSION)) is not None:
+        document[versioned.VERSION] = version
+    current = versioned.upgraded(document, STAGE_UPGRADES, STAGE_VERSION)
+    provenance = Provenance.model_validate({**current["provenance"], versioned.VERSION: STAGE_VERSION}, extra="ignore")
+    written = provenance.files.get(RESULT_NAME)
+    if written is not None and written.sha256 != hashlib.sha256(result).hexdigest():
+        raise ValueError(f"{RESULT_NAME} is not what was written: it has another sha256")
+    if provenance.key != key:
+        raise ValueError(f"it is the result of {provenance.key}")
+    return StageRecord(provenance=provenance, final=ResultEvent.model_validate(current["final"], extra="ignore"))
+
+
+def _run(path: Path) -> RunRecord:
+    """A stored run; raises what `versioned.read` makes a reason of."""
+    document = versioned.upgraded(versioned.parse(path.read_bytes()), RUN_UPGRADES, RUN_VERSION)
+    record = RunRecord.model_validate(document, extra="ignore")
+    if record.run != path.parent.name:
+        raise ValueError(f"it is the record of {record.run}")
+    return record
+
+
+def _files(attempt: Path, final: ResultEvent) -> dict[str, FileEntry]:
+    """The files that the result is read from later."""
+    names = [RESULT_NAME]
+    if isinstance(final.result, EvaluateResult):
+        names.append(f"{OUTPUT_NAME}/{Path(final.result.items_file).name}")
+    paths = {name: attempt / name for name in names}
+    return {
+        name: FileEntry(size_bytes=path.stat().st_size, sha256=digest_file(path))
+        for name, path in paths.items()
+        if path.is_file() and not path.is_symlink()
+    }
+
+
+def _sizes(folder: Path, files: Mapping[str, FileEntry]) -> Iterator[tuple[Path, int]]:
+    return ((folder / name, entry.size_bytes) for name, entry in files.items())
 
 
 def check_artifact(folder: Path, descriptor: Descriptor) -> None:

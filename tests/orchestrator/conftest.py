@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.run import resources
+from orchestrator.run import facts, resources
 from tests.orchestrator.small_runs import Bench
 
 
@@ -12,6 +12,12 @@ from tests.orchestrator.small_runs import Bench
 def device_locks_of_this_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A benchmark that runs on this machine meanwhile holds the real ones."""
     monkeypatch.setattr(resources, "device_lock_path", lambda name: tmp_path / "locks" / f"device-{name}.lock")
+
+
+@pytest.fixture(autouse=True)
+def one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody may be at work on the checkout meanwhile."""
+    monkeypatch.setattr(facts, "checkout_commit", lambda: "0" * 40)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.contract import DESCRIPTOR_NAME, WorkRequest, WorkResult, describe_tree
 from orchestrator.store.cleaning import clean
+from orchestrator.store.history import all_runs
 from tests.orchestrator.small_runs import Bench
 from tests.orchestrator.workers import honest_worker
 from tests.support.fake_runtime import FakeRuntime
@@ -30,7 +31,7 @@ def victim(bench: Bench) -> multiprocessing.process.BaseProcess:
 
 def check_whole(bench: Bench) -> int:
     """Every stage in the store can be read, and every artifact in it is what its name says."""
-    stored = [bench.store.find(path.name) for path in bench.store.stages.iterdir()]
+    stored = [bench.store.find(path.name) for path in bench.store.stages.glob("*")]
     assert None not in stored
     for record in stored:
         assert record is not None
@@ -40,15 +41,25 @@ def check_whole(bench: Bench) -> int:
     return len(stored)
 
 
+def ended_runs(bench: Bench) -> dict[str, bytes]:
+    """The records of the runs that came to their end, as they lie on the disk. Every record can be read."""
+    runs, unreadable = all_runs(bench.store)
+    assert unreadable == ()
+    return {one.run: (bench.store.runs / one.run / "run.json").read_bytes() for one in runs if one.ended is not None}
+
+
 def test_killed_many_times_and_then_finished(bench: Bench) -> None:
     dice = random.Random(1)
     finished, stages = 0, 0
+    ended: dict[str, bytes] = {}
     for _ in range(KILLS):
         process = victim(bench)
         time.sleep(dice.uniform(0, 0.15))
         process.kill()
         process.join()
         finished += process.exitcode == 0
+        assert {name: content for name, content in ended_runs(bench).items() if name in ended} == ended
+        ended = ended_runs(bench)
         kept = check_whole(bench)
         assert kept >= stages
         stages = kept
@@ -57,8 +68,11 @@ def test_killed_many_times_and_then_finished(bench: Bench) -> None:
     assert record.complete
     assert check_whole(bench) == len(record.stages)
     assert list(bench.store.attempts.iterdir()) == []
-    assert all(one.what.endswith(".tmp") for one in clean(bench.store))
-    assert clean(bench.store) == ()
+    left = clean(bench.store)
+    assert left.unreadable == ()
+    assert all(one.what.startswith("runs/") for one in left.removed)
+    assert clean(bench.store).removed == ()
+    assert bench.store.load_run("last") == record
 
 
 def test_two_processes_on_one_store_end_with_one_set_of_results(bench: Bench) -> None:

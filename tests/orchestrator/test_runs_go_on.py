@@ -57,7 +57,6 @@ def test_running_again_runs_nothing(bench: Bench) -> None:
     ran = len(worker.ran)
     second = bench.run(FakeRuntime(worker))
     assert len(worker.ran) == ran == len(first.stages)
-    assert second.run == first.run
     assert {state.status for state in second.stages.values()} == {StageStatus.CACHED}
 
 

@@ -1,14 +1,12 @@
 """`orchestrator score` and `orchestrator compare`, on runs whose workers keep the outcomes of their items."""
 
-import json
 import math
 from pathlib import Path
 
 import pytest
-import zstandard
 from typer.testing import CliRunner
 
-from harness.contract import EvaluateRequest, EvaluateResult, WorkRequest, WorkResult
+from harness.contract import EvaluateResult, WorkRequest, WorkResult
 from orchestrator.cli.app import app
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.value import Values
@@ -18,33 +16,8 @@ from orchestrator.score.comparison import Comparison
 from orchestrator.score.scores import RunScores
 from orchestrator.tracks import Track
 from tests.orchestrator.small_runs import MANIFEST
-from tests.orchestrator.workers import honest_worker, is_pruned
+from tests.orchestrator.workers import ITEMS, honest_worker, keeping_worker
 from tests.support.fake_runtime import FakeRuntime
-
-ITEMS = 60
-
-
-def keeping_worker(request: WorkRequest, output: Path) -> WorkResult:
-    """As the honest worker, but with outcomes: a pruned model gets every third item wrong that dense gets right."""
-    result = honest_worker(request, output)
-    if not (isinstance(request, EvaluateRequest) and isinstance(result, EvaluateResult)):
-        return result
-    pruned, texts = is_pruned(request), request.parameters.task == "wikitext2"
-    if texts:
-        losses = [2.0 + 0.1 * (index % 7) + 0.2 * pruned for index in range(ITEMS)]
-        lines = [{"index": n, "negative_log_likelihood": loss * 9, "tokens": 9} for n, loss in enumerate(losses)]
-        value = math.exp(math.fsum(losses) / ITEMS)
-    else:
-        right = [float(index % 2 == 0 and not (pruned and index % 3 == 0)) for index in range(ITEMS)]
-        lines = [
-            {"index": n, "document": f"{n:x}", "picked": 0, "correct": {result.metric: score}}
-            for n, score in enumerate(right)
-        ]
-        value = math.fsum(right) / ITEMS
-    packed = zstandard.compress(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-    (output / result.items_file).write_bytes(packed)
-    facts = {"metrics": {result.metric: value}, "items": ITEMS, "items_available": ITEMS}
-    return result.model_copy(update=facts)
 
 
 @pytest.fixture

@@ -30,7 +30,17 @@ from orchestrator.errors import Interrupted, StoreError
 from orchestrator.host import locks
 from orchestrator.manifest import Manifest, ModelEntry
 from orchestrator.stages import OUTPUT_NAME
-from orchestrator.store import BadArtifact, Provenance, RunRecord, StageRecord, StageState, StageStatus, Store, now
+from orchestrator.store import (
+    BadArtifact,
+    Provenance,
+    RunFacts,
+    RunRecord,
+    StageRecord,
+    StageState,
+    StageStatus,
+    Store,
+    now,
+)
 from orchestrator.store.cleaning import clean, sweep_attempts
 
 KEY = "a" * 64
@@ -79,9 +89,8 @@ def save_run(store: Store, name: str, *keys: str) -> None:
     store.save_run(
         RunRecord(
             run=name,
-            manifest=manifest,
-            runtime="fake",
-            device_model="m",
+            manifest=manifest.model_dump(mode="json"),
+            facts=RunFacts(manifest_digest=manifest.digest, runtime="fake", device_model="m"),
             decisions=(),
             stages=states,
             created=now(),
@@ -109,14 +118,15 @@ def test_nothing_is_found_before_the_commit(tmp_path: Path) -> None:
     assert store.find(KEY) is None
 
 
-def test_a_result_whose_artifact_was_dropped_is_not_found(tmp_path: Path) -> None:
+def test_a_result_whose_artifact_was_dropped_is_known_and_has_to_be_run_for_who_reads_that(tmp_path: Path) -> None:
     store = Store(tmp_path)
     record = put(store, KEY)
-    assert record.artifact is not None
-    shutil.rmtree(store.artifact(record.artifact.digest))
+    assert record.provenance.artifact is not None
+    shutil.rmtree(store.artifact(record.provenance.artifact))
     assert store.find(KEY) is None
-    put(store, KEY)
-    assert store.find(KEY) is not None
+    assert store.read(KEY) == record
+    assert put(store, KEY) == record, "the same artifact again: runs refer to what was measured when it was first made"
+    assert store.find(KEY) == record
 
 
 @pytest.mark.parametrize("mischief", ["alter", "add", "drop", "link", "descriptor"])
@@ -171,15 +181,6 @@ def test_a_descriptor_with_another_value_is_refused_by_the_fields_name(tmp_path:
             store.commit(folder, result_in(output, descriptor), provenance(KEY))
 
 
-def test_a_damaged_result_says_which_folder_to_delete(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    put(store, KEY)
-    (store.stages / KEY / RESULT_NAME).write_text("{", encoding="utf-8")
-    with pytest.raises(StoreError, match=KEY) as caught:
-        store.find(KEY)
-    assert "delete" in caught.value.hint
-
-
 def test_a_failed_attempt_is_kept_without_its_output(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with store.attempt(KEY) as folder:
@@ -194,9 +195,9 @@ def test_cleaning_frees_what_no_run_refers_to_and_nothing_else(tmp_path: Path) -
     store = Store(tmp_path)
     kept, freed = put(store, KEY, b"kept"), put(store, OTHER_KEY, b"freed")
     save_run(store, "run", KEY)
-    assert clean(store, dry_run=True)
+    assert clean(store, dry_run=True).removed
     assert store.find(OTHER_KEY) is not None
-    removed = {one.what for one in clean(store)}
+    removed = {one.what for one in clean(store).removed}
     assert freed.artifact is not None
     assert kept.artifact is not None
     assert removed == {f"stages/{OTHER_KEY}", f"artifacts/{freed.artifact.digest}"}
@@ -257,7 +258,7 @@ def test_cleaning_frees_what_is_left_to_go_on_from_when_no_run_refers_to_it(tmp_
         with store.attempt(key) as attempt:
             (attempt / OUTPUT_NAME / RESUME_NAME).mkdir()
     save_run(store, "run", KEY)
-    assert {one.what for one in clean(store)} == {f"resume/{OTHER_KEY}"}
+    assert {one.what for one in clean(store).removed} == {f"resume/{OTHER_KEY}"}
 
 
 def _die_within_an_attempt(root: Path) -> None:

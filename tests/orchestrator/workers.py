@@ -1,7 +1,11 @@
 """Worker stand-ins for the fake runtime: plausible results of the right shape, made without any library."""
 
+import json
+import math
 from pathlib import Path
 from typing import TypeVar
+
+import zstandard
 
 from harness.contract import (
     ARTIFACT_NAME,
@@ -31,6 +35,7 @@ from harness.contract import (
 )
 
 Kind = TypeVar("Kind", CheckpointDescriptor, DatasetDescriptor)
+ITEMS = 60
 MEMORY = Memory(peak_memory_bytes=1000, method="peak-rss")
 
 
@@ -70,6 +75,29 @@ def honest_worker(request: WorkRequest, output: Path) -> WorkResult:
         dtype=Dtype.FLOAT32,
         dtype_reason="test",
     )
+
+
+def keeping_worker(request: WorkRequest, output: Path) -> WorkResult:
+    """As the honest worker, but with outcomes: a pruned model gets every third item wrong that dense gets right."""
+    result = honest_worker(request, output)
+    if not (isinstance(request, EvaluateRequest) and isinstance(result, EvaluateResult)):
+        return result
+    pruned, texts = is_pruned(request), request.parameters.task == "wikitext2"
+    if texts:
+        losses = [2.0 + 0.1 * (index % 7) + 0.2 * pruned for index in range(ITEMS)]
+        lines = [{"index": n, "negative_log_likelihood": loss * 9, "tokens": 9} for n, loss in enumerate(losses)]
+        value = math.exp(math.fsum(losses) / ITEMS)
+    else:
+        right = [float(index % 2 == 0 and not (pruned and index % 3 == 0)) for index in range(ITEMS)]
+        lines = [
+            {"index": n, "document": f"{n:x}", "picked": 0, "correct": {result.metric: score}}
+            for n, score in enumerate(right)
+        ]
+        value = math.fsum(right) / ITEMS
+    packed = zstandard.compress(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    (output / result.items_file).write_bytes(packed)
+    facts = {"metrics": {result.metric: value}, "items": ITEMS, "items_available": ITEMS}
+    return result.model_copy(update=facts)
 
 
 def is_pruned(request: WorkRequest) -> bool:

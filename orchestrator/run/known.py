@@ -1,0 +1,66 @@
+"""What of a plan is known already, and what is left to run: shared by a run and by its preview."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.contract import Sha256
+from orchestrator.stages import Stage, StageOutput
+from orchestrator.store import StageRecord, Store, Unreadable
+
+KeyOf = Callable[[Stage, dict[str, Sha256]], Sha256 | None]
+"""A stage's key, given the digests of the artifacts that it reads; None where it cannot be told yet."""
+
+
+@dataclass
+class Known:
+    """By stage ids. `keys` has also those of stages that are to run, where their inputs are known.
+
+    `records` are the results that stand, `missing` the stages to run in the order of the plan. `unreadable` are results
+    that were there and have to be made again.
+    """
+
+    keys: dict[str, Sha256] = field(default_factory=dict)
+    records: dict[str, StageRecord] = field(default_factory=dict)
+    missing: list[Stage] = field(default_factory=list)
+    unreadable: dict[str, Unreadable] = field(default_factory=dict)
+
+    @property
+    def artifacts(self) -> dict[str, Sha256]:
+        """The digests of what the known stages made for others."""
+        found = {name: record.provenance.artifact for name, record in self.records.items()}
+        return {name: digest for name, digest in found.items() if digest is not None}
+
+
+def look_up(stages: Sequence[Stage], store: Store, key_of: KeyOf) -> Known:
+    """Follow results to the stages that read them. A result stands without its artifact where nobody will read that."""
+    known = Known()
+    for stage in stages:
+        if all(need in known.records for need in stage.needs):
+            _read(stage, store, key_of(stage, inputs_of(stage, known.artifacts)), known)
+    wanted: set[str] = set()
+    for stage in reversed(stages):
+        record = known.records.get(stage.id)
+        if record is not None and (stage.id not in wanted or store.is_at_hand(record)):
+            continue
+        known.records.pop(stage.id, None)
+        known.missing.insert(0, stage)
+        wanted.update(stage.needs)
+    return known
+
+
+def _read(stage: Stage, store: Store, key: Sha256 | None, known: Known) -> None:
+    if key is None:
+        return
+    known.keys[stage.id] = key
+    try:
+        record = store.read(key)
+    except Unreadable as unreadable:
+        known.unreadable[stage.id] = unreadable
+        return
+    if record is not None:
+        known.records[stage.id] = record
+
+
+def inputs_of(stage: Stage, artifacts: Mapping[str, Sha256]) -> dict[str, Sha256]:
+    """The digests of the artifacts that the stage reads, by the names of its inputs."""
+    return {name: artifacts[source.stage] for name, source in stage.inputs.items() if isinstance(source, StageOutput)}

@@ -1,0 +1,127 @@
+"""The runs of a store as a history: which record a command goes on with, and what can still be read of each."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from orchestrator.host import locks
+from orchestrator.store.records import Failure, FailureKind, RunFacts, RunRecord, StageState, StageStatus
+from orchestrator.store.store import Store
+from orchestrator.store.versioned import Unreadable
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A record that is this process's to write. `earlier` is the unfinished run that it goes on with, `why_new` says
+    why it does not go on with the last run of the same manifest."""
+
+    name: str
+    earlier: RunRecord | None = None
+    why_new: str = ""
+
+
+@contextmanager
+def take_run(store: Store, manifest: str, facts: RunFacts) -> Iterator[Taken]:
+    """Go on with the unfinished run of the same facts that nobody is at work on, else begin a new one.
+
+    `manifest` is the manifest's name. A run is named `<manifest>-<digest of what is asked>-<number>`. Nothing is
+    written yet; the name is kept from others until the end.
+    """
+    series = f"{manifest}-{facts.manifest_digest[:8]}"
+    with ExitStack() as held:
+        with locks.hold(store.locks / "runs"):
+            taken = _unfinished(store, series, facts, held) or _new(store, series, facts, held)
+        yield taken
+
+
+def _unfinished(store: Store, series: str, facts: RunFacts, held: ExitStack) -> Taken | None:
+    for record in reversed(_of(store, series)):
+        if record.can_go_on(facts) and _is_free(store, record.run, held):
+            now_free = store.read_run(record.run)
+            if now_free.can_go_on(facts):
+                return Taken(record.run, earlier=now_free)
+    return None
+
+
+def _new(store: Store, series: str, facts: RunFacts, held: ExitStack) -> Taken:
+    numbers = [int(name.removeprefix(f"{series}-")) for name in _names(store, series)]
+    number = max(numbers, default=0) + 1
+    while not _is_free(store, f"{series}-{number:03}", held):
+        number += 1
+    earlier = _of(store, series)
+    return Taken(f"{series}-{number:03}", why_new=_why_new(earlier[-1], facts) if earlier else "")
+
+
+def _why_new(last: RunRecord, facts: RunFacts) -> str:
+    if differing := facts.differing(last.facts):
+        return f"{last.run} differs in {', '.join(differing)}"
+    return f"{last.run} has ended" if last.ended is not None else f"{last.run} is at work"
+
+
+def _is_free(store: Store, name: str, held: ExitStack) -> bool:
+    return held.enter_context(locks.attempt(store.locks / f"run-{name}"))
+
+
+def _names(store: Store, series: str) -> list[str]:
+    if not store.runs.is_dir():
+        return []
+    found = (path.name for path in store.runs.iterdir())
+    return sorted(
+        name for name in found if name.startswith(f"{series}-") and name.removeprefix(f"{series}-").isdecimal()
+    )
+
+
+def _of(store: Store, series: str) -> list[RunRecord]:
+    """The records of a series that can be read, in the order in which they were begun."""
+    found = {name: _readable(store, name) for name in _names(store, series)}
+    return sorted((one for one in found.values() if isinstance(one, RunRecord)), key=lambda record: record.created)
+
+
+def _readable(store: Store, name: str) -> RunRecord | Unreadable:
+    try:
+        return store.read_run(name)
+    except Unreadable as unreadable:
+        return unreadable
+
+
+def all_runs(store: Store) -> tuple[tuple[RunRecord, ...], tuple[Unreadable, ...]]:
+    """Every run that can be read, in the order in which they were begun, and those that cannot."""
+    found = [_readable(store, name) for name in store.run_names()]
+    records = sorted((one for one in found if isinstance(one, RunRecord)), key=lambda record: record.created)
+    return tuple(records), tuple(one for one in found if isinstance(one, Unreadable))
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run, as far as it can be read now: a stage whose result is lost has failed in `record`, and says why.
+
+    `unreadable` is all that was passed over: such results, and where the last run was asked for, runs.
+    """
+
+    record: RunRecord
+    unreadable: tuple[Unreadable, ...]
+
+
+def open_run(store: Store, wanted: str) -> OpenedRun:
+    """A run by its name, an unambiguous beginning of it, or `last`. Raises as `Store.load_run` does."""
+    record = store.load_run(wanted)
+    unreadable = list(all_runs(store)[1]) if wanted == "last" else []
+    states = {}
+    for name, state in record.stages.items():
+        states[name], loss = _as_it_is(store, name, state)
+        unreadable += [loss] if loss else []
+    return OpenedRun(record.model_copy(update={"stages": states}), tuple(unreadable))
+
+
+def _as_it_is(store: Store, name: str, state: StageState) -> tuple[StageState, Unreadable | None]:
+    if state.key is None or not state.has_result:
+        return state, None
+    what = f"{store.stages.name}/{state.key}"
+    try:
+        if store.read(state.key) is not None:
+            return state, None
+        loss = Unreadable(what, f"the result of {name} is not in the store any more")
+    except Unreadable as unreadable:
+        loss = Unreadable(what, f"{unreadable.reason} (the result of {name})")
+    failure = Failure(kind=FailureKind.LOST, message=f"its result is lost: {loss.message}", hint=loss.hint)
+    return state.reached(StageStatus.FAILED, key=None, failure=failure), loss

@@ -1,0 +1,209 @@
+"""A run that ended is never written again; the same command goes on with one that did not."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.contract import Device, ErrorCode, ErrorEvent, Operation, WorkRequest, WorkResult
+from orchestrator.errors import Interrupted, StoreError
+from orchestrator.host.devices import ChosenDevice
+from orchestrator.manifest import Manifest
+from orchestrator.plan import build_plan
+from orchestrator.run import facts
+from orchestrator.run.progress import SilentDisplay
+from orchestrator.run.run import Run
+from orchestrator.run.scheduling import LocalExecutor
+from orchestrator.store import RunFacts, RunRecord, StageStatus
+from orchestrator.store.cleaning import clean
+from orchestrator.store.history import all_runs, take_run
+from tests.orchestrator.small_runs import MANIFEST, Bench
+from tests.orchestrator.workers import honest_worker
+from tests.support.fake_runtime import FakeRuntime
+
+COMPRESS = "compress/tiny/sparsegpt-50%"
+DIGEST = "1" * 64
+
+
+def stopping_at(stage: str):
+    def worker(request: WorkRequest, output: Path) -> WorkResult:
+        if request.id == stage:
+            raise KeyboardInterrupt
+        return honest_worker(request, output)
+
+    return FakeRuntime(worker)
+
+
+def interrupt(bench: Bench, stage: str = COMPRESS, manifest: dict[str, object] | None = None) -> RunRecord:
+    with pytest.raises((Interrupted, KeyboardInterrupt)):
+        bench.run(stopping_at(stage), manifest)
+    return bench.store.load_run("last")
+
+
+def content(bench: Bench, run: str) -> bytes:
+    return (bench.store.runs / run / "run.json").read_bytes()
+
+
+def test_a_finished_run_is_not_written_again_by_a_repeat(bench: Bench) -> None:
+    first = bench.run(FakeRuntime(honest_worker))
+    before = content(bench, first.run)
+    second = bench.run(FakeRuntime(honest_worker))
+    assert first.run == f"small-{Manifest.model_validate(MANIFEST).digest[:8]}-001"
+    assert second.run == first.run.removesuffix("001") + "002"
+    assert {state.status for state in second.stages.values()} == {StageStatus.CACHED}
+    assert content(bench, first.run) == before
+
+
+def test_an_interrupted_repeat_with_results_gone_leaves_the_finished_run_as_it_was(bench: Bench) -> None:
+    first = bench.run(FakeRuntime(honest_worker))
+    before = content(bench, first.run)
+    key = first.stages[COMPRESS].key
+    assert key is not None
+    (bench.store.stages / key / "result.json").write_text("{", encoding="utf-8")
+    second = interrupt(bench)
+    assert second.run != first.run
+    assert second.stages[COMPRESS].status is not StageStatus.DONE
+    assert content(bench, first.run) == before
+    assert bench.store.load_run(first.run).complete
+
+
+def test_the_same_command_goes_on_with_a_run_that_was_interrupted(bench: Bench) -> None:
+    stopped = interrupt(bench)
+    assert (stopped.interrupted, stopped.ended) == (True, None)
+    record = bench.run(FakeRuntime(honest_worker))
+    assert (record.run, record.created) == (stopped.run, stopped.created)
+    assert record.complete
+    assert record.ended is not None
+    assert not record.interrupted
+    assert {state.status for state in record.stages.values()} == {StageStatus.DONE}, "all of it was done by this run"
+    assert bench.store.run_names() == [record.run]
+
+
+def test_a_run_that_ended_with_failures_is_kept_beside_the_one_that_tries_again(bench: Bench) -> None:
+    def forgetful(request: WorkRequest, output: Path) -> WorkResult | ErrorEvent:
+        if request.id == COMPRESS:
+            return ErrorEvent(id=request.id, code=ErrorCode.OUT_OF_MEMORY, message="too big", hint="smaller")
+        return honest_worker(request, output)
+
+    first = bench.run(FakeRuntime(forgetful))
+    second = bench.run(FakeRuntime(honest_worker))
+    assert second.complete
+    assert second.run != first.run
+    assert bench.store.load_run(first.run) == first
+    assert first.stages[COMPRESS].status is StageStatus.FAILED
+
+
+def test_another_device_commit_or_data_folder_is_another_run(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = interrupt(bench)
+    other = Bench(bench.root, device=ChosenDevice(Device(threads=1), "another processor", "asked for"))
+    on_device = other.run(FakeRuntime(honest_worker))
+    assert on_device.complete
+    cancel = threading.Event()
+    setup = replace(bench.setup(FakeRuntime(honest_worker)), data=tmp_path)
+    with_data = Run(setup, SilentDisplay(), cancel).perform(LocalExecutor(cancel))
+    monkeypatch.setattr(facts, "checkout_commit", lambda: "f" * 40)
+    committed = bench.run(FakeRuntime(honest_worker))
+    names = [stopped.run, on_device.run, with_data.run, committed.run]
+    assert names == sorted(names)
+    assert len(set(names)) == 4
+    assert bench.store.load_run(stopped.run) == stopped
+    assert committed.facts.differing(stopped.facts) == ("commit",)
+    assert with_data.facts.differing(stopped.facts) == ("data",)
+
+
+def test_auto_and_the_runtime_that_it_comes_to_are_one_run(bench: Bench) -> None:
+    stopped = interrupt(bench, manifest={**MANIFEST, "runtime": "auto", "device": "auto"})
+    record = bench.run(FakeRuntime(honest_worker), {**MANIFEST, "runtime": "process", "device": "cpu"})
+    assert record.run == stopped.run
+    assert record.complete
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(bench: Bench) -> None:
+    stopped = interrupt(bench)
+    with take_run(bench.store, "small", stopped.facts) as taken:
+        assert taken.earlier == stopped
+        record = bench.run(FakeRuntime(honest_worker))
+    assert record.run != stopped.run
+    assert bench.store.load_run(stopped.run) == stopped
+
+
+def test_why_a_record_is_new_is_said(bench: Bench) -> None:
+    notes: list[str] = []
+
+    class Noting(SilentDisplay):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    first = bench.run(FakeRuntime(honest_worker), display=Noting())
+    more = {**MANIFEST, "evaluate": {"tasks": ["piqa"]}}
+    interrupt(bench, "data/piqa", more)
+    bench.run(FakeRuntime(honest_worker), more, Noting())
+    second = bench.run(FakeRuntime(honest_worker), display=Noting())
+    said = [note for note in notes if note.startswith("run:")]
+    assert said[0] == f"run: {first.run}"
+    assert said[1].endswith("goes on where it stopped")
+    assert said[2] == f"run: {second.run} is a new record, since {first.run} has ended"
+
+
+def test_cleaning_keeps_what_an_earlier_record_of_the_same_manifest_refers_to(bench: Bench) -> None:
+    first = bench.run(FakeRuntime(honest_worker))
+    other = Bench(bench.root, device=ChosenDevice(Device(threads=1), "another processor", "asked for"))
+    second = other.run(FakeRuntime(honest_worker))
+    keys = {
+        run.run: {state.key for state in run.stages.values() if state.operation is Operation.EVALUATE}
+        for run in (first, second)
+    }
+    assert keys[first.run].isdisjoint(keys[second.run])
+    assert clean(bench.store).removed == ()
+    removed = {one.what for one in clean(bench.store, drop_run=first.run).removed}
+    assert {f"stages/{key}" for key in keys[first.run]} <= removed
+    assert removed.isdisjoint(f"stages/{key}" for key in keys[second.run])
+
+
+def test_runs_are_listed_as_they_were_begun_and_the_last_is_the_one_last_at_work(bench: Bench) -> None:
+    first = bench.run(FakeRuntime(honest_worker), {**MANIFEST, "name": "zebra"})
+    second = bench.run(FakeRuntime(honest_worker), {**MANIFEST, "name": "ape"})
+    assert [one.run for one in all_runs(bench.store)[0]] == [first.run, second.run]
+    assert bench.store.load_run("last") == second
+    assert bench.store.load_run("zebra") == first
+    bench.run(FakeRuntime(honest_worker), {**MANIFEST, "name": "zebra"})
+    with pytest.raises(StoreError, match="2 runs begin with 'zebra'") as refused:
+        bench.store.load_run("zebra")
+    assert first.run in refused.value.hint
+
+
+def test_the_content_of_a_local_model_folder_is_a_fact(bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    digests = set()
+    for weights in ("a", "b"):
+        (folder / "config.json").write_text(weights, encoding="utf-8")
+        manifest = Manifest.model_validate({**MANIFEST, "models": [{"name": "m", "source": f"dir:{folder}"}]})
+        plan = build_plan(manifest, bench.catalog, bench.device.device, None)
+        resolved = facts.resolve_facts(manifest, plan, "fake", bench.device, "nowhere", {})
+        digests.add((resolved.manifest_digest, resolved.plan_digest))
+    assert len({digest for digest, _ in digests}) == 1
+    assert len({digest for _, digest in digests}) == 2
+
+
+FACTS = st.builds(
+    RunFacts,
+    manifest_digest=st.just(DIGEST),
+    plan_digest=st.sampled_from([None, DIGEST]),
+    runtime=st.sampled_from(["docker", "process"]),
+    device_model=st.sampled_from(["a", "b"]),
+    data=st.sampled_from([None, "x"]),
+    images=st.dictionaries(st.sampled_from(["one", "two"]), st.sampled_from(["i", "j"])),
+    commit=st.sampled_from([None, "c"]),
+)
+
+
+@given(FACTS, FACTS)
+def test_facts_that_differ_in_nothing_are_equal(one: RunFacts, other: RunFacts) -> None:
+    assert (one == other) == (one.differing(other) == ())
+    assert RunFacts.model_validate_json(one.model_dump_json()) == one
