@@ -3,20 +3,28 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.architectures.blocks import Block
 from harness.contract import Calibration, CompressParameters, CompressRequest, Device, Setting
 from harness.methods import run
-from harness.methods.skeleton.sequential import Sequential
 from harness.models.loading import load_model
 from harness.reporter import Reporter
 from tests.support.tiny_checkpoints import publish_rows, tiny_text
 
 SAMPLES, LENGTH = 6, 16
+
+
+def parameters_of(method: str, setting: str, *, length: int = LENGTH, **options: Any) -> CompressParameters:
+    return CompressParameters(
+        method=method,
+        setting=Setting.parse(setting),
+        calibration=Calibration(dataset="c4", samples=SAMPLES, sequence_length=length, seed=0),
+        options=options,
+    )
 
 
 class Requests:
@@ -28,8 +36,8 @@ class Requests:
         self._runs = 0
         publish_rows(folder / "c4", "c4", [{"text": tiny_text(30, seed)} for seed in range(20)])
 
-    def __call__(self, setting, *, length=LENGTH, output=None, **options):
-        """Return the result, the artifact's folder and the events."""
+    def __call__(self, setting, *, length=LENGTH, output=None, stream=None, **options):
+        """Return the result, the artifact's folder and the events, which are written to `stream`."""
         if output is None:
             output = self.new_output()
         request = CompressRequest(
@@ -37,14 +45,9 @@ class Requests:
             device=Device(threads=1),
             inputs={"checkpoint": str(self._folder / "model"), "calibration": str(self._folder / "c4")},
             output=str(output),
-            parameters=CompressParameters(
-                method=self._method,
-                setting=Setting.parse(setting),
-                calibration=Calibration(dataset="c4", samples=SAMPLES, sequence_length=length, seed=0),
-                options=options,
-            ),
+            parameters=parameters_of(self._method, setting, length=length, **options),
         )
-        events = io.StringIO()
+        events = stream or io.StringIO()
         result = run(request, Reporter(events))
         return result, output / "artifact", [json.loads(line) for line in events.getvalue().splitlines()]
 
@@ -53,22 +56,6 @@ class Requests:
         output = self._folder / f"out{self._runs}"
         output.mkdir()
         return output
-
-
-class Killed(Exception):
-    """Stands for whatever ends an attempt."""
-
-
-def kill_before(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
-    """End the work of every sequential method when it comes to a block."""
-    plain = Sequential.compress
-
-    def compress(self, block: Block):
-        if block.index == index:
-            raise Killed
-        return plain(self, block)
-
-    monkeypatch.setattr(Sequential, "compress", compress)
 
 
 def keep_models(monkeypatch: pytest.MonkeyPatch) -> list[torch.nn.Module]:

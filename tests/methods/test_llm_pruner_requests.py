@@ -416,14 +416,9 @@ def test_a_model_that_was_pruned_before_is_refused(tmp_path, compress, monkeypat
 @pytest.mark.parametrize(
     ("setting", "options", "error", "message"),
     [
-        ("2:4", {}, Unsupported, "no setting '2:4'"),
-        ("W4A16", {}, Unsupported, "no setting 'W4A16'"),
-        ("20%", {"taylor": "param_third"}, BadRequest, "'taylor'"),
-        ("20%", {"iterative_step": 2}, BadRequest, "did you mean 'iterative_steps'"),
         ("20%", {"global_pruning": True}, BadRequest, "export: original"),
         ("official-flag:20%", {"global_pruning": True}, BadRequest, "needs a ratio"),
         ("20%", {"first_layer": 1}, BadRequest, "first_layer"),
-        ("20%", {"recovery": "yes"}, BadRequest, "'recovery"),
     ],
 )
 def test_a_setting_or_option_that_cannot_be_used_is_refused_before_anything_is_read(

@@ -2,14 +2,12 @@
 
 import io
 import json
-import os
 import tomllib
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 from harness.checkpoint import open_checkpoint
 from harness.contract import Calibration, CompressParameters, CompressRequest, Device, ImageDescription, Setting
@@ -19,6 +17,13 @@ from harness.reporter import Reporter
 from tests.support.tiny_checkpoints import publish_model, publish_rows, tiny_model, tiny_text, tiny_tokens
 
 SAMPLES, LENGTH = 8, 16
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """The libraries ask the hub about models that lie in folders."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture(autouse=True)
