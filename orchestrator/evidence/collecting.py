@@ -1,6 +1,7 @@
 """Which figure of which stored result is a value of which track, and why a value is missing."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from harness.contract import (
@@ -10,6 +11,7 @@ from harness.contract import (
     EvaluateResult,
     Operation,
     ProfileResult,
+    TaskDescription,
 )
 from orchestrator.evidence.resampling import Draws, Printed
 from orchestrator.evidence.value import Gap, Value, Values, Variant
@@ -51,27 +53,32 @@ def printed_figures(record: RunRecord, results: Mapping[str, StageRecord], catal
     for name, stage in results.items():
         result = stage.final.result
         if isinstance(result, EvaluateResult) and record.stages[name].subject is not None:
-            metric = _metric(result, catalog, record.manifest.scoring)
-            yield Printed(stage.provenance.key, metric, result.metrics[metric])
+            with suppress(_NoFigure):
+                _, metric, value = _counted(result, catalog, record.manifest.scoring)
+                yield Printed(stage.provenance.key, metric, value)
 
 
 def collect(
     record: RunRecord, results: Mapping[str, StageRecord], catalog: ImageCatalog, draws: Draws | None = None
 ) -> Values:
-    """Every measured value of a run, and a gap with its reason for every stage that has no result.
+    """Every measured value of a run, and a gap with its reason for every stage without a result, or without a figure.
 
     With `draws`, the values that are made of items get their intervals.
     """
     values: list[Value] = []
     gaps: list[Gap] = []
+    scoring = record.manifest.scoring
     for name, state in record.stages.items():
         if state.subject is None:
             continue
-        if name in results:
-            made = _Measured(state, state.subject, results[name], draws)
-            values.extend(_values(made, catalog, record.manifest.scoring))
-        else:
-            gaps.extend(_gaps(name, state, state.subject, catalog, record.manifest.scoring))
+        if name not in results:
+            reason = state.failure.message if state.failure else state.status.value
+            gaps.extend(_gaps(state, state.subject, f"{name}: {reason}", catalog, scoring))
+            continue
+        try:
+            values.extend(_values(_Measured(state, state.subject, results[name], draws), catalog, scoring))
+        except _NoFigure as absent:
+            gaps.extend(_gaps(state, state.subject, f"{name}: {absent}", catalog, scoring))
     gaps.extend(_not_asked_for(record, catalog))
     gaps.extend(_not_planned(record, catalog))
     return Values(values, gaps)
@@ -144,9 +151,25 @@ def _values(made: _Measured, catalog: ImageCatalog, scoring: ScoringEntry) -> It
         yield from _speed(made, result)
 
 
-def _metric(result: EvaluateResult, catalog: ImageCatalog, scoring: ScoringEntry) -> str:
-    dataset = catalog.tasks[result.task][1].dataset
-    return scoring.truthfulness if dataset == TRUTHFULNESS_TASK else result.metric
+class _NoFigure(Exception):
+    """A stored result lacks what a track is made of; the message says what, in a clause that a report can print."""
+
+
+def _counted(
+    result: EvaluateResult, catalog: ImageCatalog, scoring: ScoringEntry
+) -> tuple[TaskDescription, str, float]:
+    """The task, and which metric stands for it with which value.
+
+    Raises:
+        _NoFigure: no image offers the task any more, or the result is without the metric.
+    """
+    if result.task not in catalog.tasks:
+        raise _NoFigure("no image offers this task any more")
+    task = catalog.tasks[result.task][1]
+    metric = scoring.truthfulness if task.dataset == TRUTHFULNESS_TASK else result.metric
+    if metric not in result.metrics:
+        raise _NoFigure(f"the result has no {metric}")
+    return task, metric, result.metrics[metric]
 
 
 def _accuracy(made: _Measured, result: EvaluateResult, catalog: ImageCatalog, scoring: ScoringEntry) -> Iterator[Value]:
@@ -154,8 +177,7 @@ def _accuracy(made: _Measured, result: EvaluateResult, catalog: ImageCatalog, sc
 
     Of several engines, only that one's figures count which `scoring` names.
     """
-    task = catalog.tasks[result.task][1]
-    metric = _metric(result, catalog, scoring)
+    task, metric, value = _counted(result, catalog, scoring)
     counts = result.engine == catalog.full_name(scoring.engine)
     places = parts_of_task(result.task, scoring) if counts else ()
     for track, part in places or ((Track(task.track), UNCOUNTED),):
@@ -163,7 +185,7 @@ def _accuracy(made: _Measured, result: EvaluateResult, catalog: ImageCatalog, sc
             track,
             part,
             result.task if counts else f"{result.task} by {result.engine}",
-            result.metrics[metric],
+            value,
             "fraction" if task.higher_is_better else "perplexity",
             _protocol(result),
             higher_is_better=task.higher_is_better,
@@ -195,11 +217,12 @@ def _training_cost(made: _Measured, result: CompressResult) -> Iterator[Value]:
 
 def _inference_cost(made: _Measured, result: ProfileResult) -> Iterator[Value]:
     track, memory = Track.INFERENCE_CONSUMPTION, result.memory
-    macs = float(result.macs[MACS_CONVENTION])
-    macs_protocol = f"{MACS_CONVENTION}@{result.macs_tokens}"
     yield made.value(track, "memory", "peak_memory_bytes", float(memory.peak_memory_bytes), "bytes", memory.method)
     yield made.value(track, "size", "disk_bytes", float(result.disk_bytes), "bytes", result.protocol)
-    yield made.value(track, "macs", "macs", macs, "macs", macs_protocol)
+    if MACS_CONVENTION not in result.macs:
+        raise _NoFigure(f"the result has no {MACS_CONVENTION}")
+    macs = float(result.macs[MACS_CONVENTION])
+    yield made.value(track, "macs", "macs", macs, "macs", f"{MACS_CONVENTION}@{result.macs_tokens}")
 
 
 def _speed(made: _Measured, result: BenchmarkResult) -> Iterator[Value]:
@@ -217,10 +240,9 @@ def _speed(made: _Measured, result: BenchmarkResult) -> Iterator[Value]:
 
 
 def _gaps(
-    name: str, state: StageState, subject: Subject, catalog: ImageCatalog, scoring: ScoringEntry
+    state: StageState, subject: Subject, reason: str, catalog: ImageCatalog, scoring: ScoringEntry
 ) -> Iterator[Gap]:
     variant, model = variant_of(subject), subject.model
-    reason = f"{name}: {state.failure.message if state.failure else state.status.value}"
     if state.operation is Operation.EVALUATE:
         task = str(state.parameters["task"])
         if state.parameters.get("engine", REFERENCE_ENGINE) == catalog.full_name(scoring.engine):

@@ -26,7 +26,7 @@ class Variant(Frozen):
     def label(self) -> str:
         return " ".join(part for part in (self.method or "dense", self.setting) if part)
 
-    def has(self, track: Track) -> bool:
+    def is_scored_in(self, track: Track) -> bool:
         """False where there is nothing to measure, so that nothing is missing: making the dense model is no cost."""
         return not (track.is_relative and self.is_dense)
 
@@ -143,7 +143,7 @@ class Values:
 
     def why_none(self, place: Place, variant: Variant) -> str:
         """Why there is no value, in a clause that a report can print."""
-        if not variant.has(place.track):
+        if not variant.is_scored_in(place.track):
             return NOT_COMPRESSED
         return next((gap.reason for gap in self.gaps if gap.covers(place, variant)), NOT_MEASURED)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from orchestrator.report.formats import MISSING
 from orchestrator.report.table import Cell, Footnotes, Table, cells, columns
-from orchestrator.score.agreement.records import ItemDifference, LogLikelihoods, TaskAgreement
+from orchestrator.score.agreement import ItemDifference, LogLikelihoods, TaskAgreement
 
 MOST_ITEMS = 20
 """Of a task on a checkpoint, in a report; the report's JSON has all."""

@@ -62,7 +62,7 @@ def _overall(document: RunScores, footnotes: Footnotes) -> Table:
             Cell(score.coverage.summary),
         )
         for score in document.scores
-        if score.variant.has(score.track)
+        if score.variant.is_scored_in(score.track)
     )
     titles = columns("Metric", "Method", "Setting", numbers=("Score",))
     return Table(f"Overall metrics of {document.run}", (*titles, *columns("Like the best", "Computed from")), rows, 3)

@@ -6,7 +6,7 @@ from pydantic import AwareDatetime, NonNegativeFloat, NonNegativeInt, PositiveIn
 
 from harness.contract import Frozen
 from orchestrator.evidence.value import Variant
-from orchestrator.score.agreement.records import TaskAgreement
+from orchestrator.score.agreement import TaskAgreement
 from orchestrator.score.overall import Score
 from orchestrator.score.scores import RunScores
 from orchestrator.tracks import Track

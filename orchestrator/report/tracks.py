@@ -82,7 +82,7 @@ def _value_table(values: Values, track: Track, scores: tuple[Score, ...], footno
     names = tuple(dict.fromkeys((place.part, place.name) for place in (*counted, *expected, *extra)))
     rows = []
     for score in scores:
-        if not score.variant.has(track):
+        if not score.variant.is_scored_in(track):
             continue
         for model in score.coverage.models_expected:
             places = (Place(track=track, part=part, name=name, model=model) for part, name in names)

@@ -102,7 +102,7 @@ def _summary(report: RunReport) -> tuple[str, ...]:
     stages += "".join(f", {statuses[status]} {status.value}" for status in others)
     scored = [score for score in report.scores if score.value is not None]
     partial = sum(score.is_partial for score in scored)
-    without = sum(score.value is None and score.variant.has(score.track) for score in report.scores)
+    without = sum(score.value is None and score.variant.is_scored_in(score.track) for score in report.scores)
     return (
         f"{plural(compressed, 'compressed variant')} of {plural(len(report.models), 'model')} "
         f"on {report.device} ({report.runtime} runtime).",
@@ -137,7 +137,7 @@ def missing_entries(scores: Iterable[Score]) -> tuple[MissingEntry, ...]:
     """Variants that miss the same values for the same reason are told together."""
     by_variant: dict[tuple[Track, str, Variant], list[Place]] = {}
     for score in scores:
-        if score.variant.has(score.track):
+        if score.variant.is_scored_in(score.track):
             for value in score.coverage.missing:
                 by_variant.setdefault((score.track, value.reason, score.variant), []).append(value.place)
     together: dict[tuple[Track, str, str], list[str]] = {}

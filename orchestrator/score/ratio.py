@@ -80,7 +80,7 @@ def rivals(values: Values, place: Place, variant: Variant) -> tuple[Variant, ...
 
 def _comparable(values: Values, own: Value) -> tuple[Value, ...]:
     """Usable values of the compressed variants at a place, measured by the same protocol as `own`."""
-    if own.variant.is_dense:
+    if not own.variant.is_scored_in(own.place.track):
         raise Incomparable(NOT_COMPRESSED)
     if not _is_usable(own.value):
         raise Incomparable(f"the value {own.value:g} is not a measured cost")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.contract import EvaluateResult, WorkRequest, WorkResult
+from harness.contract import EvaluateResult, ProfileResult, WorkRequest, WorkResult
 from orchestrator.cli.app import app
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.value import Values
@@ -131,3 +131,18 @@ def test_what_any_worker_remarks_stands_beside_its_stage_and_with_its_values(ben
     assert notes[Track.INFERENCE_CONSUMPTION] == (f"profile: {remark}",)
     for render in (render_markdown, render_html):
         assert render(report).count(f"benchmark: {remark}") == 2, "the dense and the pruned model were timed"
+
+
+def test_a_result_without_the_figure_that_counts_leaves_a_gap_with_the_reason(bench):
+    def forgetful(request: WorkRequest, output: Path) -> WorkResult:
+        result = keeping_worker(request, output)
+        if isinstance(result, EvaluateResult) and result.task == "arc_easy":
+            return result.model_copy(update={"metrics": {"other": 0.5}})
+        return result.model_copy(update={"macs": {"macs/shape": 100}}) if isinstance(result, ProfileResult) else result
+
+    report = build_report(bench.run(FakeRuntime(forgetful)), bench.store, bench.catalog)
+    missing = {one.place.name: one.reason for score in report.scores for one in score.coverage.missing}
+    assert missing["arc_easy"] == "evaluate/tiny/sparsegpt-50%/arc_easy: the result has no acc_norm"
+    assert missing["macs"] == "profile/tiny/sparsegpt-50%: the result has no macs/paper-bitops"
+    counted = {one.place.name for score in report.scores for one in score.ratios}
+    assert {"wikitext2", "disk_bytes"} <= counted
