@@ -24,7 +24,11 @@ OUTPUT_NAME = "out"
 
 
 class ImageIdentity(str):
-    """What exactly runs: `docker:sha256:…` or `process:<lock digest>:cp311`. Part of the stage key."""
+    """What exactly runs: `docker:inputs:<digest>` or `process:<lock digest>:cp311`. Part of the stage key.
+
+    Never the id that an engine gave to a build: the same inputs get another one in every build. The runtime is in it,
+    since system libraries, and so perhaps the last digits, differ between a container and its host.
+    """
 
     __slots__ = ()
 

@@ -23,6 +23,12 @@ def every_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def engine_of_this_machine_is_not_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`clean` in a test takes nothing from the container engine, where other tests and other checkouts have images."""
+    monkeypatch.setattr("orchestrator.cli.inspection._prune_engine", lambda *, dry_run: [])
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") is None:
         return

@@ -41,9 +41,11 @@ def base(
 ) -> None:
     """Make the base image: from a registry where one is reachable, else with debootstrap."""
     from orchestrator.images.base_image import build_base
+    from orchestrator.images.builds import building
     from orchestrator.images.engine import connect
 
-    build_base(connect(), shipped_images(), _note, force=force, record=record)
+    with building(_note):
+        build_base(connect(), shipped_images(), _note, force=force, record=record)
 
 
 @app.command()
@@ -56,10 +58,12 @@ def build(
     """Build images. Says where the base image differs from its record."""
     from orchestrator.images.builds import build_image
     from orchestrator.images.engine import connect
+    from orchestrator.images.pruning import name_images
 
     client = connect()
     for image in _chosen(names, device):
         typer.echo(f"{image.name} {build_image(client, image, device, _note, force=force, record=record)}")
+        name_images(image, device)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from harness.contract import unknown
 from orchestrator.cli import options
-from orchestrator.errors import BadManifest, CommandExit, StoreError
+from orchestrator.errors import BadManifest, CommandExit, RuntimeUnavailable, StoreError
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import shipped_images
 from orchestrator.store import RunRecord, Store, history
@@ -146,15 +146,33 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would be removed.")] = False,
     store: options.Store = options.DEFAULT_STORE,
 ) -> None:
-    """Free what no run refers to: attempts of dead orchestrators, stages, checkpoints.
+    """Free what no run refers to (attempts of dead orchestrators, stages, checkpoints), and what nothing is run in.
 
-    Runs that cannot be read keep what they may refer to, until --run forgets them; then the exit status is 3.
+    That is environments of no lock of the images, and images and steps of the builder's cache of no checkout of this
+    host. Runs that cannot be read keep what they may refer to, until --run forgets them; then the exit status is 3.
     """
+    from orchestrator.runtime.environments import ENVIRONMENTS_NAME, Environments
     from orchestrator.store.cleaning import clean as clean_store
 
-    cleaned = clean_store(Store(store), drop_run=run or None, dry_run=dry_run)
-    for one in cleaned.removed:
-        typer.echo(f"{'would remove' if dry_run else 'removed'} {one.what}  {one.size_bytes / 2**20:.1f} MiB")
-    total = sum(one.size_bytes for one in cleaned.removed) / 2**20
+    opened = Store(store)
+    catalog = ImageCatalog(shipped_images())
+    unused = Environments(opened.root / ENVIRONMENTS_NAME).unused(catalog.images.values())
+    cleaned = clean_store(opened, drop_run=run or None, also=unused, dry_run=dry_run)
+    removed = [(one.what, one.size_bytes) for one in cleaned.removed] + _prune_engine(dry_run=dry_run)
+    for what, size_bytes in removed:
+        typer.echo(f"{'would remove' if dry_run else 'removed'} {what}  {size_bytes / 2**20:.1f} MiB")
+    total = sum(size_bytes for _, size_bytes in removed) / 2**20
     typer.echo(f"{total:.1f} MiB {'would be ' if dry_run else ''}freed")
     options.ends(whole=not options.warn(cleaned.unreadable))
+
+
+def _prune_engine(*, dry_run: bool) -> list[tuple[str, int]]:
+    """What was removed from the container engine; nothing where none answers."""
+    from orchestrator.images.engine import connect
+    from orchestrator.images.pruning import prune_images
+
+    try:
+        client = connect()
+    except RuntimeUnavailable:
+        return []
+    return [(one.what, one.size_bytes) for one in prune_images(client, dry_run=dry_run)]

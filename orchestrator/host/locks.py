@@ -2,16 +2,18 @@
 
 import fcntl
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.errors import Interrupted
+from orchestrator.errors import Interrupted, StoreError
 
 _POLL_SECONDS = 0.1
 _QUIET_SECONDS = 2.0
+_SHARED = Path("/var/tmp/llmcbench")  # noqa: S108  the same for every user and every TMPDIR
 
 
 @contextmanager
@@ -61,3 +63,32 @@ def attempt(path: Path, *, shared: bool = False) -> Iterator[bool]:
             yield True
     finally:
         os.close(descriptor)
+
+
+def shared_folder() -> Path:
+    """A folder that all orchestrators of this host share, whoever runs them; this user's own where that cannot be had.
+
+    It is not sticky: in a sticky folder the kernel may refuse to open what another user made (`fs.protected_regular`).
+
+    Raises:
+        StoreError: neither can be written.
+    """
+    for folder, mode in ((_SHARED, 0o777), (Path(tempfile.gettempdir()) / f"llmcbench-{os.getuid()}", 0o700)):
+        try:
+            folder.mkdir(exist_ok=True)
+            if folder.stat().st_uid == os.getuid():
+                folder.chmod(mode)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise StoreError("there is no folder for locks of this host", hint=f"make {_SHARED.parent} or TMPDIR writable")
+
+
+def shared_lock(name: str) -> Path:
+    """The path of a lock that all orchestrators of this host share."""
+    path = shared_folder() / name
+    if not path.exists():
+        path.touch()
+        path.chmod(0o666)
+    return path

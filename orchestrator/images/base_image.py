@@ -4,34 +4,33 @@
 """
 
 import os
-import secrets
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
-from harness.contract import Frozen, digest_file, digest_of
+from harness.contract import Frozen, digest_of
 from orchestrator.errors import BadImage
 from orchestrator.host.files import write_atomically
 from orchestrator.images.engine import Build, build, builder_command, image_labels, run_command
+from orchestrator.images.inputs import BASE_NAME, base_digest, base_tag
 from orchestrator.images.package_sources import PackageSources
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-BASE_NAME = "base"
-BASE_TAG = "llmcbench/base:latest"
 DEBIAN_TAG = "llmcbench/debian:bookworm"
 DEBIAN_REFERENCE = "debian:bookworm-slim"
 DEBIAN_SUITE = "bookworm"
 INPUTS_LABEL = "llmcbench.inputs"
 ORIGIN_LABEL = "llmcbench.origin"
-_INPUT_NAMES = ("Dockerfile", "install-lock")
+PACKAGES_LABEL = "llmcbench.packages"
+_REGISTRY = "registry "
 _PULL_SECONDS = 120
 _RECORD_NAME = "lock.json"
 _SHOWN = 5
@@ -76,45 +75,27 @@ def differences(recorded: BaseRecord, built: BaseRecord) -> tuple[str, ...]:
     )
 
 
-def base_inputs(images: Path) -> str:
-    """Digest of everything in the project that decides what is in the base image."""
-    return digest_of({name: digest_file(images / BASE_NAME / name) for name in _INPUT_NAMES})
-
-
 def build_base(
     client: "DockerClient", images: Path, note: Callable[[str], None], *, force: bool = False, record: bool = False
 ) -> None:
-    """Make the base image unless it is there with the same inputs.
+    """Make the base image unless it is there with the same inputs. Whoever calls holds `building`.
 
     `record` writes what it is made of to its lock; otherwise what differs from that is told through `note`.
 
     Raises:
         BadImage: Debian can neither be pulled nor bootstrapped, or a step of the Dockerfile fails.
     """
-    labels = image_labels(client, BASE_TAG) or {}
-    if force or labels.get(INPUTS_LABEL) != base_inputs(images):
-        origin = _debian(client, note, force=force)
-        note(f"building the base image on {origin}")
-        with TemporaryDirectory() as scratch:
-            for name in _INPUT_NAMES:
-                shutil.copy(images / BASE_NAME / name, scratch)
-            sources = PackageSources.configured()
-            order = Build(
-                context=Path(scratch),
-                tag=BASE_TAG,
-                build_arguments={"PARENT": DEBIAN_TAG, **dict(sources.proxies)},
-                labels={INPUTS_LABEL: base_inputs(images), ORIGIN_LABEL: origin},
-                network="host" if sources.uses_loopback else "default",
-                force=force,
-            )
-            build(order)
-        labels = image_labels(client, BASE_TAG) or {}
+    tag, recorded = base_tag(images), read_record(images)
+    labels = image_labels(client, tag) or {}
+    if force or labels.get(INPUTS_LABEL) != base_digest(images) or PACKAGES_LABEL not in labels:
+        labels = _build(client, images, recorded, note, force=force)
+    elif not record:
+        return
     built = BaseRecord(
         origin=labels.get(ORIGIN_LABEL, "unknown"),
-        packages=_packages(client),
+        packages=_packages(client, tag),
         recorded=datetime.now(UTC).date().isoformat(),
     )
-    recorded = read_record(images)
     if record:
         write_record(images, built)
     elif recorded is not None and (found := differences(recorded, built)):
@@ -122,23 +103,52 @@ def build_base(
         note(f"the base image differs from {BASE_NAME}/{_RECORD_NAME}: {'; '.join(found[:_SHOWN])}{more}")
 
 
-def _debian(client: "DockerClient", note: Callable[[str], None], *, force: bool) -> str:
+def _build(
+    client: "DockerClient", images: Path, recorded: BaseRecord | None, note: Callable[[str], None], *, force: bool
+) -> dict[str, str]:
+    """Build and label the base image; returns the labels."""
+    origin = _debian(client, images, recorded, note, force=force)
+    note(f"building the base image on {origin}")
+    sources = PackageSources.configured()
+    order = Build(
+        context=images / BASE_NAME,
+        dockerfile=images / BASE_NAME / "Dockerfile",
+        tag=base_tag(images),
+        build_arguments={"PARENT": DEBIAN_TAG, **dict(sources.proxies)},
+        labels={INPUTS_LABEL: base_digest(images), ORIGIN_LABEL: origin},
+        network="host" if sources.uses_loopback else "default",
+        force=force,
+    )
+    build(client, order)
+    packages = digest_of(_packages(client, order.tag))
+    labels = {**order.labels, PACKAGES_LABEL: packages}  # what is built on it inherits the label
+    build(client, replace(order, labels=labels, force=False))
+    return labels
+
+
+def _debian(
+    client: "DockerClient", images: Path, recorded: BaseRecord | None, note: Callable[[str], None], *, force: bool
+) -> str:
+    """Have a bare Debian as `DEBIAN_TAG`; returns where it came from."""
     labels = image_labels(client, DEBIAN_TAG)
     if labels is not None and not force:
         return labels.get(ORIGIN_LABEL) or _registry_origin(client)
-    note(f"pulling {DEBIAN_REFERENCE}")
-    if _pull():
-        run_command([builder_command(), "tag", DEBIAN_REFERENCE, DEBIAN_TAG])
+    reference = DEBIAN_REFERENCE
+    if recorded is not None and recorded.origin.startswith(_REGISTRY) and "@sha256:" in recorded.origin:
+        reference = recorded.origin.removeprefix(_REGISTRY)
+    note(f"pulling {reference}")
+    if _pull(reference):
+        run_command([builder_command(), "tag", reference, DEBIAN_TAG])
         return _registry_origin(client)
     note(f"no registry is reachable; bootstrapping Debian {DEBIAN_SUITE} with debootstrap")
-    return _bootstrap()
+    return _bootstrap(images)
 
 
-def _pull() -> bool:
+def _pull(reference: str) -> bool:
     try:
         return (
             subprocess.run(  # noqa: S603  a fixed command
-                [builder_command(), "pull", "--quiet", DEBIAN_REFERENCE],
+                [builder_command(), "pull", "--quiet", reference],
                 capture_output=True,
                 check=False,
                 timeout=_PULL_SECONDS,
@@ -151,11 +161,10 @@ def _pull() -> bool:
 
 def _registry_origin(client: "DockerClient") -> str:
     digests = client.images.get(DEBIAN_TAG).attrs.get("RepoDigests") or [DEBIAN_REFERENCE]
-    return f"registry {digests[0]}"
+    return f"{_REGISTRY}{digests[0]}"
 
 
-def _bootstrap() -> str:
-    """Make a minimal Debian with debootstrap and import it as one layer."""
+def _bootstrap(images: Path) -> str:
     tool = shutil.which("debootstrap") or shutil.which("debootstrap", path="/usr/sbin:/sbin")
     if tool is None or os.geteuid() != 0:
         raise BadImage(
@@ -164,31 +173,16 @@ def _bootstrap() -> str:
             hint=f"give the engine access to a registry, or tag any Debian 12 image as {DEBIAN_TAG}",
         )
     origin = f"debootstrap {DEBIAN_SUITE}"
-    with TemporaryDirectory() as scratch:
-        root, archive = Path(scratch) / "root", Path(scratch) / f"{secrets.token_hex(4)}.tar"
-        steps = [
-            [tool, "--variant=minbase", DEBIAN_SUITE, str(root)],
-            [
-                "tar",
-                "--create",
-                "--file",
-                str(archive),
-                "--directory",
-                str(root),
-                "--exclude=./var/cache/apt/*.deb",
-                ".",
-            ],
-            [builder_command(), "import", "--change", f'LABEL {ORIGIN_LABEL}="{origin}"', str(archive), DEBIAN_TAG],
-        ]
-        for step in steps:
-            done = run_command(step)
-            if done.returncode != 0:
-                tail = "\n".join(done.stdout.strip().splitlines()[-8:])
-                raise BadImage(f"{Path(step[0]).name} failed:\n{tail}", hint="Debian's mirror must be reachable")
+    script = str(images / BASE_NAME / "bootstrap.sh")
+    label = f'{ORIGIN_LABEL}="{origin}"'
+    done = run_command(["/bin/sh", script, DEBIAN_SUITE, DEBIAN_TAG, label, builder_command()])
+    if done.returncode != 0:
+        tail = "\n".join(done.stdout.strip().splitlines()[-8:])
+        raise BadImage(f"making Debian failed:\n{tail}", hint="Debian's mirror must be reachable")
     return origin
 
 
-def _packages(client: "DockerClient") -> dict[str, str]:
+def _packages(client: "DockerClient", tag: str) -> dict[str, str]:
     command = ["dpkg-query", "--show", "--showformat", "${Package}=${Version}\\n"]
-    listing = client.containers.run(BASE_TAG, command, remove=True, network_mode="none").decode("ascii")
+    listing = client.containers.run(tag, command, remove=True, network_mode="none").decode("ascii")
     return dict(line.split("=", 1) for line in sorted(listing.splitlines()))

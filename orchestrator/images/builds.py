@@ -1,84 +1,65 @@
-"""Builds an image: its environment (parent + lock), then a thin layer with the harness and `image.toml`.
+"""Builds images: their environments, and on top of each a thin layer with the worker.
 
 The environment does not hold the harness, so a change of the harness rebuilds one small layer of each image.
 """
 
-import re
+import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from harness.contract import DeviceKind, digest_file, digest_of, harness_digest
-from orchestrator.errors import BadImage
-from orchestrator.images.base_image import BASE_TAG, INPUTS_LABEL, base_inputs, build_base
-from orchestrator.images.catalog import VENDOR_WHEELS_NAME, Image
+from harness.contract import DeviceKind
+from orchestrator.host.locks import hold, shared_lock
+from orchestrator.images.base_image import INPUTS_LABEL, PACKAGES_LABEL, build_base
+from orchestrator.images.catalog import Image
 from orchestrator.images.engine import Build, build, image_id, image_labels
+from orchestrator.images.inputs import (
+    ENVIRONMENT_STAGE,
+    base_tag,
+    brings_own_worker,
+    build_digest,
+    container_identity,
+    environment_digest,
+    environment_dockerfile,
+    environment_owner,
+    environment_tag,
+    image_tag,
+    stages,
+    worker_dockerfile,
+)
 from orchestrator.images.package_sources import PackageSources
-from orchestrator.images.staging import pip_secrets, stage_context
+from orchestrator.images.staging import pip_secrets, stage_environment, stage_worker
 from orchestrator.images.vendor_wheels import vendor_wheels
+from orchestrator.stages import ImageIdentity
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-
-_ENVIRONMENT = "environment"
-_ENVIRONMENT_STAGE = re.compile(rf"^FROM\s+\S+\s+AS\s+{_ENVIRONMENT}\s*$", re.MULTILINE | re.IGNORECASE)
-
-
-def image_tag(image: Image, device: DeviceKind) -> str:
-    return f"llmcbench/{image.name}:{device.value}"
+Note = Callable[[str], None]
+_LICENSE = "Apache-2.0"
 
 
-def environment_tag(image: Image, device: DeviceKind) -> str:
-    return f"{image_tag(image, device)}-environment"
-
-
-def environment_inputs(image: Image, device: DeviceKind) -> str:
-    """Digest of every file that decides what is in the environment: Dockerfile, lock, and the parent's likewise."""
-    decisive = {
-        "dockerfile": _dockerfile_digest(image),
-        "lock": image.lock_digest(device),
-        "parent": _below_inputs(image, device),
-    }
-    wheels = image.folder / VENDOR_WHEELS_NAME
-    return digest_of(decisive | ({"vendor_wheels": digest_file(wheels)} if wheels.is_file() else {}))
-
-
-def _below_inputs(image: Image, device: DeviceKind) -> str:
-    if image.description.foundation is not None:
-        return image.description.foundation
-    parent = image.parent
-    return base_inputs(image.folder.parent) if parent is None else environment_inputs(parent, device)
-
-
-def image_inputs(image: Image, device: DeviceKind) -> str:
-    """Digest of everything that goes into the image: its environment, the harness, and `image.toml`."""
-    return digest_of(
-        {
-            "environment": environment_inputs(image, device),
-            "harness": harness_digest(),
-            "description": digest_file(image.description_path),
-        }
-    )
-
-
-def is_built(client: "DockerClient", image: Image, device: DeviceKind) -> bool:
-    """True when the tagged image was made from the files as they are now."""
+def built_identity(client: "DockerClient", image: Image, device: DeviceKind) -> ImageIdentity | None:
+    """The identity of the image where one was built from the files as they are now; None where none was."""
     labels = image_labels(client, image_tag(image, device))
-    return labels is not None and labels.get(INPUTS_LABEL) == image_inputs(image, device)
+    if labels is None or labels.get(INPUTS_LABEL) != build_digest(image, device):
+        return None
+    return container_identity(image, device, labels.get(PACKAGES_LABEL))
+
+
+@contextmanager
+def building(note: Note) -> Iterator[None]:
+    """One build at a time on this host: two would make the same layers twice."""
+    with hold(shared_lock("building.lock"), on_wait=lambda: note("waits for another build on this machine")):
+        yield
 
 
 def build_image(
-    client: "DockerClient",
-    image: Image,
-    device: DeviceKind,
-    note: Callable[[str], None],
-    *,
-    force: bool = False,
-    record: bool = False,
+    client: "DockerClient", image: Image, device: DeviceKind, note: Note, *, force: bool = False, record: bool = False
 ) -> str:
     """Build the image, and what it stands on where that is missing or out of date; return its id.
 
@@ -89,68 +70,117 @@ def build_image(
         RuntimeUnavailable: there is no builder.
     """
     vendor_wheels(image)  # before anything is built for it
-    _build_below(client, image, device, note, record=record)
-    note(f"building image {image.name!r} for {device.value}")
-    begin = time.monotonic()
-    with TemporaryDirectory() as scratch:
-        _build_targets(image, device, Path(scratch), force=force)
-    note(f"image {image.name!r} for {device.value} is ready after {time.monotonic() - begin:.0f} s")
-    return image_id(client, image_tag(image, device))
+    with building(note):
+        if not force and not record and built_identity(client, image, device) is not None:
+            return image_id(client, image_tag(image, device))  # by another orchestrator, meanwhile
+        begin = time.monotonic()
+        if brings_own_worker(image):
+            _build_below(client, image, device, note, record=record)
+            note(f"building image {image.name!r} for {device.value}")
+            _build_own(
+                client, image, device, image_tag(image, device), build_digest(image, device), target=None, force=force
+            )
+        else:
+            _build_environment(client, image, device, note, force=force, record=record)
+            note(f"building image {image.name!r} for {device.value}")
+            _build_worker(client, image, device, force=force)
+        note(f"image {image.name!r} for {device.value} is ready after {time.monotonic() - begin:.0f} s")
+        return image_id(client, image_tag(image, device))
 
 
-def _build_below(
-    client: "DockerClient", image: Image, device: DeviceKind, note: Callable[[str], None], *, record: bool
+def _build_environment(
+    client: "DockerClient", image: Image, device: DeviceKind, note: Note, *, force: bool = False, record: bool = False
 ) -> None:
+    owner = environment_owner(image)
+    _build_below(client, owner, device, note, record=record)
+    tag, inputs = environment_tag(owner, device), environment_digest(owner, device)
+    labels = image_labels(client, tag)
+    rebuild = force and owner is image
+    if not rebuild and labels is not None and labels.get(INPUTS_LABEL) == inputs:
+        return
+    note(f"building the environment of image {owner.name!r} for {device.value}")
+    target = ENVIRONMENT_STAGE if ENVIRONMENT_STAGE in stages(owner) else None
+    _build_own(client, owner, device, tag, inputs, target=target, force=rebuild)
+
+
+def _build_below(client: "DockerClient", image: Image, device: DeviceKind, note: Note, *, record: bool) -> None:
     """Make what the image stands on: the base image, or its parent's environment and all below that."""
     if image.description.foundation is not None:
         return  # the builder pulls it
     if image.parent is None:
-        build_base(client, image.folder.parent, note, record=record)
-    elif _environment_is_built(client, image.parent, device):
-        _build_below(client, image.parent, device, note, record=record)
+        build_base(client, image.project, note, record=record)
     else:
-        build_image(client, image.parent, device, note, record=record)
+        _build_environment(client, image.parent, device, note, record=record)
 
 
-def _environment_is_built(client: "DockerClient", image: Image, device: DeviceKind) -> bool:
-    labels = image_labels(client, environment_tag(image, device))
-    return labels is not None and labels.get(INPUTS_LABEL) == environment_inputs(image, device)
+def _build_own(
+    client: "DockerClient", image: Image, device: DeviceKind, tag: str, inputs: str, *, target: str | None, force: bool
+) -> None:
+    """Build from the image's own Dockerfile, or the one for those that have none."""
+    with TemporaryDirectory() as scratch:
+        context, private = Path(scratch) / "context", Path(scratch) / "private"
+        context.mkdir()
+        private.mkdir()
+        sources = PackageSources.configured()
+        stage_environment(image, device, context, sources)
+        order = Build(
+            context=context,
+            dockerfile=environment_dockerfile(image),
+            tag=tag,
+            target=target,
+            build_arguments={"PARENT": _parent_tag(image, device), **dict(sources.proxies)},
+            labels=_labels(image, inputs),
+            network="host" if sources.uses_loopback else "default",
+            secrets=pip_secrets(sources, private),
+            force=force,
+        )
+        build(client, order)
 
 
-def _build_targets(image: Image, device: DeviceKind, scratch: Path, *, force: bool) -> None:
-    """Build both targets from one context; the second finds the first's steps in the builder's cache."""
-    context, private = scratch / "context", scratch / "private"
-    context.mkdir()
-    private.mkdir()
-    sources = PackageSources.configured()
-    stage_context(image, device, context, sources)
-    environment = Build(
-        context=context,
-        tag=environment_tag(image, device),
-        target=_ENVIRONMENT if _has_environment(image) else None,
-        build_arguments={"PARENT": _parent_tag(image, device), **dict(sources.proxies)},
-        labels={INPUTS_LABEL: environment_inputs(image, device)},
-        network="host" if sources.uses_loopback else "default",
-        secrets=pip_secrets(sources, private),
-        force=force,
-    )
-    build(environment)
-    labels = {INPUTS_LABEL: image_inputs(image, device), "llmcbench.image": image.name}
-    build(replace(environment, tag=image_tag(image, device), target=None, labels=labels, force=False))
+def _build_worker(client: "DockerClient", image: Image, device: DeviceKind, *, force: bool) -> None:
+    with TemporaryDirectory() as scratch:
+        context = Path(scratch) / "context"
+        context.mkdir(mode=0o755)
+        stage_worker(image, context)
+        order = Build(
+            context=context,
+            dockerfile=worker_dockerfile(image),
+            tag=image_tag(image, device),
+            build_arguments={"ENVIRONMENT": environment_tag(image, device)},
+            labels=_labels(image, build_digest(image, device)),
+            force=force,
+        )
+        build(client, order)
 
 
 def _parent_tag(image: Image, device: DeviceKind) -> str:
     if image.description.foundation is not None:
         return image.description.foundation
-    return BASE_TAG if image.parent is None else environment_tag(image.parent, device)
+    return base_tag(image.project) if image.parent is None else environment_tag(image.parent, device)
 
 
-def _has_environment(image: Image) -> bool:
-    """False for a Dockerfile without that stage: all of the image is then its environment."""
-    return _ENVIRONMENT_STAGE.search(image.dockerfile.read_text(encoding="utf-8")) is not None
+def _labels(image: Image, inputs: str) -> dict[str, str]:
+    """Labels by which the images of this project are found, and those of the OCI image specification (annotations)."""
+    said = {
+        "title": image.name,
+        "description": image.description.summary,
+        "version": version("llmcbench"),
+        "licenses": _LICENSE,
+        "revision": _commit(image.folder),
+    }
+    return {INPUTS_LABEL: inputs} | {f"org.opencontainers.image.{name}": text for name, text in said.items() if text}
 
 
-def _dockerfile_digest(image: Image) -> str:
-    if not image.dockerfile.is_file():
-        raise BadImage(f"image {image.name!r} has no Dockerfile", hint=f"add {image.dockerfile}; see docs/images.md")
-    return digest_file(image.dockerfile)
+def _commit(folder: Path) -> str:
+    """The git commit of the folder, with `-dirty` where it was changed since; empty where git does not know it."""
+    known, commit, changes = (_git(folder, *words.split()) for words in ("ls-files", "rev-parse HEAD", "status -s ."))
+    return "" if not known else f"{commit}-dirty" if changes else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git prints; empty where there is no git, or no repository."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+    except OSError:
+        return ""

@@ -28,11 +28,15 @@ VENDOR_WHEELS_NAME = "vendor-wheels.toml"
 
 @dataclass(frozen=True)
 class Image:
-    """One folder of `images/`. `parent` is the image that it builds on; None for one that builds on the base image."""
+    """One folder of `images/`. `parent` is the image that it builds on; None for one that builds on the base image.
+
+    `shared` is the folder that has `base/`, what all images share; None where that lies beside the image's own.
+    """
 
     folder: Path
     description: ImageDescription
     parent: "Image | None" = None
+    shared: Path | None = None
 
     @property
     def name(self) -> str:
@@ -45,6 +49,11 @@ class Image:
     @property
     def dockerfile(self) -> Path:
         return self.folder / "Dockerfile"
+
+    @property
+    def project(self) -> Path:
+        """The folder that has `base/`."""
+        return self.folder.parent if self.shared is None else self.shared
 
     @property
     def container_only(self) -> str | None:
@@ -63,10 +72,11 @@ class Image:
         """
         if self.parent is None:
             return (self,)
-        return (*self.parent.layers, self) if self._has_requirements else self.parent.layers
+        return (*self.parent.layers, self) if self.has_requirements else self.parent.layers
 
     @property
-    def _has_requirements(self) -> bool:
+    def has_requirements(self) -> bool:
+        """True where it has a lock of its own, or is to have one."""
         return (self.folder / LOCKS_NAME).is_dir() or any(self.folder.glob("requirements*.in"))
 
     @property

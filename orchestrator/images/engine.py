@@ -23,9 +23,10 @@ _TAIL_LINES = 25
 
 @dataclass(frozen=True)
 class Build:
-    """One `docker build`. `secrets` maps an id to a file; neither secrets nor `environment` reach the image."""
+    """One `docker build`. `secrets` maps an id to a file, which does not reach the image."""
 
     context: Path
+    dockerfile: Path
     tag: str
     build_arguments: Mapping[str, str]
     labels: Mapping[str, str]
@@ -71,14 +72,16 @@ def image_id(client: "DockerClient", tag: str) -> str:
     return str(client.images.get(tag).id)
 
 
-def build(order: Build) -> None:
-    """Build and tag an image with BuildKit.
+def build(client: "DockerClient", order: Build) -> None:
+    """Build and tag an image with BuildKit. The one that had the tag before goes, unless it has another name.
 
     Raises:
         BadImage: the build failed; the message ends with what it printed last.
         RuntimeUnavailable: no usable `docker` command.
     """
+    before = None if image_labels(client, order.tag) is None else image_id(client, order.tag)
     arguments = [builder_command(), "build", "--progress", "plain", "--tag", order.tag, "--network", order.network]
+    arguments += ["--file", str(order.dockerfile)]
     for name, value in order.build_arguments.items():
         arguments += ["--build-arg", f"{name}={value}"]
     for name, value in order.labels.items():
@@ -96,6 +99,19 @@ def build(order: Build) -> None:
         if "No matching distribution found for torch" in tail:
             hint = "give pip a source of this build of torch (extra-index-url or find-links), or use --runtime process"
         raise BadImage(f"building {order.tag} failed:\n{tail}", hint=hint)
+    if before is not None and before != image_id(client, order.tag):
+        _remove_nameless(client, before)
+
+
+def _remove_nameless(client: "DockerClient", identity: str) -> None:
+    from docker.errors import APIError
+
+    try:
+        if not client.images.get(identity).tags:
+            client.images.remove(identity)
+    except APIError as refusal:
+        if refusal.status_code not in (404, 409):  # it is gone, or a container uses it
+            raise
 
 
 def run_command(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,7 @@
-"""The build context of an image: its own files, its lock, the harness, and the wheels that only this machine has."""
+"""Build contexts: for an environment its lock, its files and wheels of this machine alone; for a worker the harness.
+
+What is staged is what the digests of `orchestrator.images.inputs` are of, so that no build can depend on anything else.
+"""
 
 import os
 import re
@@ -7,37 +10,46 @@ from pathlib import Path
 
 from harness.contract import DeviceKind, digest_file, harness_folder
 from orchestrator.errors import BadImage
-from orchestrator.images.catalog import Image
+from orchestrator.images.catalog import DESCRIPTION_NAME, Image
+from orchestrator.images.inputs import brings_own_worker, copied_files
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.vendor_wheels import find_vendor_wheels, vendor_wheels
 
 LOCK_NAME = "lock.txt"
 _HARNESS_SUFFIXES = {".py", ".yaml", ".toml", ".json"}
-_LEFT_OUT = shutil.ignore_patterns("locks", "__pycache__", "*.pyc")
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==", re.MULTILINE)
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _MAX_SECRET_BYTES = 500 * 1024
 _CERTIFICATE_IN_BUILD = "/run/secrets/ca.crt"
 
 
-def stage_context(image: Image, device: DeviceKind, context: Path, sources: PackageSources) -> None:
-    """Fill `context`, an empty folder, with what a Dockerfile of `images/` may use.
+def stage_environment(image: Image, device: DeviceKind, context: Path, sources: PackageSources) -> None:
+    """Fill `context`, an empty folder, with what the image's Dockerfile may use.
 
-    That is the image's folder without its locks, `lock.txt` for the device, `harness/`, and `wheels/`: the files of
-    local find-links folders that the lock names by hash. Vendor's wheels are added to both.
+    That is `lock.txt` for the device, `wheels/` (the files of local find-links folders that the lock names by hash;
+    vendor's wheels are added to both), the files of the image's folder, and for a worker of its own `harness/`.
 
     Raises:
-        BadImage: a vendor's wheel is not pinned yet, or is not in a find-links folder.
+        BadImage: a lock is missing, or a vendor's wheel is not pinned yet or not in a find-links folder.
     """
-    shutil.copytree(image.folder, context, ignore=_LEFT_OUT, dirs_exist_ok=True)
+    for name, path in copied_files(image).items():
+        _copy(path, context / name)
+    if brings_own_worker(image):
+        copy_harness(context / harness_folder().name)
+    image.lock_digest(device)
     lock = image.lock(device).read_text(encoding="utf-8")
     pins = "".join(wheel.pin for wheel in vendor_wheels(image))
     (context / LOCK_NAME).write_text(lock + pins, encoding="utf-8")
-    copy_harness(context / "harness")
     wheels = context / "wheels"
-    wheels.mkdir()
+    wheels.mkdir(exist_ok=True)
     for wheel in [*pinned_wheels(lock, sources), *find_vendor_wheels(image, sources)]:
         _link_or_copy(wheel, wheels / wheel.name)
+
+
+def stage_worker(image: Image, context: Path) -> None:
+    """Fill `context`, an empty folder, with what a worker is besides its environment."""
+    _copy(image.description_path, context / DESCRIPTION_NAME)
+    copy_harness(context / harness_folder().name)
 
 
 def pinned_wheels(lock: str, sources: PackageSources) -> list[Path]:
@@ -58,9 +70,7 @@ def copy_harness(destination: Path) -> None:
     source = harness_folder()
     for path in sorted(source.rglob("*")):
         if path.suffix in _HARNESS_SUFFIXES:
-            target = destination / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            _copy(path, destination / path.relative_to(source))
 
 
 def pip_secrets(sources: PackageSources, folder: Path) -> dict[str, Path]:
@@ -84,6 +94,16 @@ def pip_secrets(sources: PackageSources, folder: Path) -> dict[str, Path]:
 
 def _normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file so that any user of a container can read it, whatever this user's umask is."""
+    for folder in reversed(target.parents):
+        if not folder.exists():
+            folder.mkdir()
+            folder.chmod(0o755)
+    shutil.copyfile(source, target)
+    target.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

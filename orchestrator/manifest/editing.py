@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from orchestrator.errors import BadManifest
-from orchestrator.manifest import yaml_lines
-from orchestrator.manifest.yaml_lines import Path
+from orchestrator.manifest.document import Path, compose, read_document
 
 _QUOTES = ("'", '"')
 
@@ -22,7 +21,7 @@ def replace_values(text: str, values: Mapping[Path, str]) -> str:
     """
     wanted = dict(values)
     spans = []
-    for path, node in _scalars(yaml.compose(text, Loader=yaml.SafeLoader), ()):
+    for path, node in _scalars(compose(text), ()):
         if path in wanted:
             spans.append((_span(text, path, node), wanted.pop(path)))
     if wanted:
@@ -34,17 +33,17 @@ def replace_values(text: str, values: Mapping[Path, str]) -> str:
     return edited
 
 
-def _scalars(node: yaml.Node | None, path: Path) -> list[tuple[Path, yaml.ScalarNode]]:
-    if isinstance(node, yaml.ScalarNode):
+def _scalars(node: Node | None, path: Path) -> list[tuple[Path, ScalarNode]]:
+    if isinstance(node, ScalarNode):
         return [(path, node)]
-    if isinstance(node, yaml.MappingNode):
+    if isinstance(node, MappingNode):
         return [found for key, value in node.value for found in _scalars(value, (*path, key.value))]
-    if isinstance(node, yaml.SequenceNode):
+    if isinstance(node, SequenceNode):
         return [found for index, item in enumerate(node.value) for found in _scalars(item, (*path, index))]
     return []
 
 
-def _span(text: str, path: Path, node: yaml.ScalarNode) -> tuple[int, int]:
+def _span(text: str, path: Path, node: ScalarNode) -> tuple[int, int]:
     """Where the value stands, without its quotes."""
     start, end = node.start_mark.index, node.end_mark.index
     if text[start:end] == node.value:
@@ -59,10 +58,10 @@ def _span(text: str, path: Path, node: yaml.ScalarNode) -> tuple[int, int]:
 
 def _check(text: str, edited: str, values: Mapping[Path, str]) -> None:
     """Nothing but the wanted values may have changed: an alias elsewhere could carry a change along."""
-    expected, _ = yaml_lines.load(text)
+    expected = read_document(text).value
     for path, value in values.items():
         _set(expected, path, value)
-    if yaml_lines.load(edited)[0] != expected:
+    if read_document(edited).value != expected:
         raise BadManifest(
             "a value that is to change is used in several places of the manifest", hint="write each of them out"
         )

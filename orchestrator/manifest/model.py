@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, StringConstraints, model_validator
 
 from harness.contract import REFERENCE_ENGINE, CalibrationPolicy, Dtype, Frozen, Scalar, digest_of
 
@@ -44,7 +44,7 @@ class CompressEntry(Frozen):
     """
 
     method: str
-    setting: Annotated[str, BeforeValidator(lambda value: _as_text(value))] | None = None
+    setting: str | None = None
     options: dict[str, Scalar] = {}
     calibration: CalibrationEntry = CalibrationEntry()
     recovery: str | None = None
@@ -124,8 +124,8 @@ class ScoringEntry(Frozen):
 class LimitsEntry(Frozen):
     """`deadline_seconds` bounds each stage; `memory_gib` bounds a container's memory."""
 
-    deadline_seconds: PositiveFloat = 6 * 3600.0
-    memory_gib: PositiveFloat | None = None
+    deadline_seconds: Annotated[float, Field(gt=0, le=1e9)] = 6 * 3600.0
+    memory_gib: Annotated[float, Field(gt=0, le=1e9)] | None = None
 
 
 class Manifest(Frozen):
@@ -160,10 +160,3 @@ def _joined(value: object) -> object:
 def _as_list(value: object) -> object:
     """A single name stands for a list of one."""
     return [value] if isinstance(value, str) else value
-
-
-def _as_text(value: object) -> object:
-    """YAML reads an unquoted `2:4` as the sexagesimal number 124; say so instead of accepting it."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError("put the setting in quotes ('2:4', '50%'): YAML reads it as a number")  # noqa: TRY004
-    return value

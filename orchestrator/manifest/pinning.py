@@ -7,11 +7,11 @@ from pathlib import Path
 
 from orchestrator.errors import BadManifest
 from orchestrator.host.files import write_atomically
+from orchestrator.manifest.document import Path as YamlPath
 from orchestrator.manifest.editing import replace_values
 from orchestrator.manifest.hub import NotOnHub
 from orchestrator.manifest.hub_source import HubSource, hub_source
 from orchestrator.manifest.reading import read_manifest
-from orchestrator.manifest.yaml_lines import Path as YamlPath
 
 Ask = Callable[[str, str | None], str]
 """The commit that a revision (None: the default branch) of a repository is at."""

@@ -7,7 +7,7 @@ from pydantic_core import ErrorDetails
 
 from harness.contract import unknown
 from orchestrator.errors import BadManifest
-from orchestrator.manifest import yaml_lines
+from orchestrator.manifest.document import read_document
 from orchestrator.manifest.model import Manifest
 
 
@@ -22,18 +22,18 @@ def read_manifest(path: Path) -> Manifest:
     except (OSError, UnicodeDecodeError) as unreadable:
         raise BadManifest(f"cannot read {path}: {unreadable}", hint="give the path of a YAML manifest") from unreadable
     try:
-        document, lines = yaml_lines.load(text)
+        document = read_document(text)
     except BadManifest as broken:
         raise BadManifest(f"{path}, {broken.message}", hint=broken.hint) from broken
     try:
-        return Manifest.model_validate(document)
+        return Manifest.model_validate(document.value)
     except ValidationError as invalid:
         problems = invalid.errors(include_url=False)
         first = problems[0]
         where = tuple(part for part in first["loc"])
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise BadManifest(
-            f"{path}, line {yaml_lines.line_of(where, lines)}: {_sentence(first)}{more}",
+            f"{path}, line {document.line_of(where)}: {_sentence(first)}{more}",
             hint="see docs/manifests.md",
         ) from invalid
 

@@ -19,7 +19,7 @@ def choose_runtime(requested: str, root: Path) -> tuple[DockerRuntime | ProcessR
     if requested == "process":
         return ProcessRuntime(root), "asked for"
     try:
-        runtime = DockerRuntime(root)
+        runtime = DockerRuntime()
     except RuntimeUnavailable as unavailable:
         if requested == "docker":
             raise

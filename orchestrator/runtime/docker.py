@@ -19,14 +19,15 @@ from typing import IO, TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from harness.contract import DeviceKind, Event
-from orchestrator.errors import RuntimeUnavailable
-from orchestrator.host.locks import hold
+from orchestrator.errors import BadImage, RuntimeUnavailable
 from orchestrator.host.owner import Owner
 from orchestrator.host.residency import PeakResident, children_of
-from orchestrator.images.builds import build_image, image_tag, is_built
+from orchestrator.images.builds import build_image, built_identity
 from orchestrator.images.catalog import Image
 from orchestrator.images.engine import connect, image_id
+from orchestrator.images.inputs import image_tag
 from orchestrator.images.package_sources import HUB_VARIABLES, PackageSources
+from orchestrator.images.pruning import name_images
 from orchestrator.runtime.attachment import STDERR, STDOUT, Attachment
 from orchestrator.runtime.base import Completed, Ending, Invocation, RuntimeName
 from orchestrator.runtime.launch import Exit, Launch, Watch, run_invocation
@@ -45,14 +46,13 @@ _SIGNALLED = 128
 
 
 class DockerRuntime:
-    """Containers of the engine that `DOCKER_HOST` names. `root` is the store's folder.
+    """Containers of the engine that `DOCKER_HOST` names.
 
     Raises:
         RuntimeUnavailable: no engine answers.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self) -> None:
         self._client = connect()
         self._ids: dict[tuple[str, DeviceKind], str] = {}
 
@@ -61,21 +61,24 @@ class DockerRuntime:
         return RuntimeName.DOCKER
 
     def prepare(self, image: Image, device: DeviceKind, note: Callable[[str], None]) -> ImageIdentity:
-        """Build the image unless the one that is tagged was made from the same files. Raises as `Runtime` says."""
-        if found := self.identity(image, device):
-            return found
-        with hold(self._root / "building.lock"):
-            if found := self.identity(image, device):
-                return found
-            with engine_errors():
-                return self._identify(image, device, build_image(self._client, image, device, note))
+        """Build the image unless one was built from the same files. Raises as `Runtime` says."""
+        with engine_errors():
+            found = built_identity(self._client, image, device)
+            if found is None:
+                build_image(self._client, image, device, note)
+                found = built_identity(self._client, image, device)
+            if found is None:
+                raise BadImage(
+                    f"the files of image {image.name!r} changed while it was built", hint="start again when they rest"
+                )
+            self._ids[image.name, device] = image_id(self._client, image_tag(image, device))
+            name_images(image, device)
+        return found
 
     def identity(self, image: Image, device: DeviceKind) -> ImageIdentity | None:
-        """The identity of the tagged image, where it was made from the files as they are now."""
+        """The identity of the image that was built from the files as they are now."""
         with engine_errors():
-            if not is_built(self._client, image, device):
-                return None
-            return self._identify(image, device, image_id(self._client, image_tag(image, device)))
+            return built_identity(self._client, image, device)
 
     def run(self, invocation: Invocation, on_event: Callable[[Event], None], cancel: threading.Event) -> Completed:
         """Run one invocation; see `Runtime.run`."""
@@ -111,10 +114,6 @@ class DockerRuntime:
                     self._remove(str(container.id))
                     swept.append(f"container {container.name} for stage {container.labels.get(STAGE_LABEL, '?')}")
         return tuple(swept)
-
-    def _identify(self, image: Image, device: DeviceKind, found: str) -> ImageIdentity:
-        self._ids[image.name, device] = found  # by its id: a tag may move to another image while this one is in use
-        return ImageIdentity(f"docker:{found}")
 
     def _supervise(
         self,

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from orchestrator.images.staging import copy_harness
 from orchestrator.images.uv import UvFailed, run_uv
 from orchestrator.installation import is_checkout
 
+ENVIRONMENTS_NAME = "environments"
 MARKER_NAME = "llmcbench-complete"
 _LOCAL_CPU_BUILD = "+cpu"
 _NAME_DIGITS = 16
@@ -92,13 +93,20 @@ class Environments:
         """
         if is_checkout():
             return harness_folder().parent
-        target = self._folder / f"harness-{harness_digest()[:12]}"
+        target = self._folder / _harness_name()
         with hold(self._folder / ".harness.lock"):
             if not target.is_dir():
                 folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
                 copy_harness(folder / harness_folder().name)
                 folder.rename(target)
         return target.absolute()
+
+    def unused(self, images: Iterable[Image]) -> tuple[Path, ...]:
+        """What is below the folder and of no lock of `images`: environments, an older harness, what a kill left."""
+        digests = {image.lock_digest(one) for image in images for one in DeviceKind if image.lock(one).is_file()}
+        wanted = {digest[:_NAME_DIGITS] for digest in digests}
+        found = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
+        return tuple(path for path in found if not _is_wanted(path.name, wanted))
 
     def _install_any(self, image: Image, device: DeviceKind, note: Callable[[str], None]) -> WorkerEnvironment:
         try:
@@ -149,6 +157,17 @@ class Environments:
         digest = image.lock_digest(device)
         abi = f"cp{sys.version_info.major}{sys.version_info.minor}"
         return WorkerEnvironment(self._folder / f"{digest[:_NAME_DIGITS]}-{abi}", digest, abi)
+
+
+def _harness_name() -> str:
+    return f"harness-{harness_digest()[:12]}"
+
+
+def _is_wanted(name: str, wanted: Collection[str]) -> bool:
+    if name in (_harness_name(), ".harness.lock"):
+        return True
+    digest, _, rest = name.removeprefix(".").partition("-" if not name.startswith(".") else ".")
+    return digest in wanted and not rest.endswith("tmp")
 
 
 def _lacks_cpu_build(device: DeviceKind, failure: UvFailed) -> bool:

@@ -28,13 +28,13 @@ from orchestrator.host.owner import Owner
 from orchestrator.host.residency import PeakResident
 from orchestrator.host.survivors import INVOCATION_VARIABLE, kill_survivors
 from orchestrator.images.catalog import Image
+from orchestrator.images.inputs import process_identity
 from orchestrator.images.package_sources import HUB_VARIABLES, PackageSources
 from orchestrator.runtime.base import Completed, Invocation, RuntimeName
-from orchestrator.runtime.environments import Environments, WorkerEnvironment
+from orchestrator.runtime.environments import ENVIRONMENTS_NAME, Environments, WorkerEnvironment
 from orchestrator.runtime.launch import Exit, Launch, Watch, run_invocation
 from orchestrator.stages import ImageIdentity
 
-ENVIRONMENTS_NAME = "environments"
 RUNNING_NAME = "running"
 _POLL_SECONDS = 0.05
 _DRAIN_SECONDS = 2.0
@@ -67,12 +67,12 @@ class ProcessRuntime:
 
     def prepare(self, image: Image, device: DeviceKind, note: Callable[[str], None]) -> ImageIdentity:
         """Install the image's lock into an environment of its own, unless that is done. Raises as `Runtime` says."""
-        return _identity(self._environments.prepare(image, device, note))
+        return _identity(image, self._environments.prepare(image, device, note))
 
     def identity(self, image: Image, device: DeviceKind) -> ImageIdentity | None:
         """The identity of the environment that is installed for the image's lock."""
         found = self._environments.find(image, device)
-        return None if found is None else _identity(found)
+        return None if found is None else _identity(image, found)
 
     def run(self, invocation: Invocation, on_event: Callable[[Event], None], cancel: threading.Event) -> Completed:
         """Run one invocation; see `Runtime.run`."""
@@ -129,8 +129,8 @@ class ProcessRuntime:
         return tuple(swept)
 
 
-def _identity(environment: WorkerEnvironment) -> ImageIdentity:
-    return ImageIdentity(f"process:{environment.lock_sha256}:{environment.abi}")
+def _identity(image: Image, environment: WorkerEnvironment) -> ImageIdentity:
+    return process_identity(image, environment.lock_sha256, environment.abi)
 
 
 @contextmanager

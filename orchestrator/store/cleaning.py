@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +31,11 @@ class Cleaned:
     unreadable: tuple[Unreadable, ...] = ()
 
 
-def clean(store: Store, *, drop_run: str | None = None, dry_run: bool = False) -> Cleaned:
+def clean(store: Store, *, drop_run: str | None = None, also: Sequence[Path] = (), dry_run: bool = False) -> Cleaned:
     """Remove what is left of attempts, then stages that no run refers to, then artifacts that no stage refers to.
 
-    `drop_run` forgets a run first, one that cannot be read as well: a name, an unambiguous beginning, or `last`. With
-    `dry_run` nothing is removed.
+    `drop_run` forgets a run first, one that cannot be read as well: a name, an unambiguous beginning, or `last`. `also`
+    are paths in the store that are known to be unused. With `dry_run` nothing is removed.
 
     Raises:
         StoreError: another orchestrator uses the store, the run does not exist, or something cannot be removed.
@@ -44,6 +44,7 @@ def clean(store: Store, *, drop_run: str | None = None, dry_run: bool = False) -
         raise StoreError(f"there is no store at {store.root}", hint="name it with --store")
     with _alone(store, dry_run=dry_run):
         doomed, unreadable = _doomed(store, drop_run)
+        doomed += also
         if dry_run:
             return Cleaned(tuple(Removed(_within(store, path), files.size_bytes(path)) for path in doomed), unreadable)
         try:

@@ -57,12 +57,12 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def runtime(kind: str, plain: Image, tmp_path: Path) -> Launcher:
     """A runtime that has the plain image ready."""
-    return ready(DockerRuntime(tmp_path) if kind == "docker" else ProcessRuntime(tmp_path), plain)
+    return ready(DockerRuntime() if kind == "docker" else ProcessRuntime(tmp_path), plain)
 
 
 @pytest.fixture
 def hostile_runtime(kind: str, hostile: Image, tmp_path: Path) -> Launcher:
     """A runtime that has the hostile image ready, and starts its worker."""
     if kind == "docker":
-        return ready(DockerRuntime(tmp_path), hostile)
+        return ready(DockerRuntime(), hostile)
     return ready(ProcessRuntime(tmp_path, worker=(str(hostile.folder / "worker.py"),)), hostile)

@@ -7,9 +7,9 @@ import pytest
 
 from harness.contract import BenchmarkParameters, BenchmarkResult, Device, DeviceKind, Operation, ResultEvent
 from orchestrator.checks.backends.probe import write_probe
-from orchestrator.images.builds import environment_tag
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.images.engine import image_labels
+from orchestrator.images.inputs import environment_tag
 from orchestrator.run.verdict import judge
 from orchestrator.runtime.base import Invocation
 from orchestrator.runtime.docker import DockerRuntime
@@ -25,10 +25,10 @@ DEADLINE_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> DockerRuntime:
+def runtime() -> DockerRuntime:
     if image_labels(engine_or_skip(), environment_tag(IMAGE, DeviceKind.CPU)) is None:
         lack("the image `transformers` is not built")
-    ready = DockerRuntime(tmp_path_factory.mktemp("store"))
+    ready = DockerRuntime()
     ready.prepare(IMAGE, DeviceKind.CPU, lambda note: None)
     return ready
 

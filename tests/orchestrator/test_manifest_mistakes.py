@@ -1,5 +1,6 @@
 """A mistake in a manifest is one sentence that names the line and, where one is near, the right name."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -64,10 +65,65 @@ def test_a_misspelt_section_is_found_at_the_top_level(tmp_path: Path) -> None:
     assert "did you mean 'evaluate'" in message
 
 
-def test_a_pattern_without_quotes_is_not_taken_for_a_number(tmp_path: Path) -> None:
-    message = complaint(tmp_path, GOOD.replace('"2:4"', "2:4"))
-    assert "line 8" in message
-    assert "quotes" in message
+@pytest.mark.parametrize("setting", ["2:4", "50%", "W4A16g128", "1:10"])
+def test_a_setting_needs_no_quotes(tmp_path: Path, setting: str) -> None:
+    assert read_manifest(write(tmp_path, GOOD.replace('"2:4"', setting))).compress[0].setting == setting
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("1e-3", 0.001),
+        ("1e3", 1000.0),
+        ("on", "on"),
+        ("no", "no"),
+        ("true", True),
+        ("8", 8),
+        ("2024-01-02", "2024-01-02"),
+        ("12:30:45", "12:30:45"),
+        ("'8'", "8"),
+    ],
+)
+def test_plain_words_are_texts_numbers_or_true_and_false(tmp_path: Path, written: str, read: object) -> None:
+    manifest = read_manifest(write(tmp_path, GOOD.replace("evaluate:", f"    options: {{a: {written}}}\nevaluate:")))
+    found = manifest.compress[0].options["a"]
+    assert found == read
+    assert type(found) is type(read)
+
+
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{name}: &{name} [{', '.join(f'*{before}' for _ in range(10))}]\n"
+    for before, name in zip("abcdef", "bcdefg", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("profile: !!bool maybe", "'maybe' is no bool"),
+        ("profile: {macs_tokens: !!int abc}", "'abc' is no int"),
+        ("limits: {memory_gib: !!float abc}", "'abc' is no float"),
+        ("profile: !!timestamp abc", "profile"),
+        ("limits: {memory_gib: .inf}", "no number"),
+        ("limits: {memory_gib: 1e308}", "no number"),
+        (f"limits: {{deadline_seconds: 1{'0' * 5000}}}", "is no int"),
+        ("? [a, b]\n: 1", "a key is a list or a mapping"),
+        ("? {a: b}\n: 1", "a key is a list or a mapping"),
+        ("profile: \x07", "a control character"),
+        ('profile: "\\0"', "a control character"),
+        ("profile: &a [*a]", "too deep"),
+    ],
+)
+def test_what_no_manifest_means_is_refused_with_its_line(tmp_path: Path, line: str, problem: str) -> None:
+    message = complaint(tmp_path, f"{GOOD}{line}\n")
+    assert "line 12" in message
+    assert problem in message
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize("text", [BOMB, f"compress: {'[' * 500}{']' * 500}\n"])
+def test_values_without_end_are_refused_at_once(tmp_path: Path, text: str) -> None:
+    assert re.search(r"line \d+: (too many values|lists or mappings in each other)", complaint(tmp_path, text))
 
 
 def test_a_wrong_value_names_its_line(tmp_path: Path) -> None:

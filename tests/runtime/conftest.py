@@ -107,7 +107,7 @@ def processes(hostile: Image, tmp_path: Path) -> Bench:
 @pytest.fixture
 def containers(hostile: Image, tmp_path: Path) -> Bench:
     engine_or_skip()
-    runtime = DockerRuntime(tmp_path / "store")
+    runtime = DockerRuntime()
     runtime.prepare(hostile, DeviceKind.CPU, lambda note: None)
     return Bench(runtime, hostile, tmp_path)
 

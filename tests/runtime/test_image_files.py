@@ -1,5 +1,6 @@
 """The committed files of `images/`: locks, Dockerfiles, and the record of what was built from them."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,14 +9,24 @@ import pytest
 
 from harness.contract import DeviceKind, digest_file
 from orchestrator.errors import BadImage
-from orchestrator.images.base_image import BASE_TAG, BaseRecord, differences, read_record, write_record
-from orchestrator.images.builds import environment_inputs, image_inputs
+from orchestrator.images.base_image import BaseRecord, differences, read_record, write_record
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.images.engine import Build, build
+from orchestrator.images.inputs import (
+    all_tags,
+    build_digest,
+    container_identity,
+    copied_files,
+    environment_digest,
+    environment_dockerfile,
+    environment_tag,
+    image_tag,
+    process_identity,
+)
 from orchestrator.images.locking import lock_image
 from orchestrator.images.package_sources import PackageSources
-from orchestrator.images.staging import copy_harness, pinned_wheels, stage_context
-from tests.support.containers import engine_or_skip
+from orchestrator.images.staging import copy_harness, pinned_wheels, stage_environment, stage_worker
+from tests.support.containers import BASE_TAG, engine_or_skip
 
 PROJECT = Path(__file__).parents[2]
 IMAGES = PROJECT / "images"
@@ -108,7 +119,7 @@ def test_each_device_has_its_build_of_torch():
 def test_an_image_with_triton_has_the_compilers_that_it_calls(name: str) -> None:
     """Its own Dockerfile, or that of the layer below, installs them, and none removes them again."""
     image = CATALOG.images[name]
-    files = [one.dockerfile.read_text(encoding="utf-8") for one in image.layers]
+    files = [environment_dockerfile(one).read_text(encoding="utf-8") for one in image.layers]
     assert any("if grep -q '^triton==' /build/lock.txt; then" in text and "g++" in text for text in files)
     unconditional = re.compile(r"&& apt-get purge [^&]*\b(gcc|g\+\+|libc6-dev|python3\.11-dev)")
     assert not any(unconditional.search(text) for text in files)
@@ -132,6 +143,13 @@ def test_debian_packages_that_came_went_or_changed_are_named():
     )
 
 
+def test_the_committed_record_names_python():
+    recorded = read_record(IMAGES)
+
+    assert recorded is not None
+    assert recorded.packages["python3.11"].startswith("3.11.")
+
+
 def test_a_damaged_record_is_refused(tmp_path):
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "lock.json").write_text("{")
@@ -146,22 +164,114 @@ def copy(tmp_path):
     return ImageCatalog(tmp_path / "images").images
 
 
-@pytest.mark.parametrize("path", ["torch/Dockerfile", "torch/locks/cpu.txt", "base/install-lock", "fetch/Dockerfile"])
-def test_a_change_below_an_image_makes_its_environment_another(copy, path):
-    before = environment_inputs(copy["fetch"], DeviceKind.CPU)
-    file = copy["fetch"].folder.parent / path
+@pytest.mark.parametrize(
+    "path",
+    ["torch/Dockerfile", "torch/locks/cpu.txt", "base/Dockerfile", "base/install-lock", "base/environment.Dockerfile"],
+)
+def test_a_change_below_an_image_makes_its_environment_and_its_identity_another(copy, path):
+    image = copy["fetch"]
+    before = environment_digest(image, DeviceKind.CPU), container_identity(image, DeviceKind.CPU, None)
+    file = image.project / path
     file.write_text(file.read_text() + "\n")
 
-    assert environment_inputs(copy["fetch"], DeviceKind.CPU) != before
+    now = environment_digest(image, DeviceKind.CPU), container_identity(image, DeviceKind.CPU, None)
+    assert all(one != other for one, other in zip(before, now, strict=True))
 
 
-def test_a_change_of_the_description_rebuilds_the_image_but_not_its_environment(copy):
-    image = copy["torch"]
-    environment, whole = environment_inputs(image, DeviceKind.CPU), image_inputs(image, DeviceKind.CPU)
+def test_a_change_of_the_description_rebuilds_the_image_but_leaves_environment_and_identity(copy):
+    image = copy["gptq"]
+
+    def look():
+        return (
+            environment_digest(image, DeviceKind.CPU),
+            container_identity(image, DeviceKind.CPU, None),
+            build_digest(image, DeviceKind.CPU),
+        )
+
+    before = look()
     image.description_path.write_text(image.description_path.read_text() + "\n")
 
-    assert environment_inputs(image, DeviceKind.CPU) == environment
-    assert image_inputs(image, DeviceKind.CPU) != whole
+    assert look()[:2] == before[:2]
+    assert look()[2] != before[2]
+
+
+def test_a_change_of_the_harness_rebuilds_the_image_but_leaves_its_identity(copy, monkeypatch):
+    image = copy["gptq"]
+    before = container_identity(image, DeviceKind.CPU, None), image_tag(image, DeviceKind.CPU)
+    monkeypatch.setattr("orchestrator.images.inputs.harness_digest", lambda: "0" * 64)
+
+    assert container_identity(image, DeviceKind.CPU, None) == before[0]
+    assert image_tag(image, DeviceKind.CPU) != before[1]
+
+
+def test_the_debian_packages_and_the_device_are_part_of_an_identity(copy):
+    image = copy["gptq"]
+    identities = {
+        container_identity(image, device, packages) for device in DeviceKind for packages in (None, "a" * 64, "b" * 64)
+    }
+    assert len(identities) == 6
+
+
+def test_a_data_set_described_otherwise_makes_the_fetch_image_another(copy):
+    path = copy["fetch"].description_path
+    path.write_text(path.read_text().replace("hub_revision", "# hub_revision"))
+    changed = ImageCatalog(path.parents[1]).images["fetch"]
+
+    assert container_identity(copy["fetch"], DeviceKind.CPU, None) != container_identity(changed, DeviceKind.CPU, None)
+    assert process_identity(copy["fetch"], "0" * 64, "cp311") != process_identity(changed, "0" * 64, "cp311")
+
+
+OWN_WORKER = 'ARG PARENT\nFROM ${PARENT}\nCOPY worker.py run.sh /\nENTRYPOINT ["/run.sh"]\n'
+
+
+@pytest.fixture
+def foreign(copy):
+    """An image with a worker of its own, as a third party writes one."""
+    folder = copy["torch"].folder.parent / "foreign"
+    (folder / "locks").mkdir(parents=True)
+    (folder / "image.toml").write_text('name = "foreign"\nsummary = ""\noperations = []\ndevices = ["cpu"]\n')
+    (folder / "locks" / "cpu.txt").touch()
+    for name, text in (("Dockerfile", OWN_WORKER), ("worker.py", ""), ("run.sh", ""), ("README.md", "")):
+        (folder / name).write_text(text)
+    return ImageCatalog(folder.parent).images["foreign"]
+
+
+@pytest.mark.parametrize("name", ["worker.py", "run.sh", "Dockerfile", "image.toml"])
+def test_a_changed_file_that_a_dockerfile_copies_makes_the_image_another(foreign, name):
+    before = container_identity(foreign, DeviceKind.CPU, None), image_tag(foreign, DeviceKind.CPU)
+    (foreign.folder / name).write_text((foreign.folder / name).read_text() + "\n")
+
+    assert container_identity(foreign, DeviceKind.CPU, None) != before[0]
+    assert image_tag(foreign, DeviceKind.CPU) != before[1]
+
+
+def test_a_file_that_may_be_run_is_another_than_one_that_may_not(foreign):
+    before = container_identity(foreign, DeviceKind.CPU, None)
+    (foreign.folder / "run.sh").chmod(0o755)
+
+    assert container_identity(foreign, DeviceKind.CPU, None) != before
+
+
+def test_documents_and_the_harness_change_nothing_about_a_worker_of_its_own(foreign, monkeypatch):
+    before = image_tag(foreign, DeviceKind.CPU)
+    (foreign.folder / "README.md").write_text("more")
+    monkeypatch.setattr("orchestrator.images.inputs.harness_digest", lambda: "0" * 64)
+
+    assert image_tag(foreign, DeviceKind.CPU) == before
+
+
+def test_a_worker_of_its_own_that_copies_the_harness_is_rebuilt_with_it(foreign, monkeypatch):
+    foreign.dockerfile.write_text(OWN_WORKER + "COPY harness /harness\n")
+    before = image_tag(foreign, DeviceKind.CPU)
+    monkeypatch.setattr("orchestrator.images.inputs.harness_digest", lambda: "0" * 64)
+
+    assert image_tag(foreign, DeviceKind.CPU) != before
+
+
+def test_images_that_add_nothing_have_their_parents_environment(copy):
+    assert environment_tag(copy["gptq"], DeviceKind.CPU) == environment_tag(copy["wanda"], DeviceKind.CPU)
+    repositories = [tag.partition(":")[0] for tag in all_tags(copy["gptq"], DeviceKind.CPU)]
+    assert repositories == [f"llmcbench/{name}" for name in ("gptq", "torch-transformers", "torch", "base")]
 
 
 def test_locking_without_the_parents_lock_says_what_to_lock_first(copy):
@@ -172,7 +282,7 @@ def test_locking_without_the_parents_lock_says_what_to_lock_first(copy):
     assert "images lock torch" in raised.value.hint
 
 
-def test_a_build_context_holds_the_harness_the_lock_and_the_pinned_wheels(copy, tmp_path):
+def test_the_context_of_an_environment_is_the_lock_and_the_pinned_wheels(copy, tmp_path):
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     wanted, other = wheels / "torch-2.13.0+cpu-py3-none-any.whl", wheels / "torch-1.0-py3-none-any.whl"
@@ -183,13 +293,35 @@ def test_a_build_context_holds_the_harness_the_lock_and_the_pinned_wheels(copy, 
     context = tmp_path / "context"
     context.mkdir()
 
-    stage_context(image, DeviceKind.CPU, context, sources)
+    stage_environment(image, DeviceKind.CPU, context, sources)
 
     assert pinned_wheels(image.lock(DeviceKind.CPU).read_text(), sources) == [wanted]
     assert [path.name for path in (context / "wheels").iterdir()] == [wanted.name]
     assert (context / "lock.txt").read_text() == image.lock(DeviceKind.CPU).read_text()
-    assert (context / "harness" / "serve.py").is_file()
-    assert not (context / "locks").exists()
+    assert {path.name for path in context.iterdir()} == {"lock.txt", "wheels"}
+
+
+def test_the_context_of_a_worker_is_what_it_says_of_itself_and_the_harness_for_any_user_to_read(copy, tmp_path):
+    before = os.umask(0o077)
+    try:
+        stage_worker(copy["gptq"], tmp_path / "context")
+    finally:
+        os.umask(before)
+
+    assert {path.name for path in (tmp_path / "context").iterdir()} == {"harness", "image.toml"}
+    for path in (tmp_path / "context").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+
+
+def test_what_a_worker_of_its_own_is_staged_with_is_what_its_digest_is_of(foreign, tmp_path):
+    context = tmp_path / "context"
+    context.mkdir()
+
+    stage_environment(foreign, DeviceKind.CPU, context, PackageSources())
+
+    staged = {path.relative_to(context).as_posix() for path in context.rglob("*") if path.is_file()}
+    assert {name for name in staged if not name.startswith("harness/")} == {*copied_files(foreign), "lock.txt"}
+    assert set(copied_files(foreign)) == {"image.toml", "run.sh", "worker.py"}
 
 
 def test_the_staged_harness_has_sources_alone(tmp_path):
@@ -204,32 +336,56 @@ def test_the_staged_harness_has_sources_alone(tmp_path):
     }
 
 
-@pytest.mark.docker
-def test_a_failing_build_ends_with_what_the_builder_printed_last(tmp_path):
-    engine_or_skip()
-    (tmp_path / "Dockerfile").write_text(
-        f"FROM {BASE_TAG}\nRUN echo 'No matching distribution found for torch==2.13.0+cpu' && false\n"
+def order(folder, text, name, **more):
+    """A build of the base image and the steps in `text`."""
+    context = folder / "context"
+    context.mkdir()
+    (folder / "Dockerfile").write_text(f"FROM {BASE_TAG}\n{text}")
+    return Build(
+        context=context,
+        dockerfile=folder / "Dockerfile",
+        tag=f"llmcbench/{name}:cpu",
+        build_arguments={},
+        labels={},
+        **more,
     )
 
+
+@pytest.mark.docker
+def test_a_failing_build_ends_with_what_the_builder_printed_last(tmp_path):
+    client = engine_or_skip()
+    failing = order(tmp_path, "RUN echo 'No matching distribution found for torch==2.13.0+cpu' && false\n", "failing")
+
     with pytest.raises(BadImage, match="No matching distribution found for torch") as raised:
-        build(Build(context=tmp_path, tag="llmcbench/failing:cpu", build_arguments={}, labels={}))
+        build(client, failing)
     assert "find-links" in raised.value.hint
 
 
 @pytest.mark.docker
 def test_a_build_secret_is_seen_by_its_step_and_stays_out_of_the_image(tmp_path):
     client = engine_or_skip()
-    context, secret = tmp_path / "context", tmp_path / "secret"
-    context.mkdir()
+    secret = tmp_path / "secret"
     secret.write_text("index with a password")
-    (context / "Dockerfile").write_text(
-        f"FROM {BASE_TAG}\nRUN --mount=type=secret,id=pip.conf wc -c < /run/secrets/pip.conf > /seen\n"
-    )
+    step = "RUN --mount=type=secret,id=pip.conf wc -c < /run/secrets/pip.conf > /seen\n"
 
-    build(
-        Build(context=context, tag="llmcbench/secret:cpu", build_arguments={}, labels={}, secrets={"pip.conf": secret})
-    )
+    build(client, order(tmp_path, step, "secret", secrets={"pip.conf": secret}))
 
     show = ["sh", "-c", "cat /seen; ls /run/secrets"]
     assert client.containers.run("llmcbench/secret:cpu", show, remove=True, network_mode="none").split() == [b"21"]
     client.images.remove("llmcbench/secret:cpu")
+
+
+@pytest.mark.docker
+def test_a_build_that_replaces_another_leaves_no_image_without_a_name(tmp_path):
+    client = engine_or_skip()
+    replaced = []
+    for text in ("first", "second"):
+        (tmp_path / text).mkdir()
+        one = order(tmp_path / text, f"RUN echo {text} > /text\n", "replacing")
+        build(client, one)
+        replaced.append(client.images.get(one.tag).id)
+
+    there = {image.id for image in client.images.list(all=True)}
+    assert replaced[1] in there
+    assert replaced[0] not in there
+    client.images.remove("llmcbench/replacing:cpu")

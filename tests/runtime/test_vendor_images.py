@@ -8,10 +8,11 @@ import pytest
 
 from harness.contract import DeviceKind
 from orchestrator.errors import BadImage, RuntimeUnavailable
-from orchestrator.images.builds import build_image, environment_inputs
+from orchestrator.images.builds import build_image
 from orchestrator.images.catalog import VENDOR_WHEELS_NAME, Image, ImageCatalog
+from orchestrator.images.inputs import environment_digest
 from orchestrator.images.package_sources import PackageSources
-from orchestrator.images.staging import stage_context
+from orchestrator.images.staging import stage_environment
 from orchestrator.images.vendor_wheels import find_vendor_wheels, vendor_wheels
 from orchestrator.runtime.environments import Environments
 
@@ -55,7 +56,7 @@ def test_supplied_wheels_and_their_pins_go_into_the_build_context(copy: dict[str
     folder.mkdir()
     context.mkdir()
     wheels = fill_in(copy["mlc-llm"], folder)
-    stage_context(copy["mlc-llm"], DeviceKind.CUDA, context, PackageSources(find_links=(str(folder),)))
+    stage_environment(copy["mlc-llm"], DeviceKind.CUDA, context, PackageSources(find_links=(str(folder),)))
     assert sorted(path.name for path in (context / "wheels").iterdir()) == [wheel.name for wheel in wheels]
     last = (context / "lock.txt").read_text().splitlines()[-2:]
     assert [line.partition(" ")[0] for line in last] == [
@@ -74,14 +75,14 @@ def test_a_pinned_wheel_that_is_nowhere_is_named(copy: dict[str, Image], tmp_pat
 
 
 def test_other_pins_or_another_foundation_make_another_environment(copy: dict[str, Image], tmp_path: Path) -> None:
-    before = environment_inputs(copy["mlc-llm"], DeviceKind.CUDA)
+    before = environment_digest(copy["mlc-llm"], DeviceKind.CUDA)
     fill_in(copy["mlc-llm"], tmp_path)
-    assert environment_inputs(copy["mlc-llm"], DeviceKind.CUDA) != before
-    before = environment_inputs(copy["tensorrt-llm"], DeviceKind.CUDA)
+    assert environment_digest(copy["mlc-llm"], DeviceKind.CUDA) != before
+    before = environment_digest(copy["tensorrt-llm"], DeviceKind.CUDA)
     path = copy["tensorrt-llm"].description_path
     path.write_text(path.read_text().replace("release:1.2.1", "release:1.2.2"))
     changed = ImageCatalog(path.parents[1]).images["tensorrt-llm"]
-    assert environment_inputs(changed, DeviceKind.CUDA) != before
+    assert environment_digest(changed, DeviceKind.CUDA) != before
 
 
 @pytest.mark.parametrize(

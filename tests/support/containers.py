@@ -1,15 +1,17 @@
 """When a test that needs a container engine is skipped, and when it must not be."""
 
 import os
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 from docker import DockerClient
 
 from orchestrator.errors import RuntimeUnavailable
-from orchestrator.images.base_image import BASE_TAG
 from orchestrator.images.engine import connect, image_labels
+from orchestrator.images.inputs import base_tag
 
+BASE_TAG = base_tag(Path(__file__).parents[2] / "images")
 REQUIRED_VARIABLE = "LLMCBENCH_REQUIRE_DOCKER"
 
 

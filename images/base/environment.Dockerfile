@@ -1,4 +1,4 @@
-# Wanda: one-shot pruning.
+# The environment of an image without a Dockerfile of its own: what its lock lists, on top of its parent's environment.
 ARG PARENT
 FROM ${PARENT} AS environment
 RUN --mount=type=bind,source=lock.txt,target=/build/lock.txt \
@@ -7,9 +7,3 @@ RUN --mount=type=bind,source=lock.txt,target=/build/lock.txt \
     --mount=type=secret,id=pip.conf \
     --mount=type=secret,id=ca.crt \
     HOME=/root PIP_CONFIG_FILE=/run/secrets/pip.conf install-lock /build/lock.txt /build/wheels
-
-FROM environment
-COPY image.toml /opt/llmcbench/image.toml
-COPY harness /opt/llmcbench/harness
-RUN python -m compileall -q /opt/llmcbench
-ENTRYPOINT ["/opt/venv/bin/python", "-m", "harness"]
