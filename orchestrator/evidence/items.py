@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.contract import digest_file
+
 ParsedT = TypeVar("ParsedT")
 Floats = NDArray[np.float64]
 
@@ -45,12 +47,13 @@ class ItemsFile:
     """Where the outcomes of one evaluation lie: of `scored` items of the data set with the digest `data`.
 
     The digest tells segments of one text from those of another; questions name their own row of the data set, so the
-    same questions from another source are the same items.
+    same questions from another source are the same items. `sha256` is the file's, where that was written down.
     """
 
     path: Path
     scored: int
     data: str = ""
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,22 +117,24 @@ class _Row:
 
 
 def _rows(file: ItemsFile, metric: str) -> list[_Row]:
-    found = read_outcomes(file.path, lambda item: _row(item, metric))
+    found = read_outcomes(file, lambda item: _row(item, metric))
     if len({row.is_segment for row in found}) > 1:
         raise NoInterval(f"{file.path.name} holds items of different kinds")
     return found
 
 
-def read_outcomes(path: Path, parse: Callable[[dict[str, Any]], ParsedT]) -> list[ParsedT]:
+def read_outcomes(file: ItemsFile, parse: Callable[[dict[str, Any]], ParsedT]) -> list[ParsedT]:
     """What `parse` makes of each line of a file of outcomes; there is at least one.
 
     Raises:
-        NoInterval: the file is missing or damaged.
+        NoInterval: the file is missing, damaged, or not the one that was written.
     """
-    name = path.name
+    name = file.path.name
     found: list[ParsedT] = []
     try:
-        with _open(path) as lines:
+        if file.sha256 is not None and digest_file(file.path) != file.sha256:
+            raise NoInterval(f"{name} is not what was written: it has another sha256")
+        with _open(file.path) as lines:
             found.extend(parse(json.loads(line)) for line in lines)
     except FileNotFoundError:
         raise NoInterval(f"the outcomes of the items ({name}) are not in the store") from None

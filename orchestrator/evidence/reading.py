@@ -117,5 +117,11 @@ def _outcomes(results: Mapping[str, StageRecord], store: Store) -> dict[str, Ite
 def items_file(stage: StageRecord, result: EvaluateResult, store: Store) -> ItemsFile:
     """Where the outcomes of a stored evaluation lie."""
     data = stage.provenance.material.get("inputs", {}).get("dataset", "")
-    folder = store.stages / stage.provenance.key / OUTPUT_NAME
-    return ItemsFile(folder / Path(result.items_file).name, scored=result.items, data=str(data))
+    name = f"{OUTPUT_NAME}/{Path(result.items_file).name}"
+    written = stage.provenance.files.get(name)
+    return ItemsFile(
+        store.stages / stage.provenance.key / name,
+        scored=result.items,
+        data=str(data),
+        sha256=written.sha256 if written else None,
+    )

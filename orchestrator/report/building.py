@@ -152,6 +152,8 @@ def _provenance(record: RunRecord, results: Mapping[str, StageRecord]) -> Proven
     return Provenance(
         harness_digest=", ".join(dict.fromkeys(digests)) or "nothing was run",
         manifest_digest=record.facts.manifest_digest,
+        version=record.facts.version,
+        commit=record.facts.commit,
         device_model=record.device_model,
         driver=next((driver for driver in drivers if driver), None),
         images=tuple(images.values()),

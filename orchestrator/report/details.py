@@ -4,6 +4,7 @@ from orchestrator.report.formats import MISSING, bytes_text, count_text, key_tex
 from orchestrator.report.model import RunReport, StageEntry
 from orchestrator.report.table import Cell, Table, cells, columns
 
+NOT_RECORDED = "not recorded"
 NO_KEY = "no key: the stage was never ready to run"
 
 
@@ -91,6 +92,8 @@ def provenance_facts(report: RunReport) -> tuple[tuple[str, str], ...]:
         ("Device", provenance.device_model),
         ("Driver", provenance.driver or "none"),
         ("Back ends", ", ".join(report.backends) or "none"),
+        ("Version", provenance.version or NOT_RECORDED),
+        ("Commit", provenance.commit or NOT_RECORDED),
         ("Harness", provenance.harness_digest),
         ("Manifest", provenance.manifest_digest or "none: built from command-line options"),
         ("Results", report.results_path),

@@ -83,6 +83,8 @@ class Provenance(Frozen):
 
     harness_digest: str
     manifest_digest: str | None = None
+    version: str | None = None
+    commit: str | None = None
     device_model: str
     driver: str | None = None
     images: tuple[ImageEntry, ...] = ()

@@ -40,7 +40,7 @@ def look_up(stages: Sequence[Stage], store: Store, key_of: KeyOf) -> Known:
     wanted: set[str] = set()
     for stage in reversed(stages):
         record = known.records.get(stage.id)
-        if record is not None and (stage.id not in wanted or store.is_at_hand(record)):
+        if record is not None and (stage.id not in wanted or store.has_artifact(record)):
             continue
         known.records.pop(stage.id, None)
         known.missing.insert(0, stage)
@@ -57,7 +57,10 @@ def _read(stage: Stage, store: Store, key: Sha256 | None, known: Known) -> None:
     except Unreadable as unreadable:
         known.unreadable[stage.id] = unreadable
         return
-    if record is not None:
+    if record is not None and not store.has_outcomes(record):
+        what = f"{store.stages.name}/{key}"
+        known.unreadable[stage.id] = Unreadable(what, "the outcomes of its items are gone or altered")
+    elif record is not None:
         known.records[stage.id] = record
 
 

@@ -4,14 +4,13 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from harness.contract import REFERENCE_ENGINE, Dtype, EvaluateResult, Frozen, Operation
 from orchestrator.evidence.collecting import variant_of
-from orchestrator.evidence.items import NoInterval, read_outcomes
+from orchestrator.evidence.items import ItemsFile, NoInterval, read_outcomes
 from orchestrator.evidence.reading import items_file
 from orchestrator.evidence.value import Variant
 from orchestrator.store import RunRecord, StageRecord, StageState, Store
@@ -143,10 +142,10 @@ def _agreement(
         reference_dtype=reference.result.dtype,
         engine_dtype=deployed.result.dtype,
     )
-    reference_path = items_file(reference.stored, reference.result, store).path
-    engine_path = items_file(deployed.stored, deployed.result, store).path
+    reference_file = items_file(reference.stored, reference.result, store)
+    engine_file = items_file(deployed.stored, deployed.result, store)
     try:
-        pairs = _pairs(reference_path, engine_path, metric)
+        pairs = _pairs(reference_file, engine_file, metric)
     except NoInterval as reason:
         return measured(reason=str(reason))
     picks = sum(one.gold is not None for one, _ in pairs)
@@ -171,7 +170,7 @@ def _agreement(
     )
 
 
-def _pairs(reference: Path, engine: Path, metric: str) -> list[tuple[_Outcome, _Outcome]]:
+def _pairs(reference: ItemsFile, engine: ItemsFile, metric: str) -> list[tuple[_Outcome, _Outcome]]:
     """The outcomes of two evaluations beside one another, by the items' numbers.
 
     Raises:
@@ -179,8 +178,8 @@ def _pairs(reference: Path, engine: Path, metric: str) -> list[tuple[_Outcome, _
     """
     picked = _PICKS.get(metric, "picked")
     sides = [
-        sorted(read_outcomes(path, lambda item: _outcome(item, picked)), key=lambda one: one.index)
-        for path in (reference, engine)
+        sorted(read_outcomes(file, lambda item: _outcome(item, picked)), key=lambda one: one.index)
+        for file in (reference, engine)
     ]
     if [(one.index, one.name, one.gold) for one in sides[0]] != [(one.index, one.name, one.gold) for one in sides[1]]:
         raise NoInterval("not of the same items")

@@ -118,14 +118,22 @@ class Store:
             record = self.read(key)
         except Unreadable:
             return None
-        return record if record is not None and self.is_at_hand(record) else None
+        if record is None or not self.has_outcomes(record) or not self.has_artifact(record):
+            return None
+        return record
 
-    def is_at_hand(self, record: StageRecord) -> bool:
-        """Whether the stage's artifact and outcomes are there, with the sizes that they had."""
-        files = dict(_sizes(self.stages / record.provenance.key, record.provenance.files))
-        if record.artifact is not None and record.provenance.artifact is not None:
-            files |= dict(_sizes(self.artifact(record.provenance.artifact), record.artifact.files))
-        return all(path.is_file() and path.stat().st_size == size for path, size in files.items())
+    def has_outcomes(self, record: StageRecord) -> bool:
+        """Whether the outcomes of items are there that the stage kept, as it kept them."""
+        folder = self.stages / record.provenance.key
+        outcomes = {name: entry for name, entry in record.provenance.files.items() if name != RESULT_NAME}
+        return _has(folder, outcomes) and all(
+            digest_file(folder / name) == entry.sha256 for name, entry in outcomes.items()
+        )
+
+    def has_artifact(self, record: StageRecord) -> bool:
+        """Whether what the stage made for others is there, if it made anything; by names and sizes."""
+        digest, descriptor = record.provenance.artifact, record.artifact
+        return digest is None or descriptor is None or _has(self.artifact(digest), descriptor.files)
 
     def artifact(self, digest: Sha256) -> Path:
         """Where the artifact with this digest lies."""
@@ -257,7 +265,7 @@ class Store:
         protect(folder)
         target = self.artifact(descriptor.digest)
         with locks.hold(self.locks / f"artifact-{descriptor.digest}"):
-            if all(path.is_file() and path.stat().st_size == size for path, size in _sizes(target, descriptor.files)):
+            if _has(target, descriptor.files):
                 shutil.rmtree(folder)
                 return
             if target.exists():
@@ -305,8 +313,9 @@ def _files(attempt: Path, final: ResultEvent) -> dict[str, FileEntry]:
     }
 
 
-def _sizes(folder: Path, files: Mapping[str, FileEntry]) -> Iterator[tuple[Path, int]]:
-    return ((folder / name, entry.size_bytes) for name, entry in files.items())
+def _has(folder: Path, files: Mapping[str, FileEntry]) -> bool:
+    paths = ((folder / name, entry.size_bytes) for name, entry in files.items())
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 
 def check_artifact(folder: Path, descriptor: Descriptor) -> None:

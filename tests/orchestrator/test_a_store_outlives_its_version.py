@@ -261,11 +261,22 @@ def test_without_checkpoints_a_repeat_runs_nothing_and_more_work_makes_what_it_r
     assert stored.provenance.wall_seconds == record.stages[COMPRESS].wall_seconds, "what was measured first stands"
 
 
-def test_outcomes_that_were_emptied_are_measured_again(bench: Bench, record: RunRecord) -> None:
-    key = str(record.stages[EVALUATE].key)
-    (bench.store.stages / key / "out" / "items.jsonl.zst").write_bytes(b"")
-    assert bench.store.read(key) is not None
-    assert bench.store.find(key) is None
+@pytest.mark.parametrize("damage", ["gone", "emptied", "altered"])
+def test_outcomes_that_are_not_as_they_were_cost_the_interval_until_they_are_measured_again(
+    bench: Bench, record: RunRecord, damage: str
+) -> None:
+    before = scores(bench.root)
+    path = bench.store.stages / str(record.stages[EVALUATE].key) / "out" / "items.jsonl.zst"
+    whole = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(b"" if damage == "emptied" else whole[:-1] + bytes([whole[-1] ^ 1]))
+    now = scores(bench.root)
+    assert now[("sparsegpt", 1)] == (before[("sparsegpt", 1)][0], None, None)
+    worker = Counting()
+    bench.run(FakeRuntime(worker))
+    assert worker.ran == [EVALUATE]
+    assert scores(bench.root) == before
 
 
 @given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=4))
