@@ -168,6 +168,9 @@ class ImageDescription(Frozen):
     `foundation` is a vendor's image, by its name in a registry, that it builds on instead of either. `harness_tasks`:
     it offers, besides `tasks`, every task that the harness defines (`harness.contract.tasks`).
     `converted_architectures` names, for a `model_type` that a fetch converts, the architecture that it makes of it.
+    `prebuilt` is the whole image, ready made: `registry/name@sha256:…`, or the id of one that the engine has; nothing
+    is built for it. `container_only` says why a process will not do. `command` is what a process of an image without
+    the harness is started with; words that name files of the image's folder get its path.
     """
 
     name: str
@@ -178,6 +181,9 @@ class ImageDescription(Frozen):
     parent: str | None = None
     minimum_driver: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$")
     foundation: str | None = None
+    prebuilt: str | None = Field(default=None, pattern=r"^([\w.:/-]+@)?sha256:[0-9a-f]{64}$")
+    container_only: str | None = Field(default=None, min_length=1)
+    command: tuple[str, ...] = ()
     methods: tuple[MethodDescription, ...] = ()
     exports: tuple[ExportDescription, ...] = ()
     backends: tuple[BackendDescription, ...] = ()

@@ -50,10 +50,10 @@ _NOBODY = (65534, 65534)
 
 @dataclass(frozen=True)
 class Check:
-    """One rule of the contract, whether the image keeps it, and what was seen."""
+    """One rule, whether the image keeps it, and what was seen; `passed` None where it could not be put to it."""
 
     name: str
-    passed: bool
+    passed: bool | None
     message: str
 
 

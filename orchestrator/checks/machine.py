@@ -34,7 +34,7 @@ class Finding:
         return "!" if self.hint else "✓"
 
 
-def diagnose(store: Path, images: Path) -> tuple[Finding, ...]:
+def diagnose(store: Path, *images: Path) -> tuple[Finding, ...]:
     """Look at everything; nothing is built, fetched or run."""
     return (
         Finding("python", sys.version.split()[0]),
@@ -54,20 +54,20 @@ def _attempt(subject: str, look: Callable[[], Iterator[Finding]]) -> tuple[Findi
         return (Finding(subject, failure.message, failure.hint, fatal=True),)
 
 
-def _images(folder: Path) -> Iterator[Finding]:
-    catalog = ImageCatalog(folder)
+def _images(images: tuple[Path, ...]) -> Iterator[Finding]:
+    catalog = ImageCatalog(*images)
     yield Finding("methods", ", ".join(catalog.methods))
     yield Finding("backends", ", ".join(catalog.backends))
     yield Finding("tasks", ", ".join(catalog.tasks))
 
 
-def _devices(images: Path) -> Iterator[Finding]:
+def _devices(images: tuple[Path, ...]) -> Iterator[Finding]:
     yield Finding("cpu", cpu_model())
     gpus = find_gpus()
     for gpu in gpus:
         yield Finding("gpu", f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB, driver {gpu.driver}, {gpu.uuid}")
     if gpus:
-        yield from _drivers(ImageCatalog(images), gpus[0].driver)
+        yield from _drivers(ImageCatalog(*images), gpus[0].driver)
     else:
         why = why_no_gpu()
         yield Finding("gpu", f"{why.message}; runs use the CPU", f"to use a GPU: {why.hint}")
@@ -96,8 +96,8 @@ def _runtimes(store: Path) -> Iterator[Finding]:
     yield Finding("process", f"available ({process.name.value})")
 
 
-def _data(images: Path) -> Iterator[Finding]:
-    datasets = ImageCatalog(images).only(Operation.FETCH).description.datasets
+def _data(images: tuple[Path, ...]) -> Iterator[Finding]:
+    datasets = ImageCatalog(*images).only(Operation.FETCH).description.datasets
     folder = data_folder()
     if folder is None:
         yield Finding(
@@ -119,11 +119,11 @@ def _space(store: Path) -> Iterator[Finding]:
     yield Finding("store", f"{store}: {free / 2**30:.1f} GiB free", hint, fatal=not enough)
 
 
-def _backends(store: Path, images: Path) -> Iterator[Finding]:
+def _backends(store: Path, images: tuple[Path, ...]) -> Iterator[Finding]:
     """Whether each backend was ever seen to work on what this machine has; if not, how to find out."""
     kind = DeviceKind.CUDA if find_gpus() else DeviceKind.CPU
     root = Store(store).root
-    for name, (image, backend) in ImageCatalog(images).backends.items():
+    for name, (image, backend) in ImageCatalog(*images).backends.items():
         subject = f"backend {name}"
         command = f"`orchestrator backends verify {name}{' --runtime docker' if image.container_only else ''}`"
         if kind not in image.description.devices:

@@ -7,8 +7,6 @@ import typer
 
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest, CommandExit
-from orchestrator.images.catalog import ImageCatalog
-from orchestrator.installation import shipped_images
 from orchestrator.store import Store
 
 app = typer.Typer(help="List deployment backends, and check one on this machine.", no_args_is_help=True)
@@ -17,12 +15,16 @@ _MARKS = {"passed": "pass", "failed": "FAIL", "not-applicable": "n/a"}
 
 
 @app.command("list")
-def list_backends(store: options.Store = options.DEFAULT_STORE, as_json: options.Json = False) -> None:
+def list_backends(
+    store: options.Store = options.DEFAULT_STORE,
+    more_images: options.Images = None,
+    as_json: options.Json = False,
+) -> None:
     """Show every backend, its image, what we ran with it, and how its check went here."""
     from orchestrator.checks.backends import read_verifications
 
     root = Store(store).root
-    catalog = ImageCatalog(shipped_images())
+    catalog = options.catalog(more_images)
     if as_json:
         document = [
             {
@@ -50,6 +52,7 @@ def verify(
     device: options.Device = "auto",
     runtime: options.Runtime = "auto",
     store: options.Store = options.DEFAULT_STORE,
+    more_images: options.Images = None,
     as_json: options.Json = False,
 ) -> None:
     """Serve a tiny model with a backend, check what comes back, and keep the outcome. Exits with 3 when a check fails.
@@ -62,7 +65,7 @@ def verify(
     from orchestrator.plan.resolving import resolve_backend
     from orchestrator.run.setup import named_runtime
 
-    catalog = ImageCatalog(shipped_images())
+    catalog = options.catalog(more_images)
     subject, reference = (Subject(*resolve_backend(name, catalog)) for name in (backend, REFERENCE))
     chosen = choose_device(device)
     if chosen.device.kind not in subject.image.description.devices:

@@ -1,5 +1,6 @@
-"""`images list | base | build | lock | check`: looking after the images, apart from running them."""
+"""`images list | base | build | lock | check | new`: looking after the images, apart from running them."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,10 +8,13 @@ import typer
 from harness.contract import DeviceKind, unknown
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest, CommandExit
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import Image
+from orchestrator.images.scaffold import Kind, Language, write_image
 from orchestrator.installation import shipped_images
 
-app = typer.Typer(help="List, build, lock and check images.", no_args_is_help=True)
+app = typer.Typer(help="List, build, lock, check and write images.", no_args_is_help=True)
+
+_WORDS = {True: "pass", False: "FAIL", None: "not checked"}
 
 Names = Annotated[list[str] | None, typer.Argument(help="Images; all that run on the device if left out.")]
 Device = Annotated[DeviceKind, typer.Option("--device", "-d", help="Whose lock to use.")]
@@ -19,9 +23,9 @@ Record = Annotated[bool, typer.Option("--record", help="Write the base image's D
 
 
 @app.command("list")
-def list_images() -> None:
+def list_images(more_images: options.Images = None) -> None:
     """Show every image and what it offers."""
-    for image in _catalog().images.values():
+    for image in options.catalog(more_images).images.values():
         description = image.description
         typer.echo(f"{image.name}: {description.summary}")
         for kind, names in (
@@ -54,6 +58,7 @@ def build(
     device: Device = DeviceKind.CPU,
     record: Record = False,
     force: Annotated[bool, typer.Option("--force", help="Build without the builder's cache.")] = False,
+    more_images: options.Images = None,
 ) -> None:
     """Build images. Says where the base image differs from its record."""
     from orchestrator.images.builds import build_image
@@ -61,7 +66,7 @@ def build(
     from orchestrator.images.pruning import name_images
 
     client = connect()
-    for image in _chosen(names, device):
+    for image in _chosen(names, device, more_images):
         typer.echo(f"{image.name} {build_image(client, image, device, _note, force=force, record=record)}")
         name_images(image, device)
 
@@ -73,11 +78,12 @@ def lock(
     upgrade: Annotated[
         bool, typer.Option("--upgrade", help="Take newer versions where the requirements allow.")
     ] = False,
+    more_images: options.Images = None,
 ) -> None:
     """Resolve the requirements of images into hash-pinned locks."""
     from orchestrator.images.locking import lock_image
 
-    for image in {chosen.layers[-1].name: chosen.layers[-1] for chosen in _chosen(names, device)}.values():
+    for image in {chosen.layers[-1].name: chosen.layers[-1] for chosen in _chosen(names, device, more_images)}.values():
         typer.echo(lock_image(image, device, upgrade=upgrade))
 
 
@@ -86,35 +92,55 @@ def check(
     names: Names = None,
     device: Device = DeviceKind.CPU,
     runtime: options.Runtime = "auto",
+    evaluate: Annotated[
+        bool, typer.Option(help="Also evaluate what methods make, which needs the image that evaluates.")
+    ] = True,
     store: options.Store = options.DEFAULT_STORE,
+    more_images: options.Images = None,
 ) -> None:
-    """Run the contract's conformance checks against images. Exits with 3 when one fails."""
-    from orchestrator.checks.conformance import check_image
+    """Hold images to the contract, and use what they offer on a tiny model. Exits with 3 when something fails."""
+    from orchestrator.checks.checking import CHECKED_NAME, check_and_use
     from orchestrator.run.setup import named_runtime
     from orchestrator.store import Store
 
-    chosen, reason = named_runtime(runtime, Store(store).root)
+    root = Store(store).root
+    chosen, reason = named_runtime(runtime, root)
     _note(f"runtime: {chosen.name.value}: {reason}")
-    failed = False
-    for image in _chosen(names, device):
-        chosen.prepare(image, device, _note)
-        for one in check_image(chosen, image, device):
-            typer.echo(f"{image.name}: {'pass' if one.passed else 'FAIL'}: {one.name}: {one.message}")
-            failed = failed or not one.passed
+    evaluating = options.catalog(more_images) if evaluate else None
+    failed = []
+    for image in _chosen(names, device, more_images):
+        for one in check_and_use(chosen, image, device, evaluating, root, _note):
+            typer.echo(f"{image.name}: {_WORDS[one.passed]}: {one.name}: {one.message}")
+            failed += [image.name] if one.passed is False else []
+    for name in dict.fromkeys(failed):
+        _note(f"{name}: what its workers saw and said is in {root / CHECKED_NAME / name}")
     if failed:
         raise typer.Exit(CommandExit.INCOMPLETE)
 
 
-def _catalog() -> ImageCatalog:
-    return ImageCatalog(shipped_images())
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="What the image, and the method or backend in it, is called.")],
+    kind: Annotated[Kind, typer.Option("--kind", help="What it offers.")],
+    language: Annotated[Language, typer.Option("--language", help="What it is written in.")] = Language.PYTHON,
+    into: Annotated[Path, typer.Option("--into", help="The folder around it.")] = Path("my-images"),
+) -> None:
+    """Write the folder of a new image that works as it stands, to be changed from there. Prints its path.
+
+    Example: orchestrator images new shrink --kind method && orchestrator images check shrink --images my-images
+    """
+    typer.echo(write_image(name, kind, language, into))
 
 
-def _chosen(names: list[str] | None, device: DeviceKind) -> list[Image]:
+def _chosen(names: list[str] | None, device: DeviceKind, more_images: list[Path] | None) -> list[Image]:
     """The named images, or every image that does something on the device."""
-    images = _catalog().images
+    images = options.catalog(more_images).images
     for name in names or []:
         if name not in images:
             raise BadManifest(unknown("image", name, images), hint="`orchestrator images list` has all")
+        if device not in images[name].description.devices:
+            kinds = " and ".join(images[name].description.devices)
+            raise BadManifest(f"image {name!r} is for {kinds}, not for {device.value}", hint="name it with --device")
     if names:
         return [images[name] for name in names]
     return [image for image in images.values() if image.description.operations and device in image.description.devices]

@@ -13,7 +13,6 @@ from rich.table import Table
 from harness.contract import unknown
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest, CommandExit, RuntimeUnavailable, StoreError
-from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import shipped_images
 from orchestrator.store import RunRecord, Store, history
 from orchestrator.tracks import Mode
@@ -69,6 +68,7 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to; the run's own.")] = None,
     mode: Annotated[Mode, typer.Option("--mode", help="How the generalization metric averages.")] = Mode.PAPER,
     store: options.Store = options.DEFAULT_STORE,
+    more_images: options.Images = None,
 ) -> None:
     """Write a run's report from what is stored. Prints the paths of the files."""
     from orchestrator.report import RunReport, render_html, render_markdown
@@ -79,7 +79,7 @@ def report(
         if name not in FORMATS:
             raise BadManifest(unknown("report format", name, FORMATS), hint=f"use: {', '.join(FORMATS)}")
     record, opened, whole = options.open_run(store, run)
-    document = build_report(record, opened, ImageCatalog(shipped_images()), mode)
+    document = build_report(record, opened, options.catalog(more_images), mode)
     folder = output or opened.runs / record.run
     renderers: dict[str, Callable[[RunReport], str]] = {
         "markdown": render_markdown,
@@ -128,11 +128,11 @@ def paper(as_json: options.Json = False) -> None:
         console.print(f"- {cell.reason}", markup=False, highlight=False)
 
 
-def doctor(store: options.Store = options.DEFAULT_STORE) -> None:
+def doctor(store: options.Store = options.DEFAULT_STORE, more_images: options.Images = None) -> None:
     """Check what this machine offers and say what is missing. Exits with 2 when nothing could be run."""
     from orchestrator.checks.machine import diagnose
 
-    findings = diagnose(store, shipped_images())
+    findings = diagnose(store, shipped_images(), *(more_images or []))
     for finding in findings:
         typer.echo(f"{finding.symbol} {finding.subject}: {finding.message}")
         if finding.hint:
@@ -145,6 +145,7 @@ def clean(
     run: Annotated[str, typer.Option("--run", help="Forget this run first.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would be removed.")] = False,
     store: options.Store = options.DEFAULT_STORE,
+    more_images: options.Images = None,
 ) -> None:
     """Free what no run refers to (attempts of dead orchestrators, stages, checkpoints), and what nothing is run in.
 
@@ -155,7 +156,7 @@ def clean(
     from orchestrator.store.cleaning import clean as clean_store
 
     opened = Store(store)
-    catalog = ImageCatalog(shipped_images())
+    catalog = options.catalog(more_images)
     unused = Environments(opened.root / ENVIRONMENTS_NAME).unused(catalog.images.values())
     cleaned = clean_store(opened, drop_run=run or None, also=unused, dry_run=dry_run)
     removed = [(one.what, one.size_bytes) for one in cleaned.removed] + _prune_engine(dry_run=dry_run)

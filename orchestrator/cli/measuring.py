@@ -9,7 +9,8 @@ import typer
 
 from orchestrator.cli import options
 from orchestrator.errors import CommandExit
-from orchestrator.installation import find_manifest, shipped_images
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.installation import find_manifest
 from orchestrator.manifest import Manifest, read_manifest
 from orchestrator.run.progress import Display, ProgressMode, choose_display
 from orchestrator.run.run import Run, Setup
@@ -29,6 +30,7 @@ def bench(
     runtime: options.Runtime = "auto",
     sizes: Annotated[Path | None, typer.Option("--sizes", help="The manifest to take tasks and sizes from.")] = None,
     store: options.Store = options.DEFAULT_STORE,
+    more_images: options.Images = None,
     progress: options.ProgressOption = ProgressMode.AUTO,
     as_json: options.Json = False,
 ) -> None:
@@ -40,7 +42,7 @@ def bench(
 
     base = read_manifest(find_manifest(sizes or SIZES))
     manifest = bench_manifest(base, method, backend, model, setting, device, runtime)
-    _measure(manifest, store, choose_display(progress), as_json=as_json)
+    _measure(manifest, store, options.catalog(more_images), choose_display(progress), as_json=as_json)
 
 
 def run(
@@ -48,11 +50,13 @@ def run(
     device: Annotated[str | None, typer.Option("--device", "-d", help="Instead of the manifest's device.")] = None,
     runtime: Annotated[str | None, typer.Option("--runtime", "-r", help="Instead of the manifest's runtime.")] = None,
     store: options.Store = options.DEFAULT_STORE,
+    more_images: options.Images = None,
     progress: options.ProgressOption = ProgressMode.AUTO,
     as_json: options.Json = False,
 ) -> None:
     """Run a manifest. Run it again to go on after an interruption; what is known is not measured again."""
-    _measure(_read(manifest, device, runtime), store, choose_display(progress), as_json=as_json)
+    catalog = options.catalog(more_images)
+    _measure(_read(manifest, device, runtime), store, catalog, choose_display(progress), as_json=as_json)
 
 
 def plan(
@@ -61,12 +65,13 @@ def plan(
     runtime: Annotated[str | None, typer.Option("--runtime", "-r", help="Instead of the manifest's runtime.")] = None,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a stage on stdout.")] = False,
     store: options.Store = options.DEFAULT_STORE,
+    more_images: options.Images = None,
 ) -> None:
     """Show what a manifest would run, and what is known already. Builds and runs nothing."""
     from orchestrator.run.preview import preview
     from orchestrator.run.setup import prepare_setup
 
-    setup = prepare_setup(_read(manifest, device, runtime), store, shipped_images())
+    setup = prepare_setup(_read(manifest, device, runtime), store, options.catalog(more_images))
     for stage in preview(setup):
         if jsonl:
             typer.echo(json.dumps(stage.model_dump(mode="json"), ensure_ascii=False))
@@ -86,11 +91,11 @@ def _read(path: Path, device: str | None, runtime: str | None) -> Manifest:
     return Manifest.model_validate({**manifest.model_dump(), **changes})
 
 
-def _measure(manifest: Manifest, store: Path, display: Display, *, as_json: bool) -> None:
+def _measure(manifest: Manifest, store: Path, catalog: ImageCatalog, display: Display, *, as_json: bool) -> None:
     from orchestrator.run.scheduling import LocalExecutor
     from orchestrator.run.setup import prepare_setup
 
-    setup = prepare_setup(manifest, store, shipped_images())
+    setup = prepare_setup(manifest, store, catalog)
     for decision in setup.decisions:
         display.note(decision)
     cancel = threading.Event()

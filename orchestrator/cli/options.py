@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from orchestrator.errors import CommandExit
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.installation import shipped_images
 from orchestrator.run.progress import ProgressMode
 from orchestrator.store import RunRecord, Unreadable, history
 from orchestrator.store import Store as StoreFolder
@@ -27,6 +29,14 @@ Device = Annotated[
 ]
 Runtime = Annotated[str, typer.Option("--runtime", "-r", help="auto, docker or process.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+
+IMAGES_VARIABLE = "LLMCBENCH_IMAGES"
+Images = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--images", envvar=IMAGES_VARIABLE, help="A folder with more images, or of one; several times for several."
+    ),
+]
 
 DEFAULT_STORE = Path(".llmcbench")
 MANIFEST_HELP = "a file, or the name of one that comes with the project, such as quick."
@@ -55,3 +65,8 @@ def ends(*, whole: bool) -> None:
     """End with the exit status of a command that had to pass over something, where it had to."""
     if not whole:
         raise typer.Exit(CommandExit.INCOMPLETE)
+
+
+def catalog(more: list[Path] | None) -> ImageCatalog:
+    """The images that come with the project, and those of the folders that were named."""
+    return ImageCatalog(shipped_images(), *(more or []))

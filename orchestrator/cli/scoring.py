@@ -7,8 +7,6 @@ from rich.console import Console, RenderableType
 
 from orchestrator.cli import options
 from orchestrator.evidence.resampling import Resampling
-from orchestrator.images.catalog import ImageCatalog
-from orchestrator.installation import shipped_images
 from orchestrator.tracks import Mode, Track
 
 LOG_WIDTH = 120
@@ -29,6 +27,7 @@ def score(
     resamples: Resamples = DEFAULT.resamples,
     seed: Seed = DEFAULT.seed,
     store: options.Store = options.DEFAULT_STORE,
+    more_images: options.Images = None,
     as_json: options.Json = False,
 ) -> None:
     """Show a run's overall metrics and values with their 95 % intervals."""
@@ -38,7 +37,7 @@ def score(
 
     record, opened, whole = options.open_run(store, run)
     resampling = Resampling(resamples=resamples, seed=seed)
-    evidence = read_evidence(record, opened, ImageCatalog(shipped_images()), resampling)
+    evidence = read_evidence(record, opened, options.catalog(more_images), resampling)
     document = score_run(evidence, mode, _tracks(track))
     if as_json:
         typer.echo(document.model_dump_json(indent=1))
@@ -57,6 +56,7 @@ def compare(
     resamples: Resamples = DEFAULT.resamples,
     seed: Seed = DEFAULT.seed,
     store: options.Store = options.DEFAULT_STORE,
+    more_images: options.Images = None,
     as_json: options.Json = False,
 ) -> None:
     """Show how two variants differ, A - B, with 95 % intervals and p-values.
@@ -69,7 +69,7 @@ def compare(
     from orchestrator.score.comparing import compare as compare_sides
 
     record, opened, whole = options.open_run(store, run)
-    catalog = ImageCatalog(shipped_images())
+    catalog = options.catalog(more_images)
     first = second = read_evidence(record, opened, catalog)
     if other_run:
         record, opened, other_whole = options.open_run(store, other_run)

@@ -11,8 +11,6 @@ from rich.text import Text
 from harness.contract import CheckpointFormat, DeviceKind, unknown
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest
-from orchestrator.images.catalog import ImageCatalog
-from orchestrator.installation import shipped_images
 from orchestrator.plan import resolve_backend
 from orchestrator.plan.support import Answer, SupportRow, SupportTable, support_of
 
@@ -32,10 +30,11 @@ def support(
         str, typer.Option("--format", "-f", help="Only rows about this checkpoint format, by its name or its end.")
     ] = "",
     device: Annotated[str, typer.Option("--device", "-d", help="Only rows about cpu, or about cuda.")] = "",
+    more_images: options.Images = None,
     as_json: options.Json = False,
 ) -> None:
     """Show what each backend serves. The least favourable row that fits a checkpoint counts; `otherwise` comes last."""
-    catalog = ImageCatalog(shipped_images())
+    catalog = options.catalog(more_images)
     names = [resolve_backend(backend, catalog)[1].name] if backend else list(catalog.backends)
     wanted, kind = _format(checkpoint_format), _device(device)
     tables = [_narrowed(support_of(*catalog.backends[name]), wanted, kind) for name in names]

@@ -32,6 +32,7 @@ from orchestrator.images.inputs import (
     worker_dockerfile,
 )
 from orchestrator.images.package_sources import PackageSources
+from orchestrator.images.prebuilt import find_prebuilt, have_prebuilt
 from orchestrator.images.staging import pip_secrets, stage_environment, stage_worker
 from orchestrator.images.vendor_wheels import vendor_wheels
 from orchestrator.stages import ImageIdentity
@@ -44,7 +45,12 @@ _LICENSE = "Apache-2.0"
 
 
 def built_identity(client: "DockerClient", image: Image, device: DeviceKind) -> ImageIdentity | None:
-    """The identity of the image where one was built from the files as they are now; None where none was."""
+    """The identity of the image where one was built from the files as they are now; None where none was.
+
+    A prebuilt image is what its digest says, once the engine has it.
+    """
+    if (prebuilt := image.description.prebuilt) is not None:
+        return None if find_prebuilt(client, prebuilt) is None else ImageIdentity(f"docker:prebuilt:{prebuilt}")
     labels = image_labels(client, image_tag(image, device))
     if labels is None or labels.get(INPUTS_LABEL) != build_digest(image, device):
         return None
@@ -69,6 +75,8 @@ def build_image(
         BadImage: a file is missing or a step failed.
         RuntimeUnavailable: there is no builder.
     """
+    if image.description.prebuilt is not None:
+        return have_prebuilt(client, image, image.description.prebuilt, note)
     vendor_wheels(image)  # before anything is built for it
     with building(note):
         if not force and not record and built_identity(client, image, device) is not None:

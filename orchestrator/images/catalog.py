@@ -1,8 +1,9 @@
 """The images folder: what each image is, and the files that decide what is in it."""
 
 import hashlib
+import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +20,12 @@ from harness.contract import (
     TaskDescription,
 )
 from harness.contract.tasks import describe_task, load_tasks
+from orchestrator.documents import why_invalid
 from orchestrator.errors import BadImage
 
 DESCRIPTION_NAME = "image.toml"
+JSON_DESCRIPTION_NAME = "image.json"
+"""The same as JSON, for images that have no use for TOML."""
 LOCKS_NAME = "locks"
 VENDOR_WHEELS_NAME = "vendor-wheels.toml"
 
@@ -44,7 +48,8 @@ class Image:
 
     @property
     def description_path(self) -> Path:
-        return self.folder / DESCRIPTION_NAME
+        as_json = self.folder / JSON_DESCRIPTION_NAME
+        return as_json if as_json.is_file() else self.folder / DESCRIPTION_NAME
 
     @property
     def dockerfile(self) -> Path:
@@ -58,6 +63,10 @@ class Image:
     @property
     def container_only(self) -> str | None:
         """Why a virtual environment of its lock is not enough to run it; None where it is."""
+        if self.description.container_only is not None:
+            return self.description.container_only
+        if self.description.prebuilt is not None and not self.description.command:
+            return "it comes as a prebuilt image"
         if self.description.foundation is not None:
             return f"it is built on {self.description.foundation}"
         if (self.folder / VENDOR_WHEELS_NAME).is_file():
@@ -114,17 +123,23 @@ class Image:
 
 
 class ImageCatalog:
-    """All images of a project folder, indexed by what they offer.
+    """All images of the project's folder `root` and of `others`, indexed by what they offer.
+
+    Each of `others` holds folders of images, as `root` does, or is itself the folder of one. What they build on may be
+    in `root`.
 
     Raises:
-        BadImage: a folder has an invalid `image.toml`, two images offer the same name, or a parent does not exist.
+        BadImage: a folder has no image or an invalid `image.toml`, two images have or offer the same name, or a parent
+            does not exist.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *others: Path) -> None:
         self.root = root
         if not root.is_dir():
-            raise BadImage(f"no images folder at {root}", hint="run from a checkout of the project")
-        self.images = _with_parents([_load(path) for path in sorted(root.glob(f"*/{DESCRIPTION_NAME}"))])
+            raise BadImage(f"no images folder at {root}", hint="name the folder that holds the images")
+        images = [_load(path) for path in _described(root.glob("*"))]
+        images += [_load(path, shared=root) for other in others for path in _descriptions(other)]
+        self.images = _with_parents(_distinct(images))
 
     def offering(self, operation: Operation) -> tuple[Image, ...]:
         return tuple(image for image in self.images.values() if operation in image.description.operations)
@@ -179,14 +194,48 @@ def _index(offers: Iterable[tuple[Image, Offer]]) -> dict[str, tuple[Image, Offe
     return index
 
 
-def _load(path: Path) -> Image:
+def _described(folders: Iterable[Path]) -> list[Path]:
+    """The descriptions in those of the folders that have one."""
+    names = (DESCRIPTION_NAME, JSON_DESCRIPTION_NAME)
+    return [folder / name for folder in sorted(folders) for name in names if (folder / name).is_file()]
+
+
+def _descriptions(folder: Path) -> list[Path]:
+    found = _described([folder]) or _described(folder.glob("*"))
+    if not found:
+        raise BadImage(
+            f"{folder} holds no image: no {DESCRIPTION_NAME} in it or one folder below",
+            hint="name the folder of an image, or the one around several; `orchestrator images new NAME` makes one",
+        )
+    return [path.absolute() for path in found]
+
+
+def _distinct(images: Iterable[Image]) -> Iterator[Image]:
+    seen: dict[str, Image] = {}
+    for image in images:
+        first = seen.setdefault(image.name, image)
+        if first.folder != image.folder:
+            raise BadImage(
+                f"two images are called {image.name!r}: {first.folder} and {image.folder}",
+                hint="rename the folder of one, and the name in its image.toml",
+            )
+        if first is image:
+            yield image
+
+
+def _load(path: Path, *, shared: Path | None = None) -> Image:
     try:
-        description = ImageDescription.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, ValidationError) as invalid:
-        raise BadImage(f"{path} is not a valid image description: {invalid}", hint="see docs/images.md") from invalid
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text) if path.name == JSON_DESCRIPTION_NAME else tomllib.loads(text)
+        description = ImageDescription.model_validate(document)
+    except ValidationError as invalid:
+        why = why_invalid(invalid, json.dumps(document, default=str))
+        raise BadImage(f"{path} is not a valid image description: {why}", hint="see docs/images.md") from invalid
+    except (OSError, ValueError) as invalid:
+        raise BadImage(f"{path} cannot be read: {invalid}", hint="see docs/images.md") from invalid
     if description.name != path.parent.name:
         raise BadImage(f"{path} names itself {description.name!r}", hint="an image is called like its folder")
-    return Image(path.parent, description)
+    return Image(path.parent, description, shared=shared)
 
 
 def _with_parents(images: Iterable[Image]) -> dict[str, Image]:

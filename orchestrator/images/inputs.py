@@ -67,8 +67,16 @@ def copied_files(image: Image) -> dict[str, Path]:
     """
     if not image.dockerfile.is_file():
         return {}
+    return _files(image, _LEFT_OUT if brings_own_worker(image) else (*_LEFT_OUT, DESCRIPTION_NAME))
+
+
+def own_modules(image: Image) -> dict[str, Path]:
+    """The Python modules that an image whose worker is the harness brings beside its description, by file name."""
+    return {path.name: path for path in sorted(image.folder.glob("*.py"))}
+
+
+def _files(image: Image, left_out: tuple[str, ...]) -> dict[str, Path]:
     found = {path.relative_to(image.folder): path for path in sorted(image.folder.rglob("*")) if path.is_file()}
-    left_out = _LEFT_OUT if brings_own_worker(image) else (*_LEFT_OUT, DESCRIPTION_NAME)
     return {
         name.as_posix(): path
         for name, path in found.items()
@@ -93,7 +101,7 @@ def environment_digest(image: Image, device: DeviceKind) -> Sha256:
         {
             "device": device.value,
             "dockerfile": digest_file(environment_dockerfile(owner)),
-            "files": {name: [digest_file(path), _is_executable(path)] for name, path in copied_files(owner).items()},
+            "files": _contents(copied_files(owner)),
             "lock": owner.lock_digest(device),
             "below": _below(owner, device),
         }
@@ -106,18 +114,20 @@ def _below(image: Image, device: DeviceKind) -> str:
     return base_digest(image.project) if image.parent is None else environment_digest(image.parent, device)
 
 
-def _is_executable(path: Path) -> bool:
-    return bool(path.stat().st_mode & 0o100)
+def _contents(files: dict[str, Path]) -> dict[str, list[str | bool]]:
+    """The digest of each file, and whether it can be executed."""
+    return {name: [digest_file(path), bool(path.stat().st_mode & 0o100)] for name, path in files.items()}
 
 
 def build_digest(image: Image, device: DeviceKind) -> Sha256:
     """Digest of everything that goes into the image: what decides its identity, the harness, and `image.toml`."""
-    content = {"environment": environment_digest(image, device)}
+    content: dict[str, object] = {"environment": environment_digest(image, device)}
     if not brings_own_worker(image):
         content |= {
             "worker": digest_file(worker_dockerfile(image)),
             "description": digest_file(image.description_path),
             "harness": harness_digest(),
+            "modules": _contents(own_modules(image)),
         }
     elif _COPIES_HARNESS.search(image.dockerfile.read_text(encoding="utf-8")):
         content["harness"] = harness_digest()
@@ -133,12 +143,19 @@ def container_identity(image: Image, device: DeviceKind, packages: str | None) -
     inputs: dict[str, object] = {"environment": environment_digest(image, device), "packages": packages}
     if not brings_own_worker(image):
         inputs["worker"] = digest_file(worker_dockerfile(image))
+        if modules := own_modules(image):
+            inputs["modules"] = _contents(modules)
     return ImageIdentity(f"docker:inputs:{digest_of(inputs)}{_declared_data(image)}")
 
 
 def process_identity(image: Image, lock: Sha256, abi: str) -> ImageIdentity:
-    """What a process of the image is, for results: the lock that is installed, and the Python."""
-    return ImageIdentity(f"process:{lock}:{abi}{_declared_data(image)}")
+    """What a process of the image is, for results: the lock that is installed, the Python, and what its folder brings.
+
+    That is every file for an image with a command of its own, else its modules.
+    """
+    own = _contents(_files(image, _LEFT_OUT) if image.description.command else own_modules(image))
+    brought = f":files-{digest_of(own)}" if own else ""
+    return ImageIdentity(f"process:{lock}:{abi}{_declared_data(image)}{brought}")
 
 
 def _declared_data(image: Image) -> str:
@@ -148,6 +165,9 @@ def _declared_data(image: Image) -> str:
 
 
 def image_tag(image: Image, device: DeviceKind) -> str:
+    """The name under which the engine has the image: that of this build, or of the prebuilt one."""
+    if image.description.prebuilt is not None:
+        return image.description.prebuilt
     return f"llmcbench/{image.name}:{build_digest(image, device)[:_TAG_DIGITS]}-{device.value}"
 
 
@@ -159,6 +179,8 @@ def environment_tag(image: Image, device: DeviceKind) -> str:
 
 def all_tags(image: Image, device: DeviceKind) -> tuple[str, ...]:
     """The tags of the image and of everything below it that is built here."""
+    if image.description.prebuilt is not None:
+        return ()
     tags = [image_tag(image, device)]
     layer: Image | None = image if not brings_own_worker(image) else image.parent
     lowest = image

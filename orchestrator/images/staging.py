@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.contract import DeviceKind, digest_file, harness_folder
 from orchestrator.errors import BadImage
 from orchestrator.images.catalog import DESCRIPTION_NAME, Image
-from orchestrator.images.inputs import brings_own_worker, copied_files
+from orchestrator.images.inputs import brings_own_worker, copied_files, own_modules
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.vendor_wheels import find_vendor_wheels, vendor_wheels
 
@@ -49,6 +49,8 @@ def stage_environment(image: Image, device: DeviceKind, context: Path, sources: 
 def stage_worker(image: Image, context: Path) -> None:
     """Fill `context`, an empty folder, with what a worker is besides its environment."""
     _copy(image.description_path, context / DESCRIPTION_NAME)
+    for name, path in own_modules(image).items():
+        _copy(path, context / name)
     copy_harness(context / harness_folder().name)
 
 

@@ -30,14 +30,13 @@ def named_runtime(name: str, root: Path) -> tuple[DockerRuntime | ProcessRuntime
     return choose_runtime(name, root)
 
 
-def prepare_setup(manifest: Manifest, store: Path, images: Path) -> Setup:
+def prepare_setup(manifest: Manifest, store: Path, catalog: ImageCatalog) -> Setup:
     """Choose and plan; nothing is built or run yet.
 
     Raises:
         OrchestratorError: a name is unknown, a device or engine is not there, the driver is too old for an image, or
             the store cannot be used.
     """
-    catalog = ImageCatalog(images)
     check_engine(manifest, catalog)
     check_choices(manifest.scoring, {name: task for name, (_, task) in catalog.tasks.items()})
     device = choose_device(manifest.device)

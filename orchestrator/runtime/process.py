@@ -6,6 +6,7 @@ worker's resident memory several times a second.
 """
 
 import os
+import re
 import secrets
 import selectors
 import signal
@@ -28,7 +29,7 @@ from orchestrator.host.owner import Owner
 from orchestrator.host.residency import PeakResident
 from orchestrator.host.survivors import INVOCATION_VARIABLE, kill_survivors
 from orchestrator.images.catalog import Image
-from orchestrator.images.inputs import process_identity
+from orchestrator.images.inputs import own_modules, process_identity
 from orchestrator.images.package_sources import HUB_VARIABLES, PackageSources
 from orchestrator.runtime.base import Completed, Invocation, RuntimeName
 from orchestrator.runtime.environments import ENVIRONMENTS_NAME, Environments, WorkerEnvironment
@@ -40,6 +41,8 @@ _POLL_SECONDS = 0.05
 _DRAIN_SECONDS = 2.0
 _CHUNK_BYTES = 1 << 16
 _KIB = 1024
+_HARNESS = ("-m", "harness")
+_PYDANTIC = re.compile(r"^pydantic==", re.MULTILINE)
 _FORWARDED = ("LD_LIBRARY_PATH", "TZ")
 
 
@@ -53,9 +56,11 @@ class _Running(Frozen):
 
 
 class ProcessRuntime:
-    """`root` is the store's folder. `worker` is what the environment's Python is started with."""
+    """`root` is the store's folder. `worker` is what the environment's Python is started with, whatever the image says:
+    otherwise the image's own command, or else the harness.
+    """
 
-    def __init__(self, root: Path, *, worker: tuple[str, ...] = ("-m", "harness")) -> None:
+    def __init__(self, root: Path, *, worker: tuple[str, ...] | None = None) -> None:
         root = root.absolute()
         self._environments = Environments(root / ENVIRONMENTS_NAME)
         self._running = root / RUNNING_NAME
@@ -67,7 +72,14 @@ class ProcessRuntime:
 
     def prepare(self, image: Image, device: DeviceKind, note: Callable[[str], None]) -> ImageIdentity:
         """Install the image's lock into an environment of its own, unless that is done. Raises as `Runtime` says."""
-        return _identity(image, self._environments.prepare(image, device, note))
+        found = self._environments.prepare(image, device, note)
+        if self._worker is None and not image.description.command and not _has_the_harness(image, device):
+            raise RuntimeUnavailable(
+                f"nothing says how image {image.name!r} is started as a process: its lock is without pydantic, so what "
+                "works in it is not the harness",
+                hint=f"name its own `command` in {image.description_path}, or say `container_only` there and why",
+            )
+        return _identity(image, found)
 
     def identity(self, image: Image, device: DeviceKind) -> ImageIdentity | None:
         """The identity of the environment that is installed for the image's lock."""
@@ -102,9 +114,9 @@ class ProcessRuntime:
             ):
                 home = Path(scratch) / "home"
                 home.mkdir()
-                command = [str(found.python), *self._worker]
+                command = self._command(work.image, found)
                 variables = _variables(work, found, home) | {
-                    "PYTHONPATH": str(self._environments.harness()),
+                    "PYTHONPATH": self._modules(work.image),
                     INVOCATION_VARIABLE: token,
                 }
                 with _stdin(work, Path(scratch) / "stdin") as request:
@@ -112,6 +124,16 @@ class ProcessRuntime:
         finally:
             kill_survivors(token)
             entry.unlink(missing_ok=True)
+
+    def _command(self, image: Image, environment: WorkerEnvironment) -> list[str]:
+        if self._worker is None and image.description.command:
+            return [_in_folder(word, image.folder) for word in image.description.command]
+        return [str(environment.python), *(self._worker or _HARNESS)]
+
+    def _modules(self, image: Image) -> str:
+        """Where the worker finds modules that are not of its lock: the harness, and those of the image's own folder."""
+        own = [str(image.folder.resolve())] if own_modules(image) else []
+        return os.pathsep.join([str(self._environments.harness()), *own])
 
     def sweep(self) -> tuple[str, ...]:
         """Kill the processes that dead orchestrators left behind."""
@@ -131,6 +153,17 @@ class ProcessRuntime:
 
 def _identity(image: Image, environment: WorkerEnvironment) -> ImageIdentity:
     return process_identity(image, environment.lock_sha256, environment.abi)
+
+
+def _has_the_harness(image: Image, device: DeviceKind) -> bool:
+    locks = [path for kind in (device, DeviceKind.CUDA) if (path := image.lock(kind)).is_file()]
+    return any(_PYDANTIC.search(path.read_text(encoding="utf-8")) for path in locks)
+
+
+def _in_folder(word: str, folder: Path) -> str:
+    """The path of the image's file that a word of its command names; any other word as it is."""
+    path = folder / word
+    return str(path.resolve()) if path.is_file() else word
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.contract import BenchmarkParameters, BenchmarkResult, Device, DeviceKind, Operation, ResultEvent
-from orchestrator.checks.backends.probe import write_probe
+from orchestrator.checks.probe import write_probe
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.images.engine import image_labels
 from orchestrator.images.inputs import environment_tag

@@ -26,8 +26,8 @@ from harness.contract import (
 )
 from orchestrator.checks import machine as diagnosis
 from orchestrator.checks.backends import Outcome, Verification, read_verification, verify_backend
-from orchestrator.checks.backends.probe import write_probe
 from orchestrator.checks.backends.verify import Subject
+from orchestrator.checks.probe import write_probe
 from orchestrator.cli.app import app
 from orchestrator.errors import StoreError
 from orchestrator.host.devices import ChosenDevice, Gpu

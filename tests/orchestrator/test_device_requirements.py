@@ -82,7 +82,7 @@ def test_a_driver_that_is_too_old_is_refused_before_a_run(monkeypatch: pytest.Mo
     with_nvml(monkeypatch, "535.104.05")
     manifest = MANIFEST.model_copy(update={"runtime": "process"})
     with pytest.raises(BadManifest, match=r"needs NVIDIA driver 580 or newer, and this machine has 535\.104\.05"):
-        prepare_setup(manifest, tmp_path / "store", IMAGES)
+        prepare_setup(manifest, tmp_path / "store", ImageCatalog(IMAGES))
     assert not (tmp_path / "store").exists()
 
 

@@ -18,8 +18,8 @@ from harness.contract import (
     harness_digest,
 )
 from orchestrator.checks.backends.checks import SERVES, check_agreement, check_result
-from orchestrator.checks.backends.probe import write_probe
 from orchestrator.checks.backends.record import FOLDER_NAME, Check, Outcome, Verification, write_verification
+from orchestrator.checks.probe import write_probe
 from orchestrator.errors import OrchestratorError
 from orchestrator.host import locks
 from orchestrator.host.devices import ChosenDevice

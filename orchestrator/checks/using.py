@@ -1,0 +1,273 @@
+"""Does an image do what it offers? Each method compresses a tiny model, each backend serves it; then the results are
+looked at from outside: files, descriptor, weights, and what the evaluator makes of them.
+
+Not covered: whether a method is a good one, other operations than `compress` and `benchmark`, and options.
+"""
+
+import gzip
+import json
+import math
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.contract import (
+    ARTIFACT_NAME,
+    DESCRIPTOR_NAME,
+    BackendDescription,
+    BenchmarkParameters,
+    BenchmarkResult,
+    Calibration,
+    CheckpointDescriptor,
+    CheckpointFormat,
+    CompressParameters,
+    CompressResult,
+    DatasetDescriptor,
+    Device,
+    EvaluateParameters,
+    EvaluateResult,
+    MethodDescription,
+    Operation,
+    Parameters,
+    Setting,
+    canonical_json,
+    describe_tree,
+)
+from orchestrator.checks.backends.checks import check_result
+from orchestrator.checks.backends.record import Outcome
+from orchestrator.checks.conformance import Check
+from orchestrator.checks.probe import write_probe
+from orchestrator.checks.safetensors_file import BadWeights, Counted, count_weights
+from orchestrator.images.catalog import Image
+from orchestrator.plan.resolving import planned_format
+from orchestrator.run.verdict import judge
+from orchestrator.runtime.base import Invocation, Runtime
+from orchestrator.stages import Limits
+from orchestrator.store import BadArtifact, Failure
+from orchestrator.store.store import check_artifact
+
+EVALUATED_TASK = "piqa"
+_LIMITS = Limits(deadline_seconds=1800.0)
+_SAMPLES, _SEQUENCE_TOKENS = 4, 128
+_ZEROS_TOLERANCE = 0.002
+_WORDS = "the a river stone carries old light over slow water under grey hills while birds return late"
+_OUTCOMES = {Outcome.PASSED: True, Outcome.FAILED: False, Outcome.NOT_APPLICABLE: None}
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """The prepared image that evaluates what methods make; None, and why, where none could be made ready."""
+
+    image: Image | None
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where an image is used: `folder` is empty, and holds what every worker saw and said afterwards."""
+
+    runtime: Runtime
+    device: Device
+    folder: Path
+    evaluator: Evaluator
+    _asked: list[str] = field(default_factory=list)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint"
+
+    def dataset(self, name: str, split: str, rows: list[dict[str, Any]]) -> Path:
+        """A published data set with these rows."""
+        folder = self.folder / f"data-{name}-{split}"
+        if not folder.exists():
+            folder.mkdir()
+            with gzip.GzipFile(folder / f"{split}.jsonl.gz", "wb", mtime=0) as file:
+                file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
+            descriptor = DatasetDescriptor(
+                name=name,
+                origin="made by `orchestrator images check`",
+                rows={split: len(rows)},
+                files=describe_tree(folder),
+            )
+            (folder / DESCRIPTOR_NAME).write_bytes(canonical_json(descriptor.model_dump(mode="json")))
+        return folder
+
+    def ask(self, image: Image, operation: Operation, parameters: Parameters, inputs: dict[str, Path]) -> "_Answer":
+        """Run one worker as a stage's would be, and judge it so."""
+        stage = f"use-{len(self._asked)}-{image.name}-{operation.value}"
+        self._asked.append(stage)
+        folder = self.folder / stage
+        folder.mkdir()
+        invocation = Invocation(
+            image=image,
+            operation=operation,
+            parameters=parameters,
+            folder=folder,
+            stage=stage,
+            run="check",
+            inputs=inputs,
+            device=self.device,
+            limits=_LIMITS,
+        )
+        completed = self.runtime.run(invocation, lambda event: None, threading.Event())
+        verdict = judge(stage, folder, completed, _LIMITS.deadline_seconds)
+        if isinstance(verdict, Failure):
+            return _Answer(None, f"{verdict.message} ({verdict.hint})" if verdict.hint else verdict.message, folder)
+        return _Answer(verdict.result, "", invocation.output)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """`result` None: `failure` says why. `folder` is the worker's output, or what is left of a failed attempt."""
+
+    result: Any
+    failure: str
+    folder: Path
+
+
+def use_image(bench: Bench, image: Image) -> Iterator[Check]:
+    """Use all that a prepared image offers, and say of each thing whether it did what it should.
+
+    Raises:
+        RuntimeUnavailable: the runtime fails, which says nothing about the image.
+    """
+    write_probe(bench.checkpoint)
+    for method in image.description.methods:
+        yield from _use_method(bench, image, method)
+    for backend in image.description.backends:
+        yield from _use_backend(bench, image, backend)
+
+
+def _use_method(bench: Bench, image: Image, method: MethodDescription) -> Iterator[Check]:
+    try:
+        setting = Setting.parse(method.default_setting)
+    except ValueError as invalid:
+        yield Check(f"{method.name} has a default setting", False, str(invalid))
+        return
+    name = method.calibration.dataset
+    asked = CompressParameters(
+        method=method.name,
+        setting=setting,
+        calibration=Calibration(dataset=name, samples=_SAMPLES, sequence_length=_SEQUENCE_TOKENS, seed=0),
+    )
+    calibration = bench.dataset(name, "train", _text_rows())
+    answer = bench.ask(image, Operation.COMPRESS, asked, {"checkpoint": bench.checkpoint, "calibration": calibration})
+    clause = f"{method.name} compresses a tiny model at {setting.name}"
+    if not isinstance(answer.result, CompressResult):
+        yield Check(clause, False, answer.failure or f"its result is one of {answer.result.operation}")
+        return
+    yield Check(clause, True, f"in {answer.result.cost.compress_seconds:.2f} s")
+    made, artifact = answer.result.artifact, answer.folder / ARTIFACT_NAME
+    whole = _is_described(method, artifact, made)
+    yield whole
+    if not whole.passed:
+        return
+    parent = _descriptor(bench.checkpoint)
+    yield _answers_the_request(method, made, asked, parent)
+    yield _weights_count(method, artifact, made, parent)
+    yield _is_evaluated(bench, method, artifact)
+
+
+def _is_described(method: MethodDescription, artifact: Path, made: CheckpointDescriptor) -> Check:
+    clause = f"{method.name}: its files are what its descriptor says"
+    try:
+        check_artifact(artifact, made)
+    except BadArtifact as bad:
+        return Check(clause, False, str(bad))
+    return Check(clause, True, f"{len(made.files)} files, {made.size_bytes / 2**20:.1f} MiB")
+
+
+def _answers_the_request(
+    method: MethodDescription, made: CheckpointDescriptor, asked: CompressParameters, parent: CheckpointDescriptor
+) -> Check:
+    expected = {
+        "method": method.name,
+        "setting": asked.setting.name,
+        "parent": parent.digest,
+        "format": planned_format(method, asked.setting, asked.options),
+    }
+    wrong = [
+        f"{name} is {getattr(made, name)!r} instead of {value!r}"
+        for name, value in expected.items()
+        if getattr(made, name) != value
+    ]
+    return Check(
+        f"{method.name}: its descriptor answers the request", not wrong, "; ".join(wrong) or ", ".join(expected)
+    )
+
+
+def _weights_count(
+    method: MethodDescription, artifact: Path, made: CheckpointDescriptor, parent: CheckpointDescriptor
+) -> Check:
+    """What can be counted of dense weights is counted; of packed ones only that they can be read."""
+    clause = f"{method.name}: its weights can be read, and are as many as it says"
+    try:
+        counted = count_weights(artifact)
+    except BadWeights as bad:
+        return Check(clause, False, str(bad))
+    wrong = _miscounted(made, counted, parent) if made.format is CheckpointFormat.DENSE else None
+    found = f"{counted.values} values in {counted.tensors} tensors, {counted.zeros_of_linears:.1%} zeros in linears"
+    return Check(clause, wrong is None, wrong or found)
+
+
+def _miscounted(made: CheckpointDescriptor, counted: Counted, parent: CheckpointDescriptor) -> str | None:
+    """A method that takes whole units away leaves no zeros, so these are held against what it says only otherwise."""
+    if counted.values != made.parameter_count:
+        return f"parameter_count is {made.parameter_count}, and the tensors hold {counted.values} values"
+    said = made.sparsity.measured if made.sparsity is not None else 0.0
+    if counted.values == parent.parameter_count and said - counted.zeros_of_linears > _ZEROS_TOLERANCE:
+        return f"sparsity.measured is {said:.4f}, and {counted.zeros_of_linears:.4f} of the linears' weights are zero"
+    return None
+
+
+def _is_evaluated(bench: Bench, method: MethodDescription, artifact: Path) -> Check:
+    clause = f"{method.name}: what it made can be evaluated"
+    if bench.evaluator.image is None:
+        return Check(clause, None, bench.evaluator.absent)
+    inputs = {"checkpoint": artifact, "dataset": bench.dataset(EVALUATED_TASK, "validation", _choice_rows())}
+    answer = bench.ask(bench.evaluator.image, Operation.EVALUATE, EvaluateParameters(task=EVALUATED_TASK), inputs)
+    if not isinstance(answer.result, EvaluateResult):
+        return Check(clause, False, answer.failure)
+    value = answer.result.metrics[answer.result.metric]
+    lost = sum(answer.result.excluded.values())
+    said = f"{answer.result.metric} {value:.3f} over {answer.result.items} items, {lost} of them could not be scored"
+    return Check(clause, math.isfinite(value) and not lost, said)
+
+
+def _use_backend(bench: Bench, image: Image, backend: BackendDescription) -> Iterator[Check]:
+    asked = BenchmarkParameters(
+        backend=backend.name, prompt_tokens=16, generate_tokens=24, batch_sizes=(1, 2), warmup=1, repeats=3
+    )
+    answer = bench.ask(image, Operation.BENCHMARK, asked, {"checkpoint": bench.checkpoint})
+    if not isinstance(answer.result, BenchmarkResult):
+        why = answer.failure or f"its result is one of {answer.result.operation}"
+        yield Check(f"{backend.name} serves a tiny model", False, why)
+        return
+    right = answer.result.backend == backend.name
+    yield Check(f"{backend.name} serves a tiny model", right, f"as backend {answer.result.backend!r}")
+    for one in check_result(answer.result, asked):
+        yield Check(f"{backend.name}: {one.name}", _OUTCOMES[one.outcome], one.message)
+
+
+def _descriptor(folder: Path) -> CheckpointDescriptor:
+    return CheckpointDescriptor.model_validate_json((folder / DESCRIPTOR_NAME).read_bytes())
+
+
+def _text_rows() -> list[dict[str, Any]]:
+    """Texts longer than a calibration sequence, which is in bytes here; in the fields that data sets of text have."""
+    words = _WORDS.split()
+    texts = [
+        " ".join(words[(row * 7 + place * (row % 5 + 1)) % len(words)] for place in range(120)) + "."
+        for row in range(4 * _SAMPLES)
+    ]
+    return [{"text": text, "passage": text} for text in texts]
+
+
+def _choice_rows() -> list[dict[str, Any]]:
+    pairs = [("boil water", "use a pot", "use a hat"), ("cut bread", "use wool", "use a knife")]
+    return [
+        {"goal": goal, "sol1": one, "sol2": other, "label": place % 2}
+        for place, (goal, one, other) in enumerate(pairs * 2)
+    ]

@@ -1,0 +1,28 @@
+"""An environment of the process runtime that is this very Python, so that a test need not install a lock."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
+
+from harness.contract import DeviceKind
+from orchestrator.images.catalog import Image
+from orchestrator.images.package_sources import PackageSources
+from orchestrator.runtime import environments
+from orchestrator.runtime.environments import Environments
+from orchestrator.runtime.process import ENVIRONMENTS_NAME
+
+
+def stand_in(root: Path, image: Image, device: DeviceKind) -> None:
+    """Let the store at `root` have an environment for the image's lock. What is in it are the tests' own packages."""
+    with mock.patch.object(environments, "run_uv", _instead_of_uv):
+        Environments(root / ENVIRONMENTS_NAME).prepare(image, device, lambda note: None)
+
+
+def _instead_of_uv(arguments: Sequence[str], sources: PackageSources) -> str:
+    if arguments[0] == "venv":
+        python = Path(arguments[-1]) / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n', encoding="ascii")
+        python.chmod(0o755)
+    return ""
