@@ -112,6 +112,7 @@ class Values:
         self.gaps = tuple(gaps)
         self._values: list[Value] = []
         self._by_place: dict[Place, dict[Variant, Value]] = {}
+        self._by_variant: dict[Variant, list[Value]] = {}
         for value in values:
             self._add(value)
 
@@ -126,6 +127,7 @@ class Values:
         if any(other.higher_is_better != new.higher_is_better for other in held.values()):
             raise BadValue(f"{where}: values disagree on what is better", hint="mend higher_is_better")
         held[new.variant] = new
+        self._by_variant.setdefault(new.variant, []).append(new)
         self._values.append(new)
 
     def __iter__(self) -> Iterator[Value]:
@@ -138,8 +140,8 @@ class Values:
     def get(self, place: Place, variant: Variant) -> Value | None:
         return self.at(place).get(variant)
 
-    def of(self, *variants: Variant) -> tuple[Value, ...]:
-        return tuple(value for value in self._values if value.variant in variants)
+    def of(self, variant: Variant) -> Sequence[Value]:
+        return self._by_variant.get(variant, ())
 
     def why_none(self, place: Place, variant: Variant) -> str:
         """Why there is no value, in a clause that a report can print."""

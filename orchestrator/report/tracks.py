@@ -1,5 +1,6 @@
 """Each track's two tables: the scores by part, laid out like the paper's, and the measured values behind them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.evidence.value import DENSE, Value, Values, Variant
@@ -84,10 +85,11 @@ def _value_table(values: Values, track: Track, scores: tuple[Score, ...], footno
     for score in scores:
         if not score.variant.is_scored_in(track):
             continue
+        not_counted = {missing.place: missing.reason for missing in score.coverage.missing}
         for model in score.coverage.models_expected:
             places = (Place(track=track, part=part, name=name, model=model) for part, name in names)
-            measured = (_value_cell(values, score, place, footnotes) for place in places)
-            rows.append((*_variant_cells(score.variant), Cell(model), *measured))
+            cells = (_value_cell(values, place, score.variant, not_counted, footnotes) for place in places)
+            rows.append((*_variant_cells(score.variant), Cell(model), *cells))
     labels = tuple(place_label(track, part, name) for part, name in names)
     return Table(
         title=f"Track {track.value}: {track.title}, measured values",
@@ -97,16 +99,17 @@ def _value_table(values: Values, track: Track, scores: tuple[Score, ...], footno
     )
 
 
-def _value_cell(values: Values, score: Score, place: Place, footnotes: Footnotes) -> Cell:
-    value, reason = values.get(place, score.variant), score.coverage.why_missing(place)
+def _value_cell(
+    values: Values, place: Place, variant: Variant, not_counted: Mapping[Place, str], footnotes: Footnotes
+) -> Cell:
+    value, reason = values.get(place, variant), not_counted.get(place)
     if value is None:
         return footnotes.missing(reason or "not measured, and no part of the score")
     text = value_text(value.value, value.unit)
-    interval = value.interval if place in score.places else None
     return Cell(
         f"{text} ({value.caveat})" if value.caveat else text,
         note=None if reason is None else footnotes.number(reason),
-        interval=interval_text(interval, value.unit) if interval else noise_text(values, value),
+        interval=interval_text(value.interval, value.unit) if value.interval else noise_text(values, value),
     )
 
 

@@ -32,8 +32,11 @@ class Side:
 
     def draws(self, resampling: Resampling) -> Draws:
         """The figures of this variant and of dense, resampled."""
-        values = self.run.values.of(DENSE, self.variant)
-        printed = (Printed(one.source, one.metric, one.value) for one in values if one.source in self.run.outcomes)
+        printed = (
+            Printed(one.source, one.metric, one.value)
+            for one in self.run.values
+            if one.variant in (DENSE, self.variant) and one.source in self.run.outcomes
+        )
         return Draws(printed, self.run.outcomes, resampling)
 
 

@@ -1,7 +1,8 @@
 """The overall metrics: ratios averaged within parts, parts averaged, the interval of it, and the coverage of both."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from harness.contract import Frozen
@@ -51,10 +52,6 @@ class Coverage(Frozen):
             text += f" ({self.values} of {self.values_expected} values)"
         return "; ".join((text, *self.choices))
 
-    def why_missing(self, place: Place) -> str | None:
-        """Why the place does not count; None where it does."""
-        return next((one.reason for one in self.missing if one.place == place), None)
-
 
 class PartScore(Frozen):
     """The score of one part, or of one family in strict mode; `value` is None where nothing of it could be compared."""
@@ -103,14 +100,15 @@ def score(
     draws: Draws | None = None,
 ) -> Score:
     """The overall metric of one variant in one track, over what there is of it; `draws` give its interval."""
+    places = expectation.places
     ratios: list[Ratio] = []
     missing: list[MissingValue] = []
-    for place in expectation.places:
+    for place in places:
         try:
             ratios.append(ratio_at(values, place, variant, expectation.group(place, mode), draws))
         except Incomparable as reason:
             missing.append(MissingValue(place=place, reason=str(reason)))
-    parts = _parts(expectation, ratios, mode)
+    parts = _parts(Counter(expectation.group(place, mode) for place in places), ratios)
     squares = [part.value**2 for part in parts if part.value is not None]
     value = math.sqrt(_mean(squares)) if squares else None
     interval, no_interval = (None, None)
@@ -171,14 +169,20 @@ def _estimate(values: Values, variant: Variant, ratios: Sequence[Ratio], value: 
     return replace(root_mean_square(tuple(groups.values())), value=value)
 
 
-def _parts(expectation: Expectation, ratios: Sequence[Ratio], mode: Mode) -> tuple[PartScore, ...]:
-    groups = [expectation.group(place, mode) for place in expectation.places]
-    parts = []
-    for group in dict.fromkeys(groups):
-        squares = [ratio.ratio**2 for ratio in ratios if ratio.group == group]
-        value = 100 * math.sqrt(_mean(squares)) if squares else None
-        parts.append(PartScore(name=group, value=value, values=len(squares), values_expected=groups.count(group)))
-    return tuple(parts)
+def _parts(expected: Mapping[str, int], ratios: Sequence[Ratio]) -> tuple[PartScore, ...]:
+    """`expected` has the number of values of each complete part."""
+    squares: dict[str, list[float]] = {group: [] for group in expected}
+    for ratio in ratios:
+        squares[ratio.group].append(ratio.ratio**2)
+    return tuple(
+        PartScore(
+            name=group,
+            value=100 * math.sqrt(_mean(found)) if found else None,
+            values=len(found),
+            values_expected=expected[group],
+        )
+        for group, found in squares.items()
+    )
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -209,10 +213,10 @@ def _coverage(
         models=tuple(model for model in expectation.models if model in models),
         models_expected=expectation.models,
         values=len(ratios),
-        values_expected=len(expectation.places),
+        values_expected=len(ratios) + len(missing),
         missing=tuple(missing),
         choices=expectation.choices,
-        notes=(*_relative_notes(values, track, variant, ratios), *_unexpected(expectation, values, variant)),
+        notes=(*_relative_notes(values, track, variant, ratios), *_unexpected(values, track, variant, ratios, missing)),
     )
 
 
@@ -235,11 +239,13 @@ def _relative_notes(values: Values, track: Track, variant: Variant, ratios: Sequ
     return tuple(notes)
 
 
-def _unexpected(expectation: Expectation, values: Values, variant: Variant) -> tuple[str, ...]:
-    expected = set(expectation.places)
+def _unexpected(
+    values: Values, track: Track, variant: Variant, ratios: Sequence[Ratio], missing: Sequence[MissingValue]
+) -> tuple[str, ...]:
+    expected = {one.place for one in (*ratios, *missing)}
     extra = sorted(
         (value.place.part, value.place.name, value.place.model)
         for value in values.of(variant)
-        if value.place.track is expectation.track and value.place not in expected
+        if value.place.track is track and value.place not in expected
     )
     return tuple(f"not counted, being no part of this score: {part}/{name} of {model}" for part, name, model in extra)
