@@ -1,11 +1,10 @@
-"""Which figure of which stored result is a value of which track, and why a value is missing."""
+"""Which figure of which stored result is a value of which track."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from harness.contract import (
-    REFERENCE_ENGINE,
     BenchmarkResult,
     CompressResult,
     EvaluateResult,
@@ -13,6 +12,7 @@ from harness.contract import (
     ProfileResult,
     TaskDescription,
 )
+from orchestrator.evidence.gaps import run_gaps, stage_gaps
 from orchestrator.evidence.resampling import Draws, Printed
 from orchestrator.evidence.value import Gap, Value, Values, Variant
 from orchestrator.images.catalog import ImageCatalog
@@ -25,14 +25,12 @@ from orchestrator.tracks import (
     Place,
     Track,
     expect,
-    expected_tasks,
     parts_of_task,
 )
 
 MACS_CONVENTION = "macs/paper-bitops"
 UNCOUNTED = "other"
 """The part of figures that enter no score."""
-_NOT_ASKED_FOR = "not in this run's manifest"
 
 
 def expectations(record: RunRecord) -> tuple[Expectation, ...]:
@@ -73,15 +71,13 @@ def collect(
             continue
         if name not in results:
             reason = state.failure.message if state.failure else state.status.value
-            gaps.extend(_gaps(state, state.subject, f"{name}: {reason}", catalog, scoring))
+            gaps.extend(stage_gaps(state, state.subject, f"{name}: {reason}", catalog, scoring))
             continue
         try:
             values.extend(_values(_Measured(state, state.subject, results[name], draws), catalog, scoring))
         except _NoFigure as absent:
-            gaps.extend(_gaps(state, state.subject, f"{name}: {absent}", catalog, scoring))
-    gaps.extend(_not_asked_for(record, catalog))
-    gaps.extend(_not_planned(record, catalog))
-    return Values(values, gaps)
+            gaps.extend(stage_gaps(state, state.subject, f"{name}: {absent}", catalog, scoring))
+    return Values(values, [*gaps, *run_gaps(record, catalog)])
 
 
 @dataclass(frozen=True)
@@ -111,7 +107,7 @@ class _Measured:
         interval, reason = (None, None) if self.draws is None else self.draws.interval(source, metric)
         return Value(
             place=Place(track=track, part=part, name=name, model=self.subject.model),
-            variant=variant_of(self.subject),
+            variant=Variant.of(self.subject),
             value=value,
             unit=unit,
             higher_is_better=higher_is_better,
@@ -133,10 +129,6 @@ def notes_of(stage: StageRecord) -> tuple[str, ...]:
     if isinstance(result, EvaluateResult | ProfileResult | BenchmarkResult):
         return result.notes
     return stage.artifact.notes if stage.artifact is not None else ()
-
-
-def variant_of(subject: Subject) -> Variant:
-    return Variant(method=subject.method, setting=subject.setting)
 
 
 def _values(made: _Measured, catalog: ImageCatalog, scoring: ScoringEntry) -> Iterator[Value]:
@@ -237,58 +229,6 @@ def _speed(made: _Measured, result: BenchmarkResult) -> Iterator[Value]:
             higher_is_better=True,
             noise_floor=speed.noise_floor,
         )
-
-
-def _gaps(
-    state: StageState, subject: Subject, reason: str, catalog: ImageCatalog, scoring: ScoringEntry
-) -> Iterator[Gap]:
-    variant, model = variant_of(subject), subject.model
-    if state.operation is Operation.EVALUATE:
-        task = str(state.parameters["task"])
-        if state.parameters.get("engine", REFERENCE_ENGINE) == catalog.full_name(scoring.engine):
-            for track, part in parts_of_task(task, scoring):
-                yield Gap(variant=variant, model=model, reason=reason, track=track, part=part, name=task)
-    elif state.operation is Operation.PROFILE:
-        yield Gap(variant=variant, model=model, reason=reason, track=Track.INFERENCE_CONSUMPTION)
-    elif state.operation is Operation.BENCHMARK:
-        backend = str(state.parameters["backend"])
-        yield Gap(variant=variant, model=model, reason=reason, track=Track.HARDWARE_ACCELERATION, part=backend)
-    elif state.operation is Operation.COMPRESS:
-        yield Gap(variant=variant, model=model, reason=reason, track=Track.TRAINING_CONSUMPTION)
-
-
-def _not_asked_for(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
-    """Parts of the complete scores that the manifest leaves out, or that no image can measure yet."""
-    evaluate, scoring = record.manifest.evaluate, record.manifest.scoring
-    asked = evaluate.tasks if evaluate else ()
-    engines = tuple(map(catalog.full_name, evaluate.engine)) if evaluate else ()
-    subjects = (state.subject for state in record.stages.values() if state.subject is not None)
-    for variant in dict.fromkeys(map(variant_of, subjects)):
-        for task in expected_tasks(scoring):
-            if task not in asked:
-                known = task in catalog.tasks
-                reason = _NOT_ASKED_FOR if known else "no image offers this task yet"
-                yield Gap(variant=variant, name=task, reason=reason)
-            elif catalog.full_name(scoring.engine) not in engines:
-                reason = f"evaluated by {', '.join(engines)} alone, and scores count what {scoring.engine} finds"
-                yield Gap(variant=variant, name=task, reason=reason)
-        if record.manifest.profile is None:
-            yield Gap(variant=variant, track=Track.INFERENCE_CONSUMPTION, reason=_NOT_ASKED_FOR)
-
-
-def _not_planned(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
-    """What the plan knew to be impossible."""
-    evaluate, scoring = record.manifest.evaluate, record.manifest.scoring
-    for refused in record.not_planned:
-        variant, model = variant_of(refused.subject), refused.subject.model
-        reason = f"{refused.message} (source: {refused.source})" if refused.source else refused.message
-        if refused.operation is Operation.BENCHMARK:
-            yield Gap(
-                variant=variant, model=model, reason=reason, track=Track.HARDWARE_ACCELERATION, part=refused.backend
-            )
-        elif refused.backend == catalog.full_name(scoring.engine):
-            for task in evaluate.tasks if evaluate else ():
-                yield Gap(variant=variant, model=model, reason=reason, name=task)
 
 
 def _backends(record: RunRecord) -> tuple[str, ...]:

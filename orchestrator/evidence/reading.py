@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.contract import EvaluateResult, unknown
 from orchestrator.errors import BadManifest
-from orchestrator.evidence.collecting import collect, expectations, printed_figures, variant_of
+from orchestrator.evidence.collecting import collect, expectations, printed_figures
 from orchestrator.evidence.items import ItemsFile
 from orchestrator.evidence.resampling import Draws, Resampling
 from orchestrator.evidence.value import DENSE, Values, Variant
@@ -91,7 +91,7 @@ def stored_results(record: RunRecord, store: Store) -> dict[str, StageRecord]:
 
 def compressed_variants(record: RunRecord) -> tuple[Variant, ...]:
     subjects = (state.subject for state in record.stages.values() if state.subject is not None)
-    return tuple(dict.fromkeys(variant_of(one) for one in subjects if one.method))
+    return tuple(dict.fromkeys(Variant.of(one) for one in subjects if one.method))
 
 
 def _checkpoints(record: RunRecord, results: Mapping[str, StageRecord]) -> dict[str, str]:

@@ -1,11 +1,13 @@
 """One record of a value, and the index that finds it by its place and variant; where there is none, why."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Self
 
 from pydantic import ConfigDict, PositiveInt
 
 from harness.contract import Frozen
 from orchestrator.errors import OrchestratorError
+from orchestrator.stages import Subject
 from orchestrator.tracks import Place, Track
 
 NOT_MEASURED = "not measured"
@@ -17,6 +19,10 @@ class Variant(Frozen):
 
     method: str | None = None
     setting: str | None = None
+
+    @classmethod
+    def of(cls, subject: Subject) -> Self:
+        return cls(method=subject.method, setting=subject.setting)
 
     @property
     def is_dense(self) -> bool:

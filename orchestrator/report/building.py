@@ -11,7 +11,7 @@ from harness.contract import (
     FetchResult,
     Operation,
 )
-from orchestrator.evidence.collecting import notes_of, variant_of
+from orchestrator.evidence.collecting import notes_of
 from orchestrator.evidence.reading import read_evidence
 from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import Variant
@@ -84,7 +84,7 @@ def _variant(variant: Variant, record: RunRecord, results: Mapping[str, StageRec
     names = [
         name
         for name, state in record.stages.items()
-        if state.operation is Operation.COMPRESS and state.subject is not None and variant_of(state.subject) == variant
+        if state.operation is Operation.COMPRESS and state.subject is not None and Variant.of(state.subject) == variant
     ]
     calibration = record.stages[names[0]].parameters["calibration"]
     notes = (note for name in names if name in results for note in notes_of(results[name]))
@@ -118,7 +118,7 @@ def _costs(record: RunRecord, results: Mapping[str, StageRecord]) -> Iterator[Co
         if subject is not None and isinstance(result, CompressResult):
             cost = result.cost
             yield CostEntry(
-                variant=variant_of(subject),
+                variant=Variant.of(subject),
                 model=subject.model,
                 load_seconds=cost.load_seconds,
                 compress_seconds=cost.compress_seconds,

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from harness.contract import REFERENCE_ENGINE, Dtype, EvaluateResult, Frozen, Operation
-from orchestrator.evidence.collecting import variant_of
 from orchestrator.evidence.items import ItemsFile, NoInterval, read_outcomes
 from orchestrator.evidence.reading import items_file
 from orchestrator.evidence.value import Variant
@@ -122,7 +121,7 @@ def _compared(record: RunRecord, results: Mapping[str, StageRecord], store: Stor
     for (subject, task, engine), deployed in evaluations.items():
         reference = evaluations.get((subject, task, REFERENCE_ENGINE))
         if engine != REFERENCE_ENGINE and reference is not None:
-            about = partial(TaskAgreement, model=subject.model, variant=variant_of(subject), task=task, engine=engine)
+            about = partial(TaskAgreement, model=subject.model, variant=Variant.of(subject), task=task, engine=engine)
             yield _agreement(about, reference, deployed, engine, store)
 
 
@@ -217,7 +216,7 @@ def _refused(record: RunRecord) -> Iterator[TaskAgreement]:
             for task in tasks:
                 yield TaskAgreement(
                     model=one.subject.model,
-                    variant=variant_of(one.subject),
+                    variant=Variant.of(one.subject),
                     task=task,
                     engine=one.backend,
                     reason=one.message,

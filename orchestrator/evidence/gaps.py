@@ -1,0 +1,72 @@
+"""Why a run has no value at a place: a stage that failed, or nothing that was asked for or could be planned."""
+
+from collections.abc import Iterator
+
+from harness.contract import REFERENCE_ENGINE, Operation
+from orchestrator.evidence.value import Gap, Variant
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.manifest import ScoringEntry
+from orchestrator.stages import Subject
+from orchestrator.store import RunRecord, StageState
+from orchestrator.tracks import Track, expected_tasks, parts_of_task
+
+_NOT_ASKED_FOR = "not in this run's manifest"
+
+
+def run_gaps(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
+    """Those of all that was never planned."""
+    yield from _not_asked_for(record, catalog)
+    yield from _not_planned(record, catalog)
+
+
+def stage_gaps(
+    state: StageState, subject: Subject, reason: str, catalog: ImageCatalog, scoring: ScoringEntry
+) -> Iterator[Gap]:
+    """Those of a stage that was planned, and has no result or not the figure that counts."""
+    variant, model = Variant.of(subject), subject.model
+    if state.operation is Operation.EVALUATE:
+        task = str(state.parameters["task"])
+        if state.parameters.get("engine", REFERENCE_ENGINE) == catalog.full_name(scoring.engine):
+            for track, part in parts_of_task(task, scoring):
+                yield Gap(variant=variant, model=model, reason=reason, track=track, part=part, name=task)
+    elif state.operation is Operation.PROFILE:
+        yield Gap(variant=variant, model=model, reason=reason, track=Track.INFERENCE_CONSUMPTION)
+    elif state.operation is Operation.BENCHMARK:
+        backend = str(state.parameters["backend"])
+        yield Gap(variant=variant, model=model, reason=reason, track=Track.HARDWARE_ACCELERATION, part=backend)
+    elif state.operation is Operation.COMPRESS:
+        yield Gap(variant=variant, model=model, reason=reason, track=Track.TRAINING_CONSUMPTION)
+
+
+def _not_asked_for(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
+    """Parts of the complete scores that the manifest leaves out, or that no image can measure yet."""
+    evaluate, scoring = record.manifest.evaluate, record.manifest.scoring
+    asked = evaluate.tasks if evaluate else ()
+    engines = tuple(map(catalog.full_name, evaluate.engine)) if evaluate else ()
+    subjects = (state.subject for state in record.stages.values() if state.subject is not None)
+    for variant in dict.fromkeys(map(Variant.of, subjects)):
+        for task in expected_tasks(scoring):
+            if task not in asked:
+                known = task in catalog.tasks
+                reason = _NOT_ASKED_FOR if known else "no image offers this task yet"
+                yield Gap(variant=variant, name=task, reason=reason)
+            elif catalog.full_name(scoring.engine) not in engines:
+                reason = f"evaluated by {', '.join(engines)} alone, and scores count what {scoring.engine} finds"
+                yield Gap(variant=variant, name=task, reason=reason)
+        if record.manifest.profile is None:
+            yield Gap(variant=variant, track=Track.INFERENCE_CONSUMPTION, reason=_NOT_ASKED_FOR)
+
+
+def _not_planned(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
+    """What the plan knew to be impossible."""
+    evaluate, scoring = record.manifest.evaluate, record.manifest.scoring
+    for refused in record.not_planned:
+        variant, model = Variant.of(refused.subject), refused.subject.model
+        reason = f"{refused.message} (source: {refused.source})" if refused.source else refused.message
+        if refused.operation is Operation.BENCHMARK:
+            yield Gap(
+                variant=variant, model=model, reason=reason, track=Track.HARDWARE_ACCELERATION, part=refused.backend
+            )
+        elif refused.backend == catalog.full_name(scoring.engine):
+            for task in evaluate.tasks if evaluate else ():
+                yield Gap(variant=variant, model=model, reason=reason, name=task)
