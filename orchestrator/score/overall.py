@@ -242,7 +242,7 @@ def _relative_notes(values: Values, track: Track, variant: Variant, ratios: Sequ
 def _unexpected(
     values: Values, track: Track, variant: Variant, ratios: Sequence[Ratio], missing: Sequence[MissingValue]
 ) -> tuple[str, ...]:
-    expected = {one.place for one in (*ratios, *missing)}
+    expected = {*(ratio.place for ratio in ratios), *(one.place for one in missing)}
     extra = sorted(
         (value.place.part, value.place.name, value.place.model)
         for value in values.of(variant)
