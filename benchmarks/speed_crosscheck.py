@@ -27,10 +27,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from harness.backends.base import BatchOrder, ServeOrder
 from harness.backends.repeats import noise_floor
 from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import DescribeRequest, Device, DeviceKind, Dtype, cpu_model, harness_digest
 from harness.environment import describe_environment
+from harness.options import NoOptions
 
 WARM_UP = 2
 VLLM_BENCH_LATENCY = """
@@ -84,14 +86,11 @@ def _write(rows: dict[int, dict[str, float]], arguments: argparse.Namespace) -> 
 def _compare(engine: Any, plain: Plain, batch_size: int, arguments: argparse.Namespace) -> dict[str, float]:
     """Turns of both sides, the first ones untimed. Differences are ours over theirs, less 1."""
     vocabulary = int(read_config(arguments.checkpoint)["vocab_size"])
-    lengths = {"prompt_tokens": arguments.prompt_tokens, "generate_tokens": arguments.generate_tokens}
-    drawn = torch.randint(
-        vocabulary, (batch_size, arguments.prompt_tokens), generator=torch.Generator().manual_seed(0)
-    ).tolist()
-    prompts = tuple(tuple(prompt) for prompt in drawn)
+    order = BatchOrder(batch_size, arguments.prompt_tokens, arguments.generate_tokens, seed=0)
+    drawn = order.token_ids(vocabulary)
     ours, whole, theirs = [], [], []
     for number in range(WARM_UP + arguments.repeats):
-        run = engine.run(batch_size=batch_size, seed=0, prompts=prompts, **lengths)
+        run = engine.run(order)
         first = plain(drawn, 1)
         everything = plain(drawn, arguments.generate_tokens)
         if number >= WARM_UP:
@@ -116,16 +115,17 @@ def _serve(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
     else:
         from harness.backends.transformers import serve
     context_tokens = arguments.prompt_tokens + arguments.generate_tokens
-    return serve(
-        arguments.checkpoint,
-        Device(kind=arguments.device, threads=arguments.threads),
-        arguments.dtype,
+    order = ServeOrder(
+        checkpoint=arguments.checkpoint,
+        device=Device(kind=arguments.device, threads=arguments.threads),
+        dtype=arguments.dtype,
         context_tokens=context_tokens,
         batch_sizes=tuple(arguments.batch_sizes),
         kv_tokens=max(arguments.batch_sizes) * -(-context_tokens // 128) * 128,
-        options=dict(option.split("=", 1) for option in arguments.option),
+        options=NoOptions(),
         work=Path(gettempdir()),
     )
+    return serve(order)
 
 
 def _plain_vllm(engine: Any) -> Plain:
@@ -193,7 +193,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", type=DeviceKind, default=DeviceKind.CPU)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--dtype", type=Dtype)
-    parser.add_argument("--option", action="append", default=[], help="of the backend, as name=value")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--generate-tokens", type=int, default=128)

@@ -1,4 +1,4 @@
-"""Tokens a second of the reference backend's ways to decode, beside what the memory's bandwidth allows.
+"""Tokens a second of the native backend's ways to decode, beside what the memory's bandwidth allows.
 
 python benchmarks/h200/decode.py --shape llama-2-7b --out decode.json
 
@@ -30,11 +30,11 @@ from benchmarks.h200.roofline import copy_bytes_per_second
 from benchmarks.h200.shapes import SHAPES
 from harness.architectures.blocks import decoder_blocks
 from harness.architectures.shape import Shape, read_shape
-from harness.backends.fused_blocks import fuse
+from harness.backends.native.fused_blocks import fuse
+from harness.backends.native.sparse_serving import use_sparse
+from harness.backends.native.static_cache import padded
+from harness.backends.native.static_decoding import StaticDecoder, Stepping
 from harness.backends.repeats import median_interval, noise_floor
-from harness.backends.sparse_serving import use_sparse
-from harness.backends.static_cache import padded
-from harness.backends.static_decoding import StaticDecoder, Stepping
 from harness.contract import Dtype, harness_digest
 from harness.kernels.sparse.dispatch import SparseLinear
 from harness.models.decoding import Decoded, decode, random_prompts

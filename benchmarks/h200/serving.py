@@ -3,7 +3,7 @@
 python benchmarks/h200/serving.py --shape llama-2-7b --work /scratch --out benchmarks/h200/serving-llama-2-7b.json
 
 Each figure is one contract request to `python -m harness`, as the orchestrator would send it, to a checkpoint of
-`variants.py`. vLLM serves all batch sizes in one request, transformers each in its own: it chooses for one size how to
+`variants.py`. vLLM serves all batch sizes in one request, native each in its own: it chooses for one size how to
 hold sparse weights. The file is written after every request, and what it holds already is not measured again, so that a
 run that was cut short goes on where it stopped. `serving_page.py` makes the overall metric and the page of such files.
 """
@@ -31,10 +31,10 @@ from benchmarks.h200.variants import VARIANTS, make_variant
 from harness.contract import harness_digest
 
 ROOT = Path(__file__).parents[2]
-BACKENDS = ("vllm", "transformers")
+BACKENDS = ("vllm", "native")
 SLOW_TO_START = "vllm"
 """While it starts, which takes longer, the next checkpoint is made; nothing is made while anything is timed."""
-_OPTIONS = {"transformers": {"decoding": "auto", "sparse": "auto"}}
+_OPTIONS = {"native": {"decoding": "auto", "sparse": "auto"}}
 
 
 def main() -> None:

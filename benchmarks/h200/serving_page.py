@@ -31,7 +31,7 @@ LABELS = {
     "w4a16": "W4A16 g128",
 }
 _BAR, _GAP, _LEFT, _WIDTH = 12, 10, 130, 520
-_COLOURS = {"vllm": "#4472a8", "transformers": "#c8793a"}
+_COLOURS = {"vllm": "#4472a8", "native": "#c8793a"}
 
 Speeds = dict[tuple[str, str, int], tuple[BenchmarkResult, Speed]]
 """By variant, backend and batch size."""
@@ -53,8 +53,13 @@ def read_speeds(document: dict[str, Any]) -> Speeds:
             for size, row in rows.items():
                 result = BenchmarkResult.model_validate(row["result"])
                 speed = next(one for one in result.speeds if one.batch_size == int(size))
-                found[variant, backend, int(size)] = (result, speed)
+                found[variant, _engine(backend, row["parameters"]), int(size)] = (result, speed)
     return found
+
+
+def _engine(backend: str, parameters: dict[str, Any]) -> str:
+    """The native engine was called `transformers` when it was part of that backend, which has no options any more."""
+    return "native" if backend == "transformers" and parameters["options"] else backend
 
 
 def overall(document: dict[str, Any], speeds: Speeds, variant: str, backends: tuple[str, ...]) -> Score:
@@ -79,7 +84,7 @@ def overall(document: dict[str, Any], speeds: Speeds, variant: str, backends: tu
 
 
 def _table(document: dict[str, Any], speeds: Speeds) -> list[str]:
-    places = [(backend, size) for backend in ("vllm", "transformers") for size in (1, 32)]
+    places = [(backend, size) for backend in ("vllm", "native") for size in (1, 32)]
     rate = document["copy_bytes_per_second"] / 1e12
     lines = [
         f"## The shape of {document['shape']}, {document['layers']} layers, on an {document['device']}",
@@ -88,23 +93,23 @@ def _table(document: dict[str, Any], speeds: Speeds) -> list[str]:
         f" memory moves {rate:.2f} TB/s, read and written. Tokens a second at batch 1 and 32, and times the same"
         " backend's dense model:",
         "",
-        "| checkpoint | vLLM, 1 | vLLM, 32 | reference, 1 | reference, 32 | OM_hard, vLLM | OM_hard, reference |",
+        "| checkpoint | vLLM, 1 | vLLM, 32 | native, 1 | native, 32 | OM_hard, vLLM | OM_hard, native |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for variant, label in LABELS.items():
         cells = [_cell(speeds, variant, *place) for place in places]
-        metrics = [_score_text(overall(document, speeds, variant, (name,))) for name in ("vllm", "transformers")]
+        metrics = [_score_text(overall(document, speeds, variant, (name,))) for name in ("vllm", "native")]
         lines.append(f"| {label} | {' | '.join([*cells, *metrics])} |")
     lines += [
         "",
-        "Weights as the reference backend holds them and energy a token, at batch 1; the peak of memory while 32"
+        "Weights as the native backend holds them and energy a token, at batch 1; the peak of memory while 32"
         " sequences are served, start-up apart:",
         "",
-        "| checkpoint | weights, GB | reference, peak GB | vLLM, peak GB | reference, J/token | vLLM, J/token |",
+        "| checkpoint | weights, GB | native, peak GB | vLLM, peak GB | native, J/token | vLLM, J/token |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for variant, label in LABELS.items():
-        peaks = " | ".join(_serving_peak(speeds, variant, name) for name in ("transformers", "vllm"))
+        peaks = " | ".join(_serving_peak(speeds, variant, name) for name in ("native", "vllm"))
         lines.append(f"| {label} | {_weights(speeds, variant)} | {peaks} | {_joules(speeds, variant)} |")
     return [*lines, ""]
 
@@ -126,9 +131,9 @@ def _score_text(found: Score) -> str:
 
 
 def _weights(speeds: Speeds, variant: str) -> str:
-    if (variant, "transformers", 1) not in speeds:
+    if (variant, "native", 1) not in speeds:
         return DASH
-    parts = speeds[variant, "transformers", 1][0].memory_parts
+    parts = speeds[variant, "native", 1][0].memory_parts
     return DASH if parts is None or parts.weight_bytes is None else f"{parts.weight_bytes / 1e9:.2f}"
 
 
@@ -143,7 +148,7 @@ def _serving_peak(speeds: Speeds, variant: str, backend: str) -> str:
 
 def _joules(speeds: Speeds, variant: str) -> str:
     cells = []
-    for backend in ("transformers", "vllm"):
+    for backend in ("native", "vllm"):
         telemetry = speeds[variant, backend, 1][1].telemetry if (variant, backend, 1) in speeds else None
         energy = None if telemetry is None else telemetry.energy_joules_per_token
         cells.append(DASH if energy is None else f"{energy:.2f}")
@@ -156,7 +161,7 @@ def plot_of(documents: list[dict[str, Any]]) -> str:
     for document in documents:
         speeds = read_speeds(document)
         for variant, label in LABELS.items():
-            for backend in ("vllm", "transformers"):
+            for backend in ("vllm", "native"):
                 if (variant, backend, 1) in speeds:
                     value = speeds[variant, backend, 1][1].decode_tokens_per_second
                     bars.append((f"{document['shape']}: {label}", backend, value))
@@ -174,7 +179,7 @@ def plot_of(documents: list[dict[str, Any]]) -> str:
         top, before = top + _BAR, label
     legend = "".join(
         f'<rect x="{_LEFT + 150 * number}" y="8" width="12" height="12" fill="{colour}"/>'
-        f'<text x="{_LEFT + 150 * number + 18}" y="18">{"reference" if name == "transformers" else "vLLM"}</text>'
+        f'<text x="{_LEFT + 150 * number + 18}" y="18">{"vLLM" if name == "vllm" else name}</text>'
         for number, (name, colour) in enumerate(_COLOURS.items())
     )
     size = f'width="{_LEFT + _WIDTH + 60}" height="{top + 20}"'

@@ -1,15 +1,16 @@
 """What every deployment library is to the benchmark: an engine that serves one checkpoint and times one batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
+from harness.backends.prompts import Prompts, drawn_prompts
 from harness.backends.serving_memory import ServingPeak
-from harness.contract import Device, Dtype, Frozen, MemoryParts, Scalar
+from harness.checkpoint import open_checkpoint
+from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, Dtype, Frozen, MemoryParts
 
-Prompts = tuple[tuple[int, ...], ...]
 Generated = tuple[int, ...] | str
 """What came after one prompt: token numbers, or text where the library does not give the numbers."""
 
@@ -46,6 +47,50 @@ class TimedRun:
     generated: tuple[Generated, ...] = ()
 
 
+Options = TypeVar("Options", bound=Frozen)
+
+
+@dataclass(frozen=True)
+class ServeOrder(Generic[Options]):
+    """A checkpoint to load, ready for each of `batch_sizes`, every sequence of up to `context_tokens`.
+
+    `dtype` None leaves it to the backend. Keys and values are kept for `kv_tokens` positions in all. `options` are the
+    backend's own. `work` is an existing folder with room for a copy of the model; what is put there is removed again.
+    """
+
+    checkpoint: Path
+    device: Device
+    dtype: Dtype | None
+    context_tokens: int
+    batch_sizes: tuple[int, ...]
+    kv_tokens: int
+    options: Options
+    work: Path
+
+    @property
+    def sequences(self) -> int:
+        """The most at once."""
+        return max(self.batch_sizes)
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """Exactly `generate_tokens` to be generated after each of `batch_size` prompts of `prompt_tokens`.
+
+    `prompts` None draws random ones with `seed`.
+    """
+
+    batch_size: int
+    prompt_tokens: int
+    generate_tokens: int
+    seed: int
+    prompts: Prompts | None = None
+
+    def token_ids(self, vocabulary: int) -> Prompts:
+        """The prompts that were given, or those drawn from `vocabulary`."""
+        return self.prompts or drawn_prompts(vocabulary, self.batch_size, self.prompt_tokens, self.seed)
+
+
 class Engine(Protocol):
     """A loaded checkpoint. `peak` measures its memory: whoever has warmed it up says so there. `memory_parts` is what
     the peak held where the library tells, None until the engine is closed."""
@@ -56,54 +101,29 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo: ...
 
-    def run(
-        self, *, batch_size: int, prompt_tokens: int, generate_tokens: int, seed: int, prompts: Prompts | None = None
-    ) -> TimedRun:
-        """Generate exactly `generate_tokens` greedily after each of `batch_size` prompts of `prompt_tokens`.
-
-        `prompts` None draws random ones with `seed`. Nothing that was computed for an earlier run is used again.
-        """
+    def run(self, batch: BatchOrder) -> TimedRun:
+        """Generate greedily. Nothing that was computed for an earlier run is used again."""
         ...
 
 
-class Serve(Protocol):
-    """The function `serve` of every backend. Leaving the context frees what the engine holds."""
-
-    def __call__(
-        self,
-        checkpoint: Path,
-        device: Device,
-        dtype: Dtype | None,
-        *,
-        context_tokens: int,
-        batch_sizes: tuple[int, ...],
-        kv_tokens: int,
-        options: Mapping[str, Scalar],
-        work: Path,
-    ) -> AbstractContextManager[Engine]:
-        """Load `checkpoint`, ready for each of `batch_sizes`, every sequence of up to `context_tokens`.
-
-        Keys and values are kept for `kv_tokens` positions in all, reserved beforehand. `options` are the backend's own.
-        `work` is an existing folder with room for a copy of the model; what is put there is removed again.
-
-        Raises:
-            Unsupported: the library cannot serve this checkpoint on this device.
-            BadRequest: an option is not one of this backend's.
-        """
-        ...
+def stored_dtype(order: ServeOrder[Any]) -> Dtype | None:
+    """Packed weights stay packed, and others have the dtype that is asked for, or that of the checkpoint."""
+    descriptor = open_checkpoint(order.checkpoint)
+    return order.dtype or descriptor.dtype if descriptor.format is CheckpointFormat.DENSE else None
 
 
 @dataclass(frozen=True)
-class Backend:
+class Backend(Generic[Options]):
     """What the image's description offers by a name. `options` is the model of its own options.
 
-    `dequantized_because`, for a backend that may hold packed weights as dense ones, says why it will do so with a
-    checkpoint; None where it will not.
+    `serve` loads what an order says; leaving its context frees what the engine holds. It raises Unsupported where the
+    library cannot serve this checkpoint on this device. `dense_dtype` says which dtype the weights will have where they
+    will lie in memory dense; None where they stay packed.
     """
 
-    options: type[Frozen]
-    serve: Serve
-    dequantized_because: Callable[[Path, Device, Dtype | None, Mapping[str, Scalar]], str | None] | None = None
+    options: type[Options]
+    serve: Callable[[ServeOrder[Options]], AbstractContextManager[Engine]]
+    dense_dtype: Callable[[ServeOrder[Options]], Dtype | None] = stored_dtype
 
 
 class BackendModule(Protocol):
@@ -112,4 +132,22 @@ class BackendModule(Protocol):
     See `harness.evaluation.deployed.Scoring`.
     """
 
-    BACKEND: Backend
+    BACKEND: Backend[Any]
+
+
+def served_as_dense(descriptor: CheckpointDescriptor, *, unpacked: bool = False, why: str = "") -> tuple[str, ...]:
+    """Notes on zeros and on quantized values that are ordinary weights to a library, in the words of every result.
+
+    Packed ones are where they are `unpacked`. `why` ends the sentence on quantization.
+    """
+    notes = []
+    if descriptor.sparsity is not None:
+        notes.append(
+            f"served as dense weights: {descriptor.sparsity.measured:.1%} zeros ({descriptor.sparsity.pattern})"
+            " bring no speed here"
+        )
+    simulated = descriptor.format is CheckpointFormat.DENSE
+    if descriptor.quantization is not None and (simulated or unpacked):
+        kind = "simulated" if simulated else descriptor.format.value
+        notes.append(f"served as dense weights: the {kind} quantization brings no speed here{why}")
+    return tuple(notes)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness.architectures.shape import read_shape
-from harness.backends.base import Backend, BackendModule, Prompts
-from harness.backends.prompts import read_prompts
+from harness.backends.base import BackendModule, ServeOrder
+from harness.backends.prompts import Prompts, read_prompts
 from harness.backends.timing import Timer
 from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import (
@@ -15,7 +15,7 @@ from harness.contract import (
     BenchmarkRequest,
     BenchmarkResult,
     CheckpointDescriptor,
-    CheckpointFormat,
+    Dtype,
     MemoryPrediction,
     Reason,
     StartUp,
@@ -24,8 +24,9 @@ from harness.device_telemetry import gpu_uuid
 from harness.errors import BadRequest, Unsupported
 from harness.inputs import input_folder
 from harness.models.decoding import check_lengths
-from harness.models.loading import TORCH_DTYPES, choose_dtype, select_device
+from harness.models.loading import TORCH_DTYPES, select_device
 from harness.operations import describe_image, offered_module
+from harness.options import parse_options
 from harness.profiling.memory import free_bytes, predict, refuse_if_too_large
 from harness.profiling.profile import weight_bytes
 from harness.reporter import Reporter
@@ -38,25 +39,26 @@ def benchmark(request: BenchmarkRequest, reporter: Reporter) -> BenchmarkResult:
     """See `harness.backends.run`."""
     parameters = request.parameters
     backend = cast(BackendModule, offered_module(describe_image().backends, parameters.backend, Reason.BACKEND)).BACKEND
+    options = parse_options(backend.options, parameters.options, parameters.backend)
     checkpoint = input_folder(request, "checkpoint")
     descriptor, config = open_checkpoint(checkpoint), read_config(checkpoint)
     _check(parameters, context=config.get("max_position_embeddings"))
-    kv_tokens = _kv_tokens(parameters)
     prompts = _given_prompts(request, checkpoint, vocabulary=config.get("vocab_size"))
-    prediction = _predict(request, backend, checkpoint, descriptor, config, kv_tokens)
+    order = ServeOrder(
+        checkpoint=checkpoint,
+        device=request.device,
+        dtype=parameters.dtype,
+        context_tokens=parameters.prompt_tokens + parameters.generate_tokens,
+        batch_sizes=parameters.batch_sizes,
+        kv_tokens=_kv_tokens(parameters),
+        options=options,
+        work=Path(request.output),
+    )
+    prediction = _predict(order, descriptor, config, backend.dense_dtype(order), prompt_tokens=parameters.prompt_tokens)
     if prediction is not None:
         refuse_if_too_large(prediction)
     process_seconds = seconds_since_process_start()
-    with backend.serve(
-        checkpoint,
-        request.device,
-        parameters.dtype,
-        context_tokens=parameters.prompt_tokens + parameters.generate_tokens,
-        batch_sizes=parameters.batch_sizes,
-        kv_tokens=kv_tokens,
-        options=parameters.options,
-        work=Path(request.output),
-    ) as engine:
+    with backend.serve(order) as engine:
         timer = Timer(engine, parameters, prompts, gpu_uuid(select_device(request.device)))
         speeds = timer.measure(reporter)
     return BenchmarkResult(
@@ -74,7 +76,7 @@ def benchmark(request: BenchmarkRequest, reporter: Reporter) -> BenchmarkResult:
         memory=engine.peak.memory,
         memory_parts=engine.memory_parts,
         memory_prediction=prediction,
-        kv_cache_tokens=kv_tokens,
+        kv_cache_tokens=order.kv_tokens,
         dtype=engine.info.dtype,
         dtype_reason=engine.info.dtype_reason,
         notes=(*engine.info.notes, *timer.notes),
@@ -125,34 +127,25 @@ def _given_prompts(request: BenchmarkRequest, checkpoint: Path, *, vocabulary: o
 
 
 def _predict(
-    request: BenchmarkRequest,
-    backend: Backend,
-    checkpoint: Path,
+    order: ServeOrder[Any],
     descriptor: CheckpointDescriptor,
     config: Mapping[str, Any],
-    kv_tokens: int,
+    dense: Dtype | None,
+    *,
+    prompt_tokens: int,
 ) -> MemoryPrediction | None:
     """None for an architecture whose dimensions are not known: then nothing can be refused beforehand."""
-    parameters = request.parameters
     try:
         shape = read_shape(config)
     except Unsupported:
         return None
-    dense = descriptor.format is CheckpointFormat.DENSE
-    held = backend.dequantized_because
-    dequantized = held is not None and (
-        dense or held(checkpoint, request.device, parameters.dtype, parameters.options) is not None
-    )
-    dtype = parameters.dtype or descriptor.dtype
-    if dequantized:
-        dtype, _ = choose_dtype(descriptor.dtype, request.device.kind, parameters.dtype)
-    value_bytes = TORCH_DTYPES[dtype].itemsize
+    value_bytes = TORCH_DTYPES[dense or order.dtype or descriptor.dtype].itemsize
     return predict(
         shape,
-        weight_bytes=descriptor.parameter_count * value_bytes if dense or dequantized else weight_bytes(checkpoint),
+        weight_bytes=descriptor.parameter_count * value_bytes if dense else weight_bytes(order.checkpoint),
         value_bytes=value_bytes,
-        kv_tokens=kv_tokens,
-        batch_size=max(parameters.batch_sizes),
-        prompt_tokens=parameters.prompt_tokens,
-        free_bytes=free_bytes(select_device(request.device)),
+        kv_tokens=order.kv_tokens,
+        batch_size=order.sequences,
+        prompt_tokens=prompt_tokens,
+        free_bytes=free_bytes(select_device(order.device)),
     )

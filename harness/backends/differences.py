@@ -3,10 +3,17 @@
 The same prompts are continued by one token, which is the prefill, and again by all: the difference is the decoding.
 """
 
-from collections.abc import Callable
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from harness.backends.base import Generated, TimedRun
+from harness.backends.base import BatchOrder, EngineInfo, Generated, TimedRun
+from harness.backends.prompts import Prompts
+from harness.backends.serving_memory import ServingPeak
+from harness.contract import MemoryParts
 from harness.errors import WorkerError
 
 
@@ -17,6 +24,49 @@ class Batch:
     counts: tuple[int, ...]
     seconds: float
     generated: tuple[Generated, ...]
+
+
+class WholeBatchEngine(ABC):
+    """See `harness.backends.base.Engine`. `library` is what messages call it."""
+
+    def __init__(
+        self, library: str, info: EngineInfo, peak: ServingPeak, memory_parts: MemoryParts, *, vocabulary: int
+    ) -> None:
+        self.info = info
+        self.peak = peak
+        self.memory_parts: MemoryParts | None = memory_parts
+        self._library = library
+        self._vocabulary = vocabulary
+
+    @abstractmethod
+    def generate(self, prompts: Prompts, tokens: int) -> Batch:
+        """Continue all prompts by so many tokens, an end token or not; back when every one is in host memory."""
+
+    def run(self, batch: BatchOrder) -> TimedRun:
+        return time_by_difference(
+            self._library,
+            partial(self.generate, batch.token_ids(self._vocabulary)),
+            batch_size=batch.batch_size,
+            generate_tokens=batch.generate_tokens,
+        )
+
+
+def generate_offline(
+    llm: Any, prompts: Sequence[Any], sampling: Any, explain: Callable[..., WorkerError]
+) -> tuple[list[Any], Batch]:
+    """One call of `LLM.generate`, which vLLM and TensorRT-LLM have alike: its outputs, and what they say.
+
+    Raises:
+        WorkerError: what `explain` makes of the library's own exception.
+    """
+    begin = time.perf_counter()
+    try:
+        outputs: list[Any] = llm.generate(prompts, sampling, use_tqdm=False)
+    except Exception as failure:  # the library raises whatever its parts raise
+        raise explain(failure, doing="generating") from failure
+    seconds = time.perf_counter() - begin
+    generated = tuple(tuple(output.outputs[0].token_ids) for output in outputs)
+    return outputs, Batch(tuple(map(len, generated)), seconds, generated)
 
 
 def time_by_difference(

@@ -13,10 +13,12 @@ from typing import Any
 
 from harness.errors import BadRequest
 
+Prompts = tuple[tuple[int, ...], ...]
+"""The token numbers of each."""
 _HINT = "give lines of JSON with token_ids or text, each long enough, or let the prompts be drawn"
 
 
-def drawn_prompts(vocabulary: int, batch_size: int, tokens: int, seed: int) -> tuple[tuple[int, ...], ...]:
+def drawn_prompts(vocabulary: int, batch_size: int, tokens: int, seed: int) -> Prompts:
     """Token numbers drawn evenly from the vocabulary, the same for every backend."""
     import torch
 
@@ -24,7 +26,7 @@ def drawn_prompts(vocabulary: int, batch_size: int, tokens: int, seed: int) -> t
     return tuple(tuple(prompt) for prompt in drawn.tolist())
 
 
-def read_prompts(where: Path, checkpoint: Path, *, count: int, tokens: int) -> tuple[tuple[int, ...], ...]:
+def read_prompts(where: Path, checkpoint: Path, *, count: int, tokens: int) -> Prompts:
     """The first `count` prompts of at least `tokens` tokens, each cut to that length.
 
     Raises:

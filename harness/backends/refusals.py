@@ -1,14 +1,17 @@
-"""What a library's exceptions mean, where it has no classes of its own for them, so that their words decide.
+"""What a library must not be given, and what its exceptions mean where it has no classes of its own for them.
 
-Anything unknown stays a failure and is never taken for a refusal.
+Then their words decide. Anything unknown stays a failure and is never taken for a refusal.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from harness.contract import Reason
 from harness.errors import OutOfMemory, Unsupported, WorkerError
+
+_DEFAULT_THETA = 10000.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,26 @@ def explain(failure: BaseException, wording: Wording, *, doing: str) -> WorkerEr
     return WorkerError(
         f"{wording.library} failed while {doing}: {type(failure).__name__}: {_first_sentence(failure)}",
         hint="the traceback is in the stage's stderr.log",
+    )
+
+
+def refuse_unread_rotation(library: str, config: Mapping[str, Any]) -> None:
+    """Raise Unsupported where `library` would silently rotate by other angles than the model was trained with.
+
+    Such a library reads `rope_theta` and `rope_scaling` at the top level of config.json, and takes 10000 without any
+    scaling where they are missing; transformers 5 writes both into `rope_parameters`.
+    """
+    parameters = config.get("rope_parameters")
+    if not isinstance(parameters, Mapping) or "rope_theta" in config:
+        return
+    theta = parameters.get("rope_theta", _DEFAULT_THETA)
+    if theta == _DEFAULT_THETA and parameters.get("rope_type", "default") == "default":
+        return
+    raise Unsupported(
+        Reason.FORMAT,
+        f"{library} does not read rope_parameters of config.json, and would silently take rope_theta {_DEFAULT_THETA:g}"
+        f" without scaling instead of {theta:g} ({parameters.get('rope_type', 'default')})",
+        hint="export the checkpoint for this library: that writes rope_theta at the top level",
     )
 
 

@@ -3,7 +3,8 @@
 import statistics
 import time
 
-from harness.backends.base import Engine, Prompts, TimedRun
+from harness.backends.base import BatchOrder, Engine, TimedRun
+from harness.backends.prompts import Prompts
 from harness.backends.repeats import median_interval, noise_floor, still_warming_up, token_latency
 from harness.contract import BenchmarkParameters, Speed
 from harness.device_telemetry import watch
@@ -70,11 +71,13 @@ class Timer:
     def _run(self, batch_size: int) -> TimedRun:
         parameters = self._parameters
         run = self._engine.run(
-            batch_size=batch_size,
-            prompt_tokens=parameters.prompt_tokens,
-            generate_tokens=parameters.generate_tokens,
-            seed=parameters.seed,
-            prompts=None if self._prompts is None else self._prompts[:batch_size],
+            BatchOrder(
+                batch_size=batch_size,
+                prompt_tokens=parameters.prompt_tokens,
+                generate_tokens=parameters.generate_tokens,
+                seed=parameters.seed,
+                prompts=None if self._prompts is None else self._prompts[:batch_size],
+            )
         )
         if run.generated_tokens != (parameters.generate_tokens,) * batch_size:
             raise WorkerError(

@@ -2,7 +2,7 @@
 
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from harness.backends import run
-from harness.backends.base import Backend, EngineInfo, TimedRun
-from harness.backends.opened_model import OpenedModel
+from harness.backends.base import Backend, BatchOrder, EngineInfo, ServeOrder, TimedRun
 from harness.backends.serving_memory import ServingPeak
 from harness.contract import (
     BenchmarkParameters,
@@ -54,15 +53,14 @@ class ScriptedEngine:
         self.info = EngineInfo(Dtype.FLOAT16, "scripted", load_seconds=0.5, notes=("scripted",))
         self.peak = ServingPeak(partial(PeakMemory, torch.device("cpu")))
         self.memory_parts: MemoryParts | None = None
-        self.asked: list[dict[str, Any]] = []
-        self.served: list[dict[str, Any]] = []
+        self.asked: list[BatchOrder] = []
         self._seconds = iter(seconds)
         self._tokens_short = tokens_short
 
-    def run(self, **asked: Any) -> TimedRun:
-        self.asked.append(asked)
-        generated = (asked["generate_tokens"],) * (asked["batch_size"] - 1)
-        return TimedRun((*generated, asked["generate_tokens"] - self._tokens_short), 0.25, next(self._seconds))
+    def run(self, batch: BatchOrder) -> TimedRun:
+        self.asked.append(batch)
+        generated = (batch.generate_tokens,) * (batch.batch_size - 1)
+        return TimedRun((*generated, batch.generate_tokens - self._tokens_short), 0.25, next(self._seconds))
 
 
 @pytest.fixture
@@ -83,8 +81,7 @@ def perform(checkpoint: Path, recorder: Recorder | None = None, **parameters: An
 
 def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: ScriptedEngine) -> None:
     @contextmanager
-    def serve(checkpoint: Path, device: Device, dtype: Dtype | None, **asked: Any) -> Iterator[ScriptedEngine]:
-        engine.served.append(asked)
+    def serve(order: ServeOrder[NoOptions]) -> Iterator[ScriptedEngine]:
         with engine.peak:
             yield engine
 
@@ -124,8 +121,7 @@ def test_speed_counts_the_whole_batch_and_leaves_the_first_token_to_the_prefill(
     assert speed.samples == (12.0, 6.0, 3.0)
     assert speed.decode_tokens_per_second == 6.0
     assert speed.prefill_tokens_per_second == 3 * 8 / 0.25
-    asked = {"batch_size": 3, "prompt_tokens": 8, "generate_tokens": 5, "seed": 11, "prompts": None}
-    assert engine.asked == [asked] * 5
+    assert engine.asked == [BatchOrder(batch_size=3, prompt_tokens=8, generate_tokens=5, seed=11)] * 5
     assert (result.load_seconds, result.dtype_reason, result.notes) == (0.5, "scripted", ("scripted",))
 
 
@@ -163,17 +159,3 @@ def test_lengths_beyond_the_context_are_refused(checkpoint: Path) -> None:
 def test_a_single_generated_token_is_refused(checkpoint: Path) -> None:
     with pytest.raises(BadRequest, match="nothing to time"):
         perform(checkpoint, generate_tokens=1)
-
-
-def test_ways_to_multiply_are_chosen_for_each_batch_size_that_is_asked_for(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chosen_for: list[int] = []
-
-    def place(self: OpenedModel, tokens: Sequence[int]) -> tuple[str, ...]:
-        chosen_for.extend(tokens)
-        return ()
-
-    monkeypatch.setattr(OpenedModel, "place", place)
-    perform(checkpoint, batch_sizes=(2, 3, 5), repeats=1)
-    assert sorted(chosen_for) == [2, 3, 5, 5 * (8 + 5)]

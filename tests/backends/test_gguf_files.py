@@ -11,6 +11,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from harness.backends.base import ServeOrder
 from harness.backends.llama_cpp import serving
 from harness.backends.llama_cpp.gguf_file import Kind, neighbouring, write_gguf
 from harness.contract import Device, Reason
@@ -193,10 +194,16 @@ def test_the_file_lies_where_there_is_room_for_a_model_and_goes_again(
     monkeypatch.setattr(serving, "open_library", lambda: None)
     monkeypatch.setattr(serving, "Log", lambda library: None)
     monkeypatch.setattr(serving, "open_session", stop)
-    asked: dict[str, Any] = {"context_tokens": 64, "batch_sizes": (1,), "kv_tokens": 128, "options": {}, "work": work}
-    with (
-        pytest.raises(ValueError, match="stopped on purpose"),
-        serving.serve(checkpoint, Device(threads=1), None, **asked),
-    ):
+    order = ServeOrder(
+        checkpoint=checkpoint,
+        device=Device(threads=1),
+        dtype=None,
+        context_tokens=64,
+        batch_sizes=(1,),
+        kv_tokens=128,
+        options=serving.LlamaCppOptions(),
+        work=work,
+    )
+    with pytest.raises(ValueError, match="stopped on purpose"), serving.serve(order):
         pytest.fail("nothing is served")
     assert list(work.iterdir()) == []

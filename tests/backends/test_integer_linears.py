@@ -9,7 +9,7 @@ from tests.backends.sparse_weights import DEVICE, need_triton, relative_error, t
 
 need_triton()
 
-from harness.backends import integer_serving  # noqa: E402 - after the choice of the interpreter
+from harness.backends.native import integer_serving  # noqa: E402 - after the choice of the interpreter
 from harness.errors import BadRequest  # noqa: E402
 from harness.kernels.integer import choice  # noqa: E402
 from harness.kernels.integer.choice import guess, measure  # noqa: E402

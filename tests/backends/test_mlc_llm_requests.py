@@ -8,7 +8,7 @@ import pytest
 from harness.backends import hosting, run
 from harness.backends.mlc_llm import loading
 from harness.backends.mlc_llm.quantization import choose_conversion
-from harness.backends.old_configurations import refuse_unread_rotation
+from harness.backends.refusals import refuse_unread_rotation
 from harness.contract import BenchmarkResult, CheckpointDescriptor, CheckpointFormat, Dtype, Quantization, Reason
 from harness.errors import BadRequest, OutOfMemory, Unsupported, WorkerError
 from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
@@ -84,48 +84,48 @@ def test_prompts_that_grow_or_shrink_on_the_way_give_no_speed(checkpoint: Path, 
 
 
 @pytest.mark.parametrize(
-    ("options", "dtype", "name", "computed_in"),
+    ("asked", "dtype", "name", "computed_in"),
     [
-        ({}, None, "q0f16", Dtype.FLOAT16),
-        ({}, Dtype.BFLOAT16, "q0bf16", Dtype.BFLOAT16),
-        ({}, Dtype.FLOAT32, "q0f32", Dtype.FLOAT32),
-        ({"quantization": "q4f16_1"}, None, "q4f16_1", Dtype.FLOAT16),
+        (None, None, "q0f16", Dtype.FLOAT16),
+        (None, Dtype.BFLOAT16, "q0bf16", Dtype.BFLOAT16),
+        (None, Dtype.FLOAT32, "q0f32", Dtype.FLOAT32),
+        ("q4f16_1", None, "q4f16_1", Dtype.FLOAT16),
     ],
 )
 def test_dense_weights_stay_dense_unless_mlcs_own_rounding_is_asked_for(
-    options: dict[str, Any], dtype: Dtype | None, name: str, computed_in: Dtype
+    asked: str | None, dtype: Dtype | None, name: str, computed_in: Dtype
 ) -> None:
-    chosen = choose_conversion(descriptor(CheckpointFormat.DENSE), dtype, options)
+    chosen = choose_conversion(descriptor(CheckpointFormat.DENSE), dtype, asked)
     assert (chosen.name, chosen.dtype, chosen.source_format) == (name, computed_in, "huggingface-safetensor")
     assert ("MLC's own round-to-nearest" in chosen.note) == (name == "q4f16_1")
 
 
 def test_awq_in_groups_of_128_keeps_its_codes() -> None:
     packed = descriptor(CheckpointFormat.AWQ, Quantization(weight_bits=4, activation_bits=16, group_size=128))
-    chosen = choose_conversion(packed, None, {})
+    chosen = choose_conversion(packed, None, None)
     assert (chosen.name, chosen.source_format) == ("q4f16_autoawq", "awq")
 
 
 @pytest.mark.parametrize(
-    ("made", "options", "dtype", "reason"),
+    ("made", "asked", "dtype", "reason"),
     [
-        (descriptor(CheckpointFormat.GPTQ), {}, None, Reason.FORMAT),
-        (descriptor(CheckpointFormat.PACK_QUANTIZED), {"quantization": "q4f16_1"}, None, Reason.FORMAT),
-        (descriptor(CheckpointFormat.DENSE), {"quantization": "q4f16_autoawq"}, None, Reason.FORMAT),
+        (descriptor(CheckpointFormat.GPTQ), None, None, Reason.FORMAT),
+        (descriptor(CheckpointFormat.PACK_QUANTIZED), "q4f16_1", None, Reason.FORMAT),
+        (descriptor(CheckpointFormat.DENSE), "q4f16_autoawq", None, Reason.FORMAT),
         (
             descriptor(CheckpointFormat.AWQ, Quantization(weight_bits=4, activation_bits=16, group_size=64)),
-            {},
+            None,
             None,
             Reason.SETTING,
         ),
-        (descriptor(CheckpointFormat.DENSE), {"quantization": "q4f16_1"}, Dtype.BFLOAT16, Reason.DTYPE),
+        (descriptor(CheckpointFormat.DENSE), "q4f16_1", Dtype.BFLOAT16, Reason.DTYPE),
     ],
 )
 def test_what_mlc_does_not_make_is_refused_with_a_reason(
-    made: CheckpointDescriptor, options: dict[str, Any], dtype: Dtype | None, reason: Reason
+    made: CheckpointDescriptor, asked: str | None, dtype: Dtype | None, reason: Reason
 ) -> None:
     with pytest.raises(Unsupported) as refusal:
-        choose_conversion(made, dtype, options)
+        choose_conversion(made, dtype, asked)
     assert refusal.value.reason is reason
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from harness.backends import device_memory, fused_blocks
-from harness.backends.base import EngineInfo, TimedRun
-from harness.backends.device_memory import peaks_of_everything
-from harness.backends.serving_memory import ServingPeak
+from harness.backends import serving_memory
+from harness.backends.base import BatchOrder, EngineInfo, TimedRun
+from harness.backends.native import fused_blocks
+from harness.backends.serving_memory import ServingPeak, peaks_of_everything
 from harness.backends.timing import Timer
 from harness.contract import BenchmarkParameters, Dtype, MemoryParts
 from harness.telemetry import PeakMemory
@@ -74,14 +74,15 @@ class CompilingEngine:
         self._allocator = allocator
         self._compiled: set[int] = set()
 
-    def run(self, *, batch_size: int, generate_tokens: int, **_: Any) -> TimedRun:
+    def run(self, batch: BatchOrder) -> TimedRun:
+        batch_size = batch.batch_size
         if batch_size not in self._compiled:
             self._compiled.add(batch_size)
             with self._allocator.borrow(9000 * MEGABYTE // batch_size):
                 pass
             self._allocator.segments.append((0, PRIVATE, 20 * MEGABYTE, 0))
         with self._allocator.borrow(batch_size * MEGABYTE):
-            return TimedRun((generate_tokens,) * batch_size, 0.25, 1.0)
+            return TimedRun((batch.generate_tokens,) * batch_size, 0.25, 1.0)
 
 
 def test_compiling_is_start_up_and_what_graphs_keep_is_serving(allocator: Allocator) -> None:
@@ -121,7 +122,7 @@ def test_a_run_that_fails_leaves_the_next_engine_measurable(allocator: Allocator
 
 def test_a_drivers_count_is_taken_from_before_loading_on(monkeypatch: pytest.MonkeyPatch) -> None:
     used = 400
-    monkeypatch.setattr(device_memory, "_used_bytes", lambda _device: used)
+    monkeypatch.setattr(serving_memory, "_used_bytes", lambda _device: used)
     with ServingPeak(peaks_of_everything(GPU)) as peak:
         used = 900
         with peak.serving():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.backends import run
+from harness.backends.base import BatchOrder, TimedRun
 from harness.backends.prompts import read_prompts
 from harness.backends.transformers import TransformersEngine
 from harness.contract import BenchmarkParameters, BenchmarkRequest, BenchmarkResult, Device
@@ -68,9 +69,9 @@ def test_the_engine_continues_the_prompts_that_were_given(
     asked = []
     generate = TransformersEngine.run
 
-    def spy(self: TransformersEngine, **arguments: object) -> object:
-        asked.append(arguments["prompts"])
-        return generate(self, **arguments)  # type: ignore[arg-type]
+    def spy(self: TransformersEngine, batch: BatchOrder) -> TimedRun:
+        asked.append(batch.prompts)
+        return generate(self, batch)
 
     monkeypatch.setattr(TransformersEngine, "run", spy)
     rows = [{"token_ids": [number] * 4} for number in range(3)]

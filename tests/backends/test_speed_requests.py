@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from harness.backends import run
-from harness.backends.base import Backend, EngineInfo, TimedRun
+from harness.backends.base import Backend, BatchOrder, EngineInfo, TimedRun
 from harness.backends.serving_memory import ServingPeak
 from harness.backends.timing import Timer
 from harness.contract import BenchmarkParameters, BenchmarkRequest, BenchmarkResult, Device, Dtype, MemoryParts
-from harness.errors import BadRequest, OutOfMemory, Unsupported
+from harness.errors import BadRequest, OutOfMemory
 from harness.options import NoOptions
 from harness.profiling import memory
 from harness.telemetry import PeakMemory
@@ -34,10 +34,10 @@ class Scripted:
         self._seconds = list(seconds)
         self._step_seconds = step_seconds
 
-    def run(self, *, batch_size: int, generate_tokens: int, **_: Any) -> TimedRun:
+    def run(self, batch: BatchOrder) -> TimedRun:
         self.runs += 1
         seconds = self._seconds.pop(0) if len(self._seconds) > 1 else self._seconds[0]
-        return TimedRun((generate_tokens,) * batch_size, 0.25, seconds, self._step_seconds)
+        return TimedRun((batch.generate_tokens,) * batch.batch_size, 0.25, seconds, self._step_seconds)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_what_cannot_fit_is_refused_before_the_backend_is_asked(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "_available_bytes", lambda: 100_000)
-    unserved = Backend(NoOptions, lambda *_, **__: pytest.fail("the model was loaded"))
+    unserved = Backend(NoOptions, lambda _: pytest.fail("the model was loaded"))
     monkeypatch.setattr("harness.backends.transformers.BACKEND", unserved)
     with pytest.raises(OutOfMemory, match="out of memory predicted"):
         perform(checkpoint)
@@ -146,43 +146,6 @@ def test_room_for_keys_and_values_can_be_asked_for_and_must_hold_the_largest_bat
         perform(checkpoint, kv_tokens=38)
 
 
-def test_a_static_cache_reserves_the_room_that_was_asked_for(checkpoint: Path) -> None:
-    result = perform(checkpoint, options={"decoding": "static"}, kv_tokens=200, repeats=1)
-    assert result.memory_parts is not None
-    assert result.memory_parts.kv_cache_bytes == 200 * 2 * 2 * 2 * 8 * 4
-    assert result.notes == ("decoded over a static cache, one operation after the other; linears of 2 blocks joined",)
-    assert result.start_up is not None
-    assert result.start_up.compile_seconds is not None
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"decodng": "static"}, "transformers has no option 'decodng'"),
-        ({"decoding": "fast"}, "option 'decoding' of transformers cannot be 'fast'"),
-    ],
-)
-def test_options_of_no_backend_are_refused(checkpoint: Path, options: dict[str, str], words: str) -> None:
-    with pytest.raises(BadRequest, match=words):
-        perform(checkpoint, options=options)
-
-
-def test_a_graph_on_a_cpu_is_unsupported(checkpoint: Path) -> None:
-    with pytest.raises(Unsupported, match="decoding=graph replays a CUDA graph, and this is a CPU"):
-        perform(checkpoint, options={"decoding": "graph"})
-
-
-def test_attention_that_slides_within_the_context_is_not_decoded_statically(tmp_path: Path) -> None:
-    model = small_model("mistral")
-    model.config.sliding_window = 8
-    sliding = publish_checkpoint(tmp_path / "sliding", model)
-    with pytest.raises(Unsupported, match="reaches back 8 positions, which a static cache of 16 does not follow"):
-        perform(sliding, options={"decoding": "static"})
-
-
-def test_a_rotary_embedding_that_changes_with_the_length_is_not_decoded_statically(tmp_path: Path) -> None:
-    model = small_model("llama")
-    model.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    scaled = publish_checkpoint(tmp_path / "scaled", model)
-    with pytest.raises(Unsupported, match=r"the rotary embedding \(dynamic\) changes with the length"):
-        perform(scaled, options={"decoding": "static"})
+def test_transformers_has_no_options(checkpoint: Path) -> None:
+    with pytest.raises(BadRequest, match="transformers has no option 'decoding'"):
+        perform(checkpoint, options={"decoding": "static"})

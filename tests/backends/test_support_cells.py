@@ -34,6 +34,7 @@ GPTQ, AWQ = CheckpointFormat.GPTQ, CheckpointFormat.AWQ
 W4A16 = Quantization(weight_bits=4, activation_bits=16)
 BACKENDS = (
     "transformers",
+    "native",
     pytest.param(
         "vllm",
         marks=pytest.mark.skipif(

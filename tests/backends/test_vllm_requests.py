@@ -116,7 +116,7 @@ def test_a_long_run_that_takes_no_longer_than_a_short_one_is_no_speed(
 ) -> None:
     fake.instant = True
     readings = iter([0.0, 10.0, 10.0, 12.0, 12.0, 14.0, 14.0, 16.0])
-    monkeypatch.setattr("harness.backends.vllm.serving.time.perf_counter", lambda: next(readings))
+    monkeypatch.setattr("harness.backends.differences.time.perf_counter", lambda: next(readings))
     with pytest.raises(WorkerError, match="their difference is no time"):
         perform(checkpoint)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.backends.fused_blocks import fuse
-from harness.backends.integer_serving import obstacle, use_codes
-from harness.backends.opened_model import dequantized_because, open_model
+from harness.backends.native.fused_blocks import fuse
+from harness.backends.native.integer_serving import obstacle, use_codes
+from harness.backends.native.opened_model import dequantized_because, open_model
 from harness.checkpoint import open_checkpoint
 from harness.contract import Device, Dtype
 from harness.kernels.integer.linears import Int8Linear
@@ -59,7 +59,7 @@ def test_what_no_kernel_reads_has_a_reason(
 
 def test_a_cpu_serves_dequantized_and_says_why(tmp_path: Path) -> None:
     publish_quantized(tmp_path / "model", "llama", CASES[0])
-    opened = open_model(tmp_path / "model", Device(), None, {})
+    opened = open_model(tmp_path / "model", Device(), None)
     (note,) = opened.place((1, 8))
     assert opened.codes is None
     assert "dequantized to float32" in note
@@ -68,6 +68,4 @@ def test_a_cpu_serves_dequantized_and_says_why(tmp_path: Path) -> None:
 
 def test_codes_can_be_turned_off(tmp_path: Path) -> None:
     publish_quantized(tmp_path / "model", "llama", CASES[0])
-    assert dequantized_because(tmp_path / "model", Device(), Dtype.FLOAT16, {"codes": "off"}) == (
-        "codes=off was asked for"
-    )
+    assert dequantized_because(tmp_path / "model", Device(), Dtype.FLOAT16, codes=False) == ("codes=off was asked for")

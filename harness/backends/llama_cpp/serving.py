@@ -1,7 +1,7 @@
 """Speed of llama.cpp: the checkpoint written as a GGUF file, and its sequences decoded in one batch, step by step."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -9,10 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-import torch
-
 from harness.architectures.shape import read_shape
-from harness.backends.base import Backend, EngineInfo, Prompts, TimedRun
+from harness.backends.base import Backend, BatchOrder, EngineInfo, ServeOrder, TimedRun, served_as_dense
 from harness.backends.llama_cpp.gguf_file import Kind, write_gguf
 from harness.backends.llama_cpp.library import open_library
 from harness.backends.llama_cpp.session import Log, Session, open_session
@@ -27,16 +25,13 @@ from harness.contract import (
     Frozen,
     MemoryParts,
     Reason,
-    Scalar,
 )
 from harness.environment import available_threads
 from harness.errors import Unsupported
 from harness.models.loading import select_device
-from harness.options import parse_options
 from harness.profiling.memory import measured_parts
 from harness.telemetry import PeakMemory, resident_bytes
 
-_DENSE = "dense"
 _VALUE_BYTES = {Dtype.FLOAT32: 4, Dtype.BFLOAT16: 2, Dtype.FLOAT16: 2}
 
 
@@ -73,12 +68,8 @@ class LlamaCppEngine:
         self.memory_parts: MemoryParts | None = None
         self.session = session
 
-    def run(
-        self, *, batch_size: int, prompt_tokens: int, generate_tokens: int, seed: int, prompts: Prompts | None = None
-    ) -> TimedRun:
-        decoded = self.session.generate(
-            prompts or _random_prompts(self.session.vocabulary, batch_size, prompt_tokens, seed), generate_tokens
-        )
+    def run(self, batch: BatchOrder) -> TimedRun:
+        decoded = self.session.generate(batch.token_ids(self.session.vocabulary), batch.generate_tokens)
         return TimedRun(
             generated_tokens=tuple(len(one) for one in decoded.tokens),
             prefill_seconds=decoded.prefill_seconds,
@@ -89,31 +80,18 @@ class LlamaCppEngine:
 
 
 @contextmanager
-def serve(
-    checkpoint: Path,
-    device: Device,
-    dtype: Dtype | None,
-    *,
-    context_tokens: int,
-    batch_sizes: tuple[int, ...],
-    kv_tokens: int,
-    options: Mapping[str, Scalar],
-    work: Path,
-) -> Iterator[LlamaCppEngine]:
-    """See `harness.backends.base.Serve`. The options are those of `LlamaCppOptions`.
+def serve(order: ServeOrder[LlamaCppOptions]) -> Iterator[LlamaCppEngine]:
+    """See `harness.backends.base.Backend`. The options are those of `LlamaCppOptions`.
 
     The GGUF file is written below `work`, which is no part of the load time, nor of the memory.
     """
-    weights = parse_options(LlamaCppOptions, options, "llama-cpp").weights
-    descriptor = open_checkpoint(checkpoint)
-    _refuse(descriptor, device)
+    descriptor = open_checkpoint(order.checkpoint)
+    _refuse(descriptor, order.device)
     library = open_library()
     log = Log(library)
-    threads, sequences = device.threads or available_threads(), max(batch_sizes)
-    with TemporaryDirectory(prefix="gguf-", dir=work) as scratch:
-        file = Path(scratch) / "model.gguf"
-        written = _write(checkpoint, file, descriptor.dtype, dtype, weights, context_tokens=context_tokens)
-        where = select_device(device)
+    with TemporaryDirectory(prefix="gguf-", dir=order.work) as scratch:
+        written = _write(order, Path(scratch) / "model.gguf", descriptor.dtype)
+        where = select_device(order.device)
         with ServingPeak(partial(PeakMemory, where)) as peak:
             resident_before = resident_bytes()
             begin = time.perf_counter()
@@ -122,9 +100,9 @@ def serve(
                 log,
                 written.file,
                 written.dtype,
-                threads=threads,
-                sequences=sequences,
-                kv_tokens=kv_tokens,
+                threads=order.device.threads or available_threads(),
+                sequences=order.sequences,
+                kv_tokens=order.kv_tokens,
             ) as session:
                 engine = LlamaCppEngine(session, written, descriptor, begin, peak)
                 yield engine
@@ -132,7 +110,7 @@ def serve(
         peak.memory,
         where,
         weight_bytes=session.weight_bytes,
-        kv_cache_bytes=read_shape(read_config(checkpoint)).kv_cache_bytes(
+        kv_cache_bytes=read_shape(read_config(order.checkpoint)).kv_cache_bytes(
             tokens=session.kv_tokens, batch_size=1, value_bytes=_VALUE_BYTES[written.dtype]
         ),
         resident_before_bytes=resident_before,
@@ -155,27 +133,14 @@ def _refuse(descriptor: CheckpointDescriptor, device: Device) -> None:
         )
 
 
-def _write(
-    checkpoint: Path,
-    file: Path,
-    stored: Dtype,
-    asked: Dtype | None,
-    weights: str,
-    *,
-    context_tokens: int,
-) -> _Written:
+def _write(order: ServeOrder[LlamaCppOptions], file: Path, stored: Dtype) -> _Written:
     begin = time.perf_counter()
-    dtype = asked or stored
-    reason = f"{asked.value} was asked for" if asked else f"{stored.value} is the checkpoint's own dtype"
-    kind = Kind(dtype.value if weights == _DENSE else weights)
-    write_gguf(checkpoint, file, kind, context_tokens=context_tokens)
+    dtype = order.dtype or stored
+    reason = f"{dtype.value} was asked for" if order.dtype else f"{stored.value} is the checkpoint's own dtype"
+    weights = order.options.weights
+    kind = Kind(dtype.value if weights == "dense" else weights)
+    write_gguf(order.checkpoint, file, kind, context_tokens=order.context_tokens)
     return _Written(file, dtype, reason, time.perf_counter() - begin, kind)
-
-
-def _random_prompts(vocabulary: int, batch_size: int, tokens: int, seed: int) -> Prompts:
-    """The token numbers that the reference backend draws from the same seed."""
-    drawn = torch.randint(vocabulary, (batch_size, tokens), generator=torch.Generator().manual_seed(seed))
-    return tuple(tuple(prompt) for prompt in drawn.tolist())
 
 
 def _notes(session: Session, written: _Written, descriptor: CheckpointDescriptor) -> tuple[str, ...]:
@@ -189,11 +154,4 @@ def _notes(session: Session, written: _Written, descriptor: CheckpointDescriptor
             f"weights rounded to llama.cpp's {written.kind.name}, and activations to 8 bits with them: neither is part"
             " of the checkpoint, nor of its accuracy"
         )
-    if descriptor.sparsity is not None:
-        notes.append(
-            f"served as dense weights: {descriptor.sparsity.measured:.1%} zeros ({descriptor.sparsity.pattern})"
-            " bring no speed here"
-        )
-    if descriptor.quantization is not None:
-        notes.append("served as dense weights: the simulated quantization brings no speed here")
-    return tuple(notes)
+    return (*notes, *served_as_dense(descriptor))

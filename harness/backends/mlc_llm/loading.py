@@ -6,7 +6,7 @@ those of `serve/engine.py` and `serve/config.py` in mlc-ai/mlc-llm 0.20.
 
 import importlib.util
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness.architectures.pruned_shapes import refuse_layer_widths
+from harness.backends.base import ServeOrder
 from harness.backends.hosting import start_up_deadline, variables_set
 from harness.backends.mlc_llm.preparing import Prepared, prepare
-from harness.backends.mlc_llm.quantization import Conversion, choose_conversion
+from harness.backends.mlc_llm.quantization import Conversion, MlcLlmOptions, choose_conversion
 from harness.backends.mlc_llm.refusals import explain
-from harness.backends.old_configurations import refuse_unread_rotation
+from harness.backends.refusals import refuse_unread_rotation
 from harness.checkpoint import open_checkpoint, read_config
-from harness.contract import CheckpointDescriptor, Device, Dtype, Reason, Scalar
+from harness.contract import CheckpointDescriptor, Reason
 from harness.errors import Unsupported
 from harness.models.loading import select_device
 from harness.quantization.layouts import check_config
@@ -43,25 +44,15 @@ class PreparedModel:
 
 
 @contextmanager
-def prepared_model(
-    checkpoint: Path,
-    device: Device,
-    dtype: Dtype | None,
-    options: Mapping[str, Scalar],
-    *,
-    context_tokens: int,
-    sequences: int,
-    kv_tokens: int,
-    work: Path,
-) -> Iterator[PreparedModel]:
-    """Convert and compile in a folder below `work`, which is removed in the end, with MLC's caches in it as well.
+def prepared_model(order: ServeOrder[MlcLlmOptions]) -> Iterator[PreparedModel]:
+    """Convert and compile below the order's `work`, in a folder that is removed in the end, MLC's caches with it.
 
     Raises:
         BadCheckpoint: the folder is not a published checkpoint, or not stored as its descriptor says.
         Unsupported: MLC-LLM is not there, does not read this checkpoint, or would misread it.
     """
-    descriptor, config = open_checkpoint(checkpoint), read_config(checkpoint)
-    conversion = choose_conversion(descriptor, dtype, options)
+    descriptor, config = open_checkpoint(order.checkpoint), read_config(order.checkpoint)
+    conversion = choose_conversion(descriptor, order.dtype, order.options.quantization)
     check_config(descriptor.format, descriptor.quantization, config)
     refuse_unread_rotation("MLC-LLM", config)
     refuse_layer_widths(config, "MLC-LLM")
@@ -69,19 +60,19 @@ def prepared_model(
         raise Unsupported(
             Reason.BACKEND, "MLC-LLM is not installed", hint="use the image `mlc-llm`; its README says how to build it"
         )
-    where = select_device(device)
+    where = select_device(order.device)
     name = f"{where.type}:{where.index or 0}"
-    with TemporaryDirectory(prefix="mlc-llm-", dir=work, ignore_cleanup_errors=True) as scratch:
+    with TemporaryDirectory(prefix="mlc-llm-", dir=order.work, ignore_cleanup_errors=True) as scratch:
         folder, home = Path(scratch) / "model", Path(scratch) / "home"
         with variables_set(_variables(home)), start_up_deadline("MLC-LLM"):
             # one page more: a sequence that reaches the end of its window is cut off
             prepared = prepare(
-                checkpoint,
+                order.checkpoint,
                 folder,
                 conversion,
                 device=name,
-                context_tokens=context_tokens + _PAGE_TOKENS,
-                sequences=sequences,
+                context_tokens=order.context_tokens + _PAGE_TOKENS,
+                sequences=order.sequences,
             )
         yield PreparedModel(
             prepared=prepared,
@@ -89,8 +80,8 @@ def prepared_model(
             descriptor=descriptor,
             vocabulary=int(config["vocab_size"]),
             device=name,
-            sequences=sequences,
-            kv_cache_tokens=kv_tokens + sequences * _PAGE_TOKENS,
+            sequences=order.sequences,
+            kv_cache_tokens=order.kv_tokens + order.sequences * _PAGE_TOKENS,
         )
 
 

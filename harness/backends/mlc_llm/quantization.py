@@ -4,11 +4,10 @@ MLC converts weights itself: it reads dense safetensors and AWQ, nothing else (`
 `quantization/quantization.py` for the names, in mlc-ai/mlc-llm).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.contract import CheckpointDescriptor, CheckpointFormat, Dtype, Frozen, Reason, Scalar
+from harness.contract import CheckpointDescriptor, CheckpointFormat, Dtype, Frozen, Reason
 from harness.errors import Unsupported
 
 _DENSE = {"q0f16": Dtype.FLOAT16, "q0bf16": Dtype.BFLOAT16, "q0f32": Dtype.FLOAT32}
@@ -34,14 +33,15 @@ class Conversion:
 
 
 def choose_conversion(
-    descriptor: CheckpointDescriptor, asked_dtype: Dtype | None, options: Mapping[str, Scalar]
+    descriptor: CheckpointDescriptor, asked_dtype: Dtype | None, quantization: str | None
 ) -> Conversion:
-    """Dense weights stay dense, in float16 unless another dtype is asked for; AWQ keeps its codes.
+    """What `quantization` names; where it is None, dense weights stay dense, in float16 unless another dtype is asked
+    for, and AWQ keeps its codes.
 
     Raises:
         Unsupported: MLC does not read this format, or the asked quantization does not start from it.
     """
-    name = str(options.get("quantization") or _default(descriptor, asked_dtype))
+    name = quantization or _default(descriptor, asked_dtype)
     if descriptor.format is CheckpointFormat.DENSE and name != _AWQ:
         return _from_dense(name, asked_dtype)
     if descriptor.format is CheckpointFormat.AWQ and name == _AWQ:

@@ -2,24 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from harness.backends.base import Backend, EngineInfo, Prompts, TimedRun
-from harness.backends.device_memory import peaks_of_everything
-from harness.backends.differences import Batch, time_by_difference
+from harness.backends.base import Backend, EngineInfo, ServeOrder, served_as_dense
+from harness.backends.differences import Batch, WholeBatchEngine
 from harness.backends.mlc_llm.loading import PreparedModel, prepared_model, running_engine
 from harness.backends.mlc_llm.quantization import MlcLlmOptions
 from harness.backends.mlc_llm.refusals import explain
-from harness.backends.prompts import drawn_prompts
-from harness.backends.serving_memory import ServingPeak
-from harness.backends.unused import served_as_dense
-from harness.contract import Device, Dtype, MemoryParts, Scalar
+from harness.backends.prompts import Prompts
+from harness.backends.serving_memory import ServingPeak, peaks_of_everything
+from harness.contract import MemoryParts
 from harness.errors import WorkerError
 from harness.models.loading import select_device
-from harness.options import parse_options
 
 NOT_RUN = (
     "not run by us: written to MLC-LLM's documented interface and tested against a stand-in;"
@@ -29,7 +25,7 @@ _BATCH_SECONDS = 1800.0
 """The engine works in threads of its own: if one dies, a request would wait for ever."""
 
 
-class MlcLlmEngine:
+class MlcLlmEngine(WholeBatchEngine):
     """A converted checkpoint in MLC's engine. See `harness.backends.base.Engine`."""
 
     def __init__(
@@ -40,38 +36,26 @@ class MlcLlmEngine:
         loop: asyncio.AbstractEventLoop,
         peak: ServingPeak,
     ) -> None:
-        self.info = EngineInfo(
+        info = EngineInfo(
             model.conversion.dtype,
             model.conversion.dtype_reason,
             load_seconds,
             notes=_notes(model),
             compile_seconds=model.prepared.seconds,
         )
-        self.peak = peak
-        self.memory_parts: MemoryParts | None = MemoryParts(
+        memory_parts = MemoryParts(
             weight_bytes=model.prepared.weight_bytes,
             absent={
                 "kv_cache_bytes": f"MLC-LLM does not tell it; {model.kv_cache_tokens} tokens were asked for",
                 **dict.fromkeys(("activation_bytes", "overhead_bytes"), "MLC-LLM does not tell it"),
             },
         )
+        super().__init__("mlc-llm", info, peak, memory_parts, vocabulary=model.vocabulary)
         self._engine = engine
-        self._vocabulary = model.vocabulary
         self._loop = loop
 
-    def run(
-        self, *, batch_size: int, prompt_tokens: int, generate_tokens: int, seed: int, prompts: Prompts | None = None
-    ) -> TimedRun:
-        drawn = prompts or drawn_prompts(self._vocabulary, batch_size, prompt_tokens, seed)
-        return time_by_difference(
-            "mlc-llm",
-            lambda tokens: self._generate(drawn, tokens),
-            batch_size=batch_size,
-            generate_tokens=generate_tokens,
-        )
-
-    def _generate(self, prompts: Prompts, tokens: int) -> Batch:
-        """The whole batch at once. MLC returns text and counts, not the numbers of the tokens."""
+    def generate(self, prompts: Prompts, tokens: int) -> Batch:
+        """MLC returns text and counts, not the numbers of the tokens."""
         begin = time.perf_counter()
         try:
             answers = self._loop.run_until_complete(
@@ -109,36 +93,16 @@ class MlcLlmEngine:
 
 
 @contextmanager
-def serve(
-    checkpoint: Path,
-    device: Device,
-    dtype: Dtype | None,
-    *,
-    context_tokens: int,
-    batch_sizes: tuple[int, ...],
-    kv_tokens: int,
-    options: Mapping[str, Scalar],
-    work: Path,
-) -> Iterator[MlcLlmEngine]:
-    """See `harness.backends.base.Serve`. The options are those of `MlcLlmOptions`.
+def serve(order: ServeOrder[MlcLlmOptions]) -> Iterator[MlcLlmEngine]:
+    """See `harness.backends.base.Backend`. The options are those of `MlcLlmOptions`.
 
     Memory is measured from the moment that the engine loads: converting and compiling is not serving.
     """
-    parse_options(MlcLlmOptions, options, "mlc-llm")
     loop = asyncio.new_event_loop()
     try:
         with (
-            prepared_model(
-                checkpoint,
-                device,
-                dtype,
-                options,
-                context_tokens=context_tokens,
-                sequences=max(batch_sizes),
-                kv_tokens=kv_tokens,
-                work=work,
-            ) as model,
-            ServingPeak(peaks_of_everything(select_device(device))) as peak,
+            prepared_model(order) as model,
+            ServingPeak(peaks_of_everything(select_device(order.device))) as peak,
             running_engine(model) as (engine, load_seconds),
         ):
             yield MlcLlmEngine(engine, model, load_seconds, loop, peak)

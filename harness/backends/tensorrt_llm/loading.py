@@ -12,12 +12,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness.architectures.pruned_shapes import refuse_layer_widths
+from harness.backends.base import ServeOrder
 from harness.backends.hosting import refuse_other_gpus, start_up_deadline, variables_set
-from harness.backends.old_configurations import refuse_unread_rotation
+from harness.backends.refusals import refuse_unread_rotation
 from harness.backends.tensorrt_llm.refusals import explain, refuse_format
 from harness.checkpoint import open_checkpoint, read_config
-from harness.contract import CheckpointDescriptor, Device, Dtype, Reason
+from harness.contract import CheckpointDescriptor, Dtype, Reason
 from harness.errors import Unsupported
+from harness.options import NoOptions
 from harness.quantization.layouts import check_config
 
 _SPARE_TOKENS = 64
@@ -40,10 +42,8 @@ class LoadedEngine:
 
 
 @contextmanager
-def load_engine(
-    checkpoint: Path, device: Device, dtype: Dtype | None, *, context_tokens: int, sequences: int, kv_tokens: int
-) -> Iterator[LoadedEngine]:
-    """TensorRT-LLM with the checkpoint, for `sequences` at once of `context_tokens` each.
+def load_engine(order: ServeOrder[NoOptions]) -> Iterator[LoadedEngine]:
+    """TensorRT-LLM with the checkpoint.
 
     Nothing is reused between requests. CUDA graphs and the overlapping scheduler are on, as by default.
 
@@ -52,27 +52,27 @@ def load_engine(
         Unsupported: TensorRT-LLM cannot serve it here, or would misread it.
         OutOfMemory: weights, cache or workspace do not fit.
     """
-    descriptor, config = open_checkpoint(checkpoint), read_config(checkpoint)
+    descriptor, config = open_checkpoint(order.checkpoint), read_config(order.checkpoint)
     refuse_format(descriptor)
     check_config(descriptor.format, descriptor.quantization, config)
     refuse_unread_rotation("TensorRT-LLM", config)
     refuse_layer_widths(config, "TensorRT-LLM")
-    refuse_other_gpus("TensorRT-LLM", device)
-    chosen = dtype or descriptor.dtype
-    kv_cache_tokens = kv_tokens + sequences * _SPARE_TOKENS
+    refuse_other_gpus("TensorRT-LLM", order.device)
+    chosen = order.dtype or descriptor.dtype
+    kv_cache_tokens = order.kv_tokens + order.sequences * _SPARE_TOKENS
     with (
         TemporaryDirectory(prefix="tensorrt-llm-", ignore_cleanup_errors=True) as scratch,
         variables_set(_variables(Path(scratch))),
     ):
         begin = time.perf_counter()
         with start_up_deadline("TensorRT-LLM"):
-            llm = _start(checkpoint, chosen, context_tokens, sequences, kv_cache_tokens)
+            llm = _start(order, chosen, kv_cache_tokens)
         try:
             yield LoadedEngine(
                 llm=llm,
                 descriptor=descriptor,
                 dtype=chosen,
-                dtype_reason=f"{chosen.value} {'was asked for' if dtype else 'is the dtype of the checkpoint'}",
+                dtype_reason=f"{chosen.value} {'was asked for' if order.dtype else 'is the dtype of the checkpoint'}",
                 vocabulary=int(config["vocab_size"]),
                 kv_cache_tokens=kv_cache_tokens,
                 load_seconds=time.perf_counter() - begin,
@@ -81,7 +81,7 @@ def load_engine(
             llm.shutdown()
 
 
-def _start(checkpoint: Path, dtype: Dtype, context_tokens: int, sequences: int, kv_cache_tokens: int) -> Any:
+def _start(order: ServeOrder[NoOptions], dtype: Dtype, kv_cache_tokens: int) -> Any:
     try:
         from tensorrt_llm import LLM
         from tensorrt_llm.llmapi import KvCacheConfig
@@ -93,14 +93,14 @@ def _start(checkpoint: Path, dtype: Dtype, context_tokens: int, sequences: int, 
         ) from absent
     try:
         return LLM(
-            model=str(checkpoint),
+            model=str(order.checkpoint),
             skip_tokenizer_init=True,
             trust_remote_code=False,
             tensor_parallel_size=1,
             dtype=dtype.value,
-            max_batch_size=sequences,
-            max_seq_len=context_tokens,
-            max_num_tokens=max(_STEP_TOKENS, context_tokens),
+            max_batch_size=order.sequences,
+            max_seq_len=order.context_tokens,
+            max_num_tokens=max(_STEP_TOKENS, order.context_tokens),
             kv_cache_config=KvCacheConfig(enable_block_reuse=False, max_tokens=kv_cache_tokens),
         )
     except Exception as failure:  # the library raises whatever its parts raise

@@ -1,22 +1,17 @@
 """Speed of TensorRT-LLM: the same prompts continued by one token and by all of them."""
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
-from harness.backends.base import Backend, EngineInfo, Prompts, TimedRun
-from harness.backends.device_memory import peaks_of_everything
-from harness.backends.differences import Batch, time_by_difference
-from harness.backends.prompts import drawn_prompts
-from harness.backends.serving_memory import ServingPeak
+from harness.backends.base import Backend, EngineInfo, ServeOrder, served_as_dense
+from harness.backends.differences import Batch, WholeBatchEngine, generate_offline
+from harness.backends.prompts import Prompts
+from harness.backends.serving_memory import ServingPeak, peaks_of_everything
 from harness.backends.tensorrt_llm.loading import LoadedEngine, load_engine
 from harness.backends.tensorrt_llm.refusals import explain
-from harness.backends.unused import served_as_dense
-from harness.contract import CheckpointFormat, Device, Dtype, MemoryParts, Scalar
+from harness.contract import CheckpointFormat, MemoryParts
 from harness.models.loading import select_device
-from harness.options import NoOptions, parse_options
+from harness.options import NoOptions
 
 NOT_RUN = (
     "not run by us: written to TensorRT-LLM's documented interface and tested against a stand-in;"
@@ -26,13 +21,12 @@ _NO_TOKEN = -1
 """The end and padding token of `trtllm-bench` where generation must not stop."""
 
 
-class TensorRtLlmEngine:
+class TensorRtLlmEngine(WholeBatchEngine):
     """A checkpoint in TensorRT-LLM. See `harness.backends.base.Engine`."""
 
     def __init__(self, loaded: LoadedEngine, peak: ServingPeak) -> None:
-        self.info = EngineInfo(loaded.dtype, loaded.dtype_reason, loaded.load_seconds, notes=_notes(loaded))
-        self.peak = peak
-        self.memory_parts: MemoryParts | None = MemoryParts(
+        info = EngineInfo(loaded.dtype, loaded.dtype_reason, loaded.load_seconds, notes=_notes(loaded))
+        memory_parts = MemoryParts(
             absent={
                 "kv_cache_bytes": f"TensorRT-LLM does not tell it; room for {loaded.kv_cache_tokens} tokens was asked"
                 " for",
@@ -41,21 +35,11 @@ class TensorRtLlmEngine:
                 ),
             }
         )
+        super().__init__("tensorrt-llm", info, peak, memory_parts, vocabulary=loaded.vocabulary)
         self._loaded = loaded
 
-    def run(
-        self, *, batch_size: int, prompt_tokens: int, generate_tokens: int, seed: int, prompts: Prompts | None = None
-    ) -> TimedRun:
-        drawn = prompts or drawn_prompts(self._loaded.vocabulary, batch_size, prompt_tokens, seed)
-        return time_by_difference(
-            "tensorrt-llm",
-            lambda tokens: self._generate([list(prompt) for prompt in drawn], tokens),
-            batch_size=batch_size,
-            generate_tokens=generate_tokens,
-        )
-
-    def _generate(self, prompts: list[list[int]], tokens: int) -> Batch:
-        """The library returns when every token is in host memory. Without a tokenizer it must be told an end token."""
+    def generate(self, prompts: Prompts, tokens: int) -> Batch:
+        """Without a tokenizer the library must be told an end token."""
         from tensorrt_llm import SamplingParams
 
         sampling = SamplingParams(
@@ -67,35 +51,16 @@ class TensorRtLlmEngine:
             temperature=0.0,
             detokenize=False,
         )
-        begin = time.perf_counter()
-        try:
-            outputs: list[Any] = self._loaded.llm.generate(prompts, sampling, use_tqdm=False)
-        except Exception as failure:  # the library raises whatever its parts raise
-            raise explain(failure, doing="generating") from failure
-        seconds = time.perf_counter() - begin
-        generated = tuple(tuple(output.outputs[0].token_ids) for output in outputs)
-        return Batch(tuple(map(len, generated)), seconds, generated)
+        _, batch = generate_offline(self._loaded.llm, [list(prompt) for prompt in prompts], sampling, explain)
+        return batch
 
 
 @contextmanager
-def serve(
-    checkpoint: Path,
-    device: Device,
-    dtype: Dtype | None,
-    *,
-    context_tokens: int,
-    batch_sizes: tuple[int, ...],
-    kv_tokens: int,
-    options: Mapping[str, Scalar],
-    work: Path,
-) -> Iterator[TensorRtLlmEngine]:
-    """See `harness.backends.base.Serve`. There are no options."""
-    parse_options(NoOptions, options, "tensorrt-llm")
+def serve(order: ServeOrder[NoOptions]) -> Iterator[TensorRtLlmEngine]:
+    """See `harness.backends.base.Backend`. There are no options."""
     with (
-        ServingPeak(peaks_of_everything(select_device(device))) as peak,
-        load_engine(
-            checkpoint, device, dtype, context_tokens=context_tokens, sequences=max(batch_sizes), kv_tokens=kv_tokens
-        ) as loaded,
+        ServingPeak(peaks_of_everything(select_device(order.device))) as peak,
+        load_engine(order) as loaded,
     ):
         yield TensorRtLlmEngine(loaded, peak)
 

@@ -1,19 +1,23 @@
-"""One checkpoint in vLLM's offline engine: which dtype, how much key-value cache, and what the library refuses."""
+"""One checkpoint in vLLM's offline engine: its process, which dtype, how much key-value cache, what it refuses.
+
+The engine runs in the worker's own process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`), so /dev/shm is not needed.
+"""
 
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness.architectures.pruned_shapes import refuse_layer_widths
-from harness.backends.hosting import refuse_other_gpus, start_up_deadline
-from harness.backends.unused import served_as_dense
-from harness.backends.vllm.process import engine_environment
+from harness.backends.base import served_as_dense
+from harness.backends.hosting import refuse_other_gpus, start_up_deadline, variables_set
 from harness.backends.vllm.refusals import explain
 from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, DeviceKind, Dtype, Reason
+from harness.environment import available_threads
 from harness.errors import BadCheckpoint, Unsupported
 from harness.quantization.layouts import check_config
 
@@ -83,7 +87,7 @@ def load_engine(
         **options,
     }
     refuse_other_gpus("vLLM", device)
-    with engine_environment(device):
+    with _engine_environment(device):
         begin = time.perf_counter()
         with start_up_deadline("vLLM"):
             llm = _start(device, arguments)
@@ -163,3 +167,40 @@ def _kv_bytes_per_token(config: Mapping[str, Any], dtype: Dtype) -> int:
     except KeyError as missing:
         raise BadCheckpoint(f"config.json lacks {missing}", hint="fetch the checkpoint again") from missing
     return 2 * layers * int(config.get("num_key_value_heads") or heads) * head_size * _VALUE_BYTES[dtype]
+
+
+@contextmanager
+def _engine_environment(device: Device) -> Iterator[None]:
+    """Set the variables that vLLM reads, all its caches below one scratch folder, and put the old ones back."""
+    with (
+        TemporaryDirectory(prefix="vllm-", ignore_cleanup_errors=True) as scratch,
+        variables_set(_variables(device, Path(scratch))),
+    ):
+        yield
+
+
+def _variables(device: Device, scratch: Path) -> dict[str, str]:
+    """`VLLM_CPU_INT4_W4A8` is on by default, and rounds the activations of W4A16 to 8 bits where the CPU has AMX.
+
+    An eager engine compiles its log-probabilities all the same (`vllm/v1/sample/ops/logprobs.py`, 0.32.0), which takes
+    a C++ compiler that the image for a CPU has not: `TORCHDYNAMO_DISABLE` leaves that function as it was written.
+    """
+    variables = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_CACHE_ROOT": str(scratch / "cache"),
+        "VLLM_CONFIG_ROOT": str(scratch / "config"),
+        "XDG_CACHE_HOME": str(scratch / "xdg"),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
+        "TRITON_CACHE_DIR": str(scratch / "triton"),
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
+        "VLLM_CPU_INT4_W4A8": "0",
+    }
+    if device.kind is DeviceKind.CPU:
+        variables["OMP_NUM_THREADS"] = str(device.threads or available_threads())
+        variables["TORCHDYNAMO_DISABLE"] = "1"
+    return variables

@@ -1,89 +1,61 @@
 """Speed of vLLM: the same prompts continued by one token and by all of them, and the difference of the two times."""
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from harness.backends.base import Backend, EngineInfo, Prompts, TimedRun
-from harness.backends.differences import Batch, time_by_difference
-from harness.backends.prompts import drawn_prompts
+from harness.backends.base import Backend, EngineInfo, ServeOrder
+from harness.backends.differences import Batch, WholeBatchEngine, generate_offline
+from harness.backends.prompts import Prompts
 from harness.backends.serving_memory import ServingPeak
 from harness.backends.vllm.loading import LoadedEngine, load_engine, loading_notes
 from harness.backends.vllm.refusals import explain
 from harness.backends.vllm.scoring import SCORING
-from harness.contract import Device, Dtype, MemoryParts, Scalar
+from harness.contract import MemoryParts
 from harness.errors import WorkerError
 from harness.models.loading import select_device
-from harness.options import NoOptions, parse_options
+from harness.options import NoOptions
 from harness.telemetry import PeakMemory
 
 
-class VllmEngine:
+class VllmEngine(WholeBatchEngine):
     """A checkpoint in vLLM's offline engine. See `harness.backends.base.Engine`."""
 
     def __init__(self, loaded: LoadedEngine, peak: ServingPeak) -> None:
-        self.info = EngineInfo(loaded.dtype, loaded.dtype_reason, loaded.load_seconds, notes=loading_notes(loaded))
-        self.peak = peak
-        self.memory_parts: MemoryParts | None = MemoryParts(
+        info = EngineInfo(loaded.dtype, loaded.dtype_reason, loaded.load_seconds, notes=loading_notes(loaded))
+        memory_parts = MemoryParts(
             kv_cache_bytes=loaded.kv_cache_bytes,
             absent=dict.fromkeys(("weight_bytes", "activation_bytes", "overhead_bytes"), "vLLM does not tell it"),
         )
+        super().__init__("vllm", info, peak, memory_parts, vocabulary=loaded.vocabulary)
         self._loaded = loaded
 
-    def run(
-        self, *, batch_size: int, prompt_tokens: int, generate_tokens: int, seed: int, prompts: Prompts | None = None
-    ) -> TimedRun:
-        """Time the prompts with one token each, which is the prefill, and again with all: the rest is decoding."""
-        drawn = prompts or drawn_prompts(self._loaded.vocabulary, batch_size, prompt_tokens, seed)
-        asked = [{"prompt_token_ids": list(prompt)} for prompt in drawn]
-        return time_by_difference(
-            "vllm",
-            lambda tokens: self._generate(asked, tokens),
-            batch_size=batch_size,
-            generate_tokens=generate_tokens,
-        )
-
-    def _generate(self, prompts: list[dict[str, list[int]]], tokens: int) -> Batch:
-        """vLLM returns when every token is in host memory."""
+    def generate(self, prompts: Prompts, tokens: int) -> Batch:
         from vllm import SamplingParams
 
         sampling = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
-        begin = time.perf_counter()
-        try:
-            outputs: list[Any] = self._loaded.llm.generate(prompts, sampling, use_tqdm=False)
-        except Exception as failure:  # the library raises whatever its parts raise
-            raise explain(failure, doing="generating") from failure
-        seconds = time.perf_counter() - begin
+        asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        outputs, batch = generate_offline(self._loaded.llm, asked, sampling, explain)
         if reused := sum(output.num_cached_tokens or 0 for output in outputs):
             raise WorkerError(
                 f"vllm took {reused} prompt tokens from its cache instead of computing them",
                 hint="the installed vLLM does not turn prefix caching off when asked; use the image's lock",
             )
-        generated = tuple(tuple(output.outputs[0].token_ids) for output in outputs)
-        return Batch(tuple(map(len, generated)), seconds, generated)
+        return batch
 
 
 @contextmanager
-def serve(
-    checkpoint: Path,
-    device: Device,
-    dtype: Dtype | None,
-    *,
-    context_tokens: int,
-    batch_sizes: tuple[int, ...],
-    kv_tokens: int,
-    options: Mapping[str, Scalar],
-    work: Path,
-) -> Iterator[VllmEngine]:
-    """See `harness.backends.base.Serve`. There are no options."""
-    parse_options(NoOptions, options, "vllm")
+def serve(order: ServeOrder[NoOptions]) -> Iterator[VllmEngine]:
+    """See `harness.backends.base.Backend`. There are no options."""
     with (
-        ServingPeak(partial(PeakMemory, select_device(device))) as peak,
+        ServingPeak(partial(PeakMemory, select_device(order.device))) as peak,
         load_engine(
-            checkpoint, device, dtype, context_tokens=context_tokens, sequences=max(batch_sizes), kv_tokens=kv_tokens
+            order.checkpoint,
+            order.device,
+            order.dtype,
+            context_tokens=order.context_tokens,
+            sequences=order.sequences,
+            kv_tokens=order.kv_tokens,
         ) as loaded,
     ):
         yield VllmEngine(loaded, peak)

@@ -1,16 +1,17 @@
 """@NAME@: a backend of the harness. What is special to the library is how `serve` loads and how `run` generates."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
-from harness.backends.base import Backend, EngineInfo, Prompts, TimedRun
+import torch
+
+from harness.backends.base import Backend, BatchOrder, EngineInfo, ServeOrder, TimedRun
 from harness.backends.serving_memory import ServingPeak
-from harness.contract import Device, Dtype, MemoryParts, Scalar
-from harness.models.decoding import decode, random_prompts
+from harness.contract import MemoryParts
+from harness.models.decoding import decode
 from harness.models.loading import LoadedModel, load_model, select_device
-from harness.options import NoOptions, parse_options
+from harness.options import NoOptions
 from harness.telemetry import PeakMemory
 
 
@@ -23,16 +24,12 @@ class Engine:
         self.info = EngineInfo(loaded.dtype, loaded.dtype_reason, loaded.load_seconds)
         self._loaded = loaded
 
-    def run(
-        self, *, batch_size: int, prompt_tokens: int, generate_tokens: int, seed: int, prompts: Prompts | None = None
-    ) -> TimedRun:
-        tokens = random_prompts(self._loaded, batch_size=batch_size, tokens=prompt_tokens, seed=seed)
-        if prompts is not None:
-            tokens = tokens.new_tensor(prompts)
-        decoded = decode(self._loaded, tokens, generate_tokens)
+    def run(self, batch: BatchOrder) -> TimedRun:
+        prompts = batch.token_ids(int(self._loaded.model.config.vocab_size))
+        decoded = decode(self._loaded, torch.tensor(prompts, device=self._loaded.device), batch.generate_tokens)
         generated = tuple(tuple(sequence) for sequence in decoded.tokens.tolist())
         return TimedRun(
-            generated_tokens=(decoded.tokens.shape[1],) * batch_size,
+            generated_tokens=tuple(map(len, generated)),
             prefill_seconds=decoded.prefill_seconds,
             decode_seconds=decoded.decode_seconds,
             step_seconds=decoded.step_seconds,
@@ -41,21 +38,10 @@ class Engine:
 
 
 @contextmanager
-def serve(
-    checkpoint: Path,
-    device: Device,
-    dtype: Dtype | None,
-    *,
-    context_tokens: int,
-    batch_sizes: tuple[int, ...],
-    kv_tokens: int,
-    options: Mapping[str, Scalar],
-    work: Path,
-) -> Iterator[Engine]:
-    """See `harness.backends.base.Serve`."""
-    parse_options(NoOptions, options, "@NAME@")
-    with ServingPeak(partial(PeakMemory, select_device(device))) as peak:
-        yield Engine(load_model(checkpoint, device, dtype), peak)
+def serve(order: ServeOrder[NoOptions]) -> Iterator[Engine]:
+    """See `harness.backends.base.Backend`."""
+    with ServingPeak(partial(PeakMemory, select_device(order.device))) as peak:
+        yield Engine(load_model(order.checkpoint, order.device, order.dtype), peak)
 
 
 BACKEND = Backend(NoOptions, serve)

@@ -1,19 +1,18 @@
-"""A checkpoint as the reference backend opens it: dense, or, on a GPU, with its quantized linears over their codes."""
+"""A checkpoint as the native backend opens it: dense, or, on a GPU, with its quantized linears over their codes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from harness.backends.integer_serving import measure_choices, obstacle, use_codes
+from harness.backends.in_process import unpacked_notes
+from harness.backends.native.integer_serving import measure_choices, obstacle, use_codes
 from harness.checkpoint import open_checkpoint
-from harness.contract import CheckpointFormat, Device, DeviceKind, Dtype, Scalar
+from harness.contract import Device, DeviceKind, Dtype
 from harness.models.loading import TORCH_DTYPES, LoadedModel, choose_dtype, load_model, packed_format
 from harness.models.packed import PackedFormat
-
-OFF = "off"
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,16 @@ class OpenedModel:
         Returns notes on what of the checkpoint's compression was made use of.
         """
         if self.codes is None:
-            return _unused_compression(self.loaded, self.why_dense)
+            return unpacked_notes(self.loaded, self.why_dense)
         model, dtype = self.loaded.model, TORCH_DTYPES[self.loaded.dtype]
         note = use_codes(model, self.checkpoint, self.codes, dtype)
         torch.nn.Module.to(model, self.loaded.device)
         return (note, *measure_choices(model, dtype, tokens))
 
 
-def open_model(checkpoint: Path, device: Device, dtype: Dtype | None, options: Mapping[str, Scalar]) -> OpenedModel:
+def open_model(checkpoint: Path, device: Device, dtype: Dtype | None, *, codes: bool = True) -> OpenedModel:
     """Load a checkpoint. Raises what `harness.models.loading.load_model` raises."""
-    why = dequantized_because(checkpoint, device, dtype, options)
+    why = dequantized_because(checkpoint, device, dtype, codes=codes)
     descriptor = open_checkpoint(checkpoint)
     packed = packed_format(checkpoint, descriptor)
     if packed is None or why is not None:
@@ -52,15 +51,13 @@ def open_model(checkpoint: Path, device: Device, dtype: Dtype | None, options: M
     return OpenedModel(loaded, checkpoint, codes=packed)
 
 
-def dequantized_because(
-    checkpoint: Path, device: Device, dtype: Dtype | None, options: Mapping[str, Scalar]
-) -> str | None:
-    """Why a quantized checkpoint is served dequantized; None where it is served from its codes, or is dense."""
+def dequantized_because(checkpoint: Path, device: Device, dtype: Dtype | None, *, codes: bool = True) -> str | None:
+    """Why a quantized checkpoint is served dequantized; None where it is served from its `codes`, or is dense."""
     descriptor = open_checkpoint(checkpoint)
     packed = packed_format(checkpoint, descriptor)
     if packed is None:
         return None
-    if options.get("codes", "auto") == OFF:
+    if not codes:
         return "codes=off was asked for"
     if device.kind is not DeviceKind.CUDA:
         return "this backend's kernels for codes are a GPU's"
@@ -68,19 +65,3 @@ def dequantized_because(
         return "Triton, in which the kernels are written, is not installed"
     chosen, _ = choose_dtype(descriptor.dtype, device.kind, dtype)
     return obstacle(checkpoint, descriptor, packed, TORCH_DTYPES[chosen])
-
-
-def _unused_compression(loaded: LoadedModel, why_dense: str | None) -> tuple[str, ...]:
-    descriptor, note = loaded.descriptor, loaded.quantization_note
-    notes = []
-    if descriptor.sparsity is not None:
-        notes.append(
-            f"served as dense weights: {descriptor.sparsity.measured:.1%} zeros ({descriptor.sparsity.pattern})"
-            " bring no speed here"
-        )
-    if descriptor.quantization is not None:
-        kind = "simulated" if descriptor.format is CheckpointFormat.DENSE else descriptor.format.value
-        done = f" ({note})" if note else ""
-        because = f"; {why_dense}" if why_dense else ""
-        notes.append(f"served as dense weights: the {kind} quantization brings no speed here{done}{because}")
-    return tuple(notes)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.backends.static_cache import KeyValueRoom, layer_sizes
+from harness.backends.native.static_cache import KeyValueRoom, layer_sizes
 from harness.models.decoding import Decoded, StepClock
 from harness.models.loading import LoadedModel
 from harness.telemetry import Stopwatch

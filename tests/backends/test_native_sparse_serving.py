@@ -10,8 +10,8 @@ from tests.backends.sparse_weights import DEVICE, need_triton
 need_triton()
 
 from harness.architectures.blocks import decoder_blocks  # noqa: E402
-from harness.backends import sparse_serving  # noqa: E402
-from harness.backends.fused_blocks import fuse  # noqa: E402
+from harness.backends.native import sparse_serving  # noqa: E402
+from harness.backends.native.fused_blocks import fuse  # noqa: E402
 from harness.kernels.sparse.choice import ChoiceTable, Path, Timing, guess  # noqa: E402
 from harness.kernels.sparse.dispatch import SparseLinear  # noqa: E402
 from harness.kernels.sparse.launch import SparseWeight  # noqa: E402

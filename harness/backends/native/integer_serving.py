@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from harness.backends.fused_blocks import JoinedLinear
+from harness.backends.native.fused_blocks import JoinedLinear
 from harness.checkpoint import read_config, read_tensors
 from harness.contract import CheckpointDescriptor, CheckpointFormat
 from harness.errors import WorkerError

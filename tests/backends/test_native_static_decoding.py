@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from harness.architectures.blocks import decoder_blocks
-from harness.backends.fused_blocks import FusedAttention, FusedMlp, fuse
-from harness.backends.static_cache import KeyValueRoom, LayerSize, layer_sizes
-from harness.backends.static_decoding import StaticDecoder, Stepping
+from harness.backends.native.fused_blocks import FusedAttention, FusedMlp, fuse
+from harness.backends.native.static_cache import KeyValueRoom, LayerSize, layer_sizes
+from harness.backends.native.static_decoding import StaticDecoder, Stepping
 from harness.contract import Device, DeviceKind, Dtype, Quantization
 from harness.errors import BadRequest
 from harness.models.decoding import decode, random_prompts

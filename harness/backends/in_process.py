@@ -1,0 +1,80 @@
+"""A model of the transformers library in this process, and the memory that it takes while it is served."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel  # noqa: F401  imported here, so that loading does not count the time it takes
+
+from harness.backends.base import BatchOrder, EngineInfo, ServeOrder, TimedRun, served_as_dense
+from harness.backends.serving_memory import ServingPeak
+from harness.checkpoint import open_checkpoint
+from harness.contract import Device, Dtype, MemoryParts
+from harness.models.decoding import Decoded
+from harness.models.loading import LoadedModel, choose_dtype, select_device
+from harness.profiling.memory import measured_parts, tensor_bytes
+from harness.telemetry import PeakMemory, resident_bytes
+
+
+class InProcessEngine(ABC):
+    """See `harness.backends.base.Engine`."""
+
+    def __init__(self, loaded: LoadedModel, peak: ServingPeak) -> None:
+        self.loaded = loaded
+        self.peak = peak
+        self.info = EngineInfo(loaded.dtype, loaded.dtype_reason, loaded.load_seconds)
+        self.memory_parts: MemoryParts | None = None
+
+    @property
+    @abstractmethod
+    def kv_cache_bytes(self) -> int:
+        """What keys and values take, or the most that they came to."""
+
+    @abstractmethod
+    def decode(self, prompts: Tensor, generate_tokens: int) -> Decoded:
+        """Continue prompts, int64 [batch, tokens], greedily."""
+
+    def run(self, batch: BatchOrder) -> TimedRun:
+        prompts = torch.tensor(batch.token_ids(int(self.loaded.model.config.vocab_size)), device=self.loaded.device)
+        decoded = self.decode(prompts, batch.generate_tokens)
+        sequences, length = decoded.tokens.shape
+        generated = tuple(tuple(sequence) for sequence in decoded.tokens.tolist())
+        return TimedRun(
+            (length,) * sequences, decoded.prefill_seconds, decoded.decode_seconds, decoded.step_seconds, generated
+        )
+
+
+OpenedEngine = TypeVar("OpenedEngine", bound=InProcessEngine)
+
+
+@contextmanager
+def served_in_process(device: Device, open_engine: Callable[[ServingPeak], OpenedEngine]) -> Iterator[OpenedEngine]:
+    """The engine that `open_engine` makes, its memory measured from before it loads."""
+    where = select_device(device)
+    with ServingPeak(partial(PeakMemory, where)) as peak:
+        resident_before = resident_bytes()
+        engine = open_engine(peak)
+        yield engine
+    engine.memory_parts = measured_parts(
+        peak.memory,
+        where,
+        weight_bytes=tensor_bytes(engine.loaded.model),
+        kv_cache_bytes=engine.kv_cache_bytes,
+        resident_before_bytes=resident_before,
+    )
+
+
+def loaded_dtype(order: ServeOrder[Any]) -> Dtype:
+    """What `harness.models.loading.load_model` makes of the weights, packed ones too."""
+    dtype, _ = choose_dtype(open_checkpoint(order.checkpoint).dtype, order.device.kind, order.dtype)
+    return dtype
+
+
+def unpacked_notes(loaded: LoadedModel, why: str | None = None) -> tuple[str, ...]:
+    """What of the compression brings no speed to a model that was loaded dense, and `why` it was."""
+    done = f" ({loaded.quantization_note})" if loaded.quantization_note else ""
+    return served_as_dense(loaded.descriptor, unpacked=True, why=done + (f"; {why}" if why else ""))
