@@ -1,5 +1,6 @@
 """A run that ended is never written again; the same command goes on with one that did not."""
 
+import subprocess
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from orchestrator.host.devices import ChosenDevice
 from orchestrator.manifest import Manifest
 from orchestrator.plan import build_plan
 from orchestrator.run import facts
+from orchestrator.run.facts import checkout_commit
 from orchestrator.run.progress import SilentDisplay
 from orchestrator.run.run import Run
 from orchestrator.run.scheduling import LocalExecutor
@@ -207,3 +209,27 @@ FACTS = st.builds(
 def test_facts_that_differ_in_nothing_are_equal(one: RunFacts, other: RunFacts) -> None:
     assert (one == other) == (one.differing(other) == ())
     assert RunFacts.model_validate_json(one.model_dump_json()) == one
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=one", "-c", "user.email=one@example.org", "-c", "commit.gpgsign=false"]
+    return subprocess.run(
+        ["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "harness_folder", lambda: tmp_path / "harness")
+    assert checkout_commit() is None
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "file").write_text("one", encoding="utf-8")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "--quiet", "--message", "one")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    assert checkout_commit() == commit
+    (tmp_path / "file").write_text("two", encoding="utf-8")
+    assert checkout_commit() == f"{commit}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert checkout_commit() is None
