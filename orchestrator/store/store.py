@@ -223,7 +223,10 @@ class Store:
             Unreadable: what is stored is damaged, or of a version that this program does not know.
         """
         path = self.runs / name / RUN_NAME
-        return versioned.read(f"{self.runs.name}/{name}", lambda: _run(path))
+        hint = (
+            f"run its manifest again, which begins another record; `orchestrator clean --run {name}` forgets this one"
+        )
+        return versioned.read(f"{self.runs.name}/{name}", lambda: _run(path), hint=hint)
 
     def load_run(self, wanted: str) -> RunRecord:
         """A run by its name, an unambiguous beginning of it, or `last`: of those that can be read, the last at work.

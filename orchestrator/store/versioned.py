@@ -29,8 +29,9 @@ _MALFORMED = (OSError, ValueError, TypeError, KeyError, AttributeError, Recursio
 class Unreadable(StoreError):
     """Something in the store that cannot be read. `what` is its path within the store, `reason` a clause."""
 
-    def __init__(self, what: str, reason: str) -> None:
-        super().__init__(f"{what} cannot be read: {reason}", hint="run its manifest again: the rest is there already")
+    def __init__(self, what: str, reason: str, *, hint: str = "") -> None:
+        hint = hint or "run its manifest again: what can be read is not measured again"
+        super().__init__(f"{what} cannot be read: {reason}", hint=hint)
         self.what = what
         self.reason = reason
 
@@ -40,7 +41,7 @@ def sealed(document: Mapping[str, Any]) -> Document:
     return {**document, SEAL: digest_of(document)}
 
 
-def read(what: str, make: Callable[[], Made]) -> Made:
+def read(what: str, make: Callable[[], Made], *, hint: str = "") -> Made:
     """What `make` reads and validates.
 
     Raises:
@@ -53,9 +54,9 @@ def read(what: str, make: Callable[[], Made]) -> Made:
     except ValidationError as invalid:
         first = invalid.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise Unreadable(what, f"{where or 'the document'}: {first['msg']}") from invalid
+        raise Unreadable(what, f"{where or 'the document'}: {first['msg']}", hint=hint) from invalid
     except _MALFORMED as malformed:
-        raise Unreadable(what, " ".join(f"{type(malformed).__name__}: {malformed}".split())) from malformed
+        raise Unreadable(what, " ".join(f"{type(malformed).__name__}: {malformed}".split()), hint=hint) from malformed
 
 
 def parse(content: bytes) -> Document:
