@@ -40,10 +40,11 @@ def clean(store: Store, *, drop_run: str | None = None, also: Sequence[Path] = (
     Raises:
         StoreError: another orchestrator uses the store, the run does not exist, or something cannot be removed.
     """
+    dropped = None if drop_run is None else _dropped(store, drop_run)
     if not store.root.is_dir():
-        raise StoreError(f"there is no store at {store.root}", hint="name it with --store")
+        return Cleaned(())
     with _alone(store, dry_run=dry_run):
-        doomed, unreadable = _doomed(store, drop_run)
+        doomed, unreadable = _doomed(store, dropped)
         doomed += also
         if dry_run:
             return Cleaned(tuple(Removed(_within(store, path), files.size_bytes(path)) for path in doomed), unreadable)
@@ -72,9 +73,8 @@ def _alone(store: Store, *, dry_run: bool) -> Iterator[None]:
         yield
 
 
-def _doomed(store: Store, drop_run: str | None) -> tuple[list[Path], tuple[Unreadable, ...]]:
+def _doomed(store: Store, dropped: Path | None) -> tuple[list[Path], tuple[Unreadable, ...]]:
     """What nothing refers to, in the order in which it goes, and what could not be read in finding out."""
-    dropped = None if drop_run is None else _dropped(store, drop_run)
     records, unreadable = all_runs(store)
     unreadable = tuple(one for one in unreadable if dropped is None or one.what != _within(store, dropped))
     keys = {

@@ -158,7 +158,7 @@ def test_a_run_that_cannot_be_read_is_named_and_passed_over_by_all_but_who_asks_
     with pytest.raises(Unreadable, match="runs/bad") as refused:
         call("status", "bad", "--store", bench.root)
     assert "clean --run bad" in refused.value.hint
-    call("clean", "--run", "bad", "--store", bench.root)
+    clean(bench.store, drop_run="bad")
     assert not bad.parent.exists()
     assert call("status", "--store", bench.root).exit_code == 0
 

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.app import app
 from orchestrator.errors import OrchestratorError, StoreError
+from orchestrator.store import Store
+from orchestrator.store.cleaning import clean
 from tests.orchestrator.small_runs import Bench
 from tests.orchestrator.workers import keeping_worker
 from tests.support.fake_runtime import FakeRuntime
@@ -27,6 +29,7 @@ READING = {
     "doctor": ["doctor"],
     "clean": ["clean", "--dry-run"],
 }
+NOWHERE = READING | {"clean of a run": ["clean", "--run", "last"]}
 STORELESS = {"support": ["support"], "paper": ["paper"], "images list": ["images", "list"]}
 
 
@@ -39,17 +42,22 @@ def call(*arguments: str) -> int:
     return CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code
 
 
-@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("name", NOWHERE)
 def test_no_store_is_made_by_looking_for_one(tmp_path: Path, name: str) -> None:
     (tmp_path / "here").mkdir()
     before = snapshot(tmp_path)
     try:
-        status = call(*READING[name], "--store", str(tmp_path / "here" / "none"))
+        status = call(*NOWHERE[name], "--store", str(tmp_path / "here" / "none"))
     except OrchestratorError as refused:
         assert "none" in refused.message
     else:
         assert status == 0
     assert snapshot(tmp_path) == before
+
+
+def test_there_is_nothing_to_clean_where_no_store_is(tmp_path: Path) -> None:
+    assert clean(Store(tmp_path / "none")).removed == ()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", STORELESS)
