@@ -53,8 +53,9 @@ base-image: setup ## make the base image: from a registry where one is reachable
 images: setup ## build all images for this machine's device
 	$(ORCHESTRATOR) images build
 
-schema: .venv/.development ## write harness/contract/schema.json from the models
+schema: .venv/.development ## write the contract's schema and the images' options from the models
 	.venv/bin/python -m harness.contract.schema
+	.venv/bin/python -m harness.option_schemas images
 
 clean: ## free what no run refers to
 	@test -x $(ORCHESTRATOR) && $(ORCHESTRATOR) clean || true

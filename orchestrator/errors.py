@@ -1,5 +1,7 @@
 """What can go wrong on the host. Each message says what happened; each `hint` says what to do next."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 
@@ -24,7 +26,23 @@ class OrchestratorError(Exception):
 
 
 class BadManifest(OrchestratorError):
-    """The manifest, or a name on the command line, is not usable."""
+    """The manifest, or a name on the command line, is not usable.
+
+    `where` leads to what is wrong: the keys and list positions from the top of the manifest, as far as they are known.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", where: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.where = where
+
+
+@contextmanager
+def located(*where: str | int) -> Iterator[None]:
+    """Say of a BadManifest that is raised within that its `where` lies below this one."""
+    try:
+        yield
+    except BadManifest as bad:
+        raise BadManifest(bad.message, hint=bad.hint, where=(*where, *bad.where)) from bad
 
 
 class BadImage(OrchestratorError):

@@ -106,7 +106,7 @@ class Stage:
 class NotPlanned(Frozen):
     """What the manifest asks of a backend and is known beforehand to be impossible, with reason and source.
 
-    `operation` is to time it, or to evaluate through it.
+    `operation` is to time it, or to evaluate through it; or to compress, and then `backend` is the method.
     """
 
     subject: Subject

@@ -46,6 +46,7 @@ from harness.contract.event import (
 )
 from harness.contract.host import cpu_model
 from harness.contract.image import (
+    OPTIONS_NAME,
     BackendDescription,
     CalibrationDefaults,
     CheckpointTraits,
@@ -126,6 +127,7 @@ __all__ = [
     "DESCRIPTOR_NAME",
     "EVENT",
     "FINAL_EVENT",
+    "OPTIONS_NAME",
     "REFERENCE_ENGINE",
     "REQUEST",
     "RESULT_NAME",

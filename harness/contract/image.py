@@ -8,6 +8,12 @@ from harness.contract.artifact import CheckpointFormat
 from harness.contract.base import DeviceKind, Frozen, Scalar
 from harness.contract.request import CalibrationPolicy, LayerWidthsExport, Operation
 
+OPTIONS_NAME = "options.json"
+"""Beside `image.toml`: below `methods` and `backends`, by name, a JSON Schema of the options that each takes.
+
+A schema that says `"additionalProperties": false` lists every option. What has none is left to the worker to refuse.
+"""
+
 
 class CalibrationDefaults(Frozen):
     """The authors' own calibration: what is used where a manifest names nothing.

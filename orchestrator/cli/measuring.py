@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from harness.contract import Operation
 from orchestrator.cli import options
 from orchestrator.errors import CommandExit
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import find_manifest
-from orchestrator.manifest import Manifest, read_manifest
+from orchestrator.manifest import Manifest, pointing_at, read_manifest
 from orchestrator.run.progress import Display, ProgressMode, choose_display
 from orchestrator.run.run import Run, Setup
 from orchestrator.store import RunRecord
@@ -42,7 +43,8 @@ def bench(
 
     base = read_manifest(find_manifest(sizes or SIZES))
     manifest = bench_manifest(base, method, backend, model, setting, device, runtime)
-    _measure(manifest, store, options.catalog(more_images), choose_display(progress), as_json=as_json)
+    setup = _prepare(manifest, store, options.catalog(more_images))
+    _measure(setup, choose_display(progress), as_json=as_json)
 
 
 def run(
@@ -55,8 +57,10 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Run a manifest. Run it again to go on after an interruption; what is known is not measured again."""
-    catalog = options.catalog(more_images)
-    _measure(_read(manifest, device, runtime), store, catalog, choose_display(progress), as_json=as_json)
+    catalog, path = options.catalog(more_images), find_manifest(manifest)
+    with pointing_at(path):
+        setup = _prepare(_read(path, device, runtime), store, catalog)
+    _measure(setup, choose_display(progress), as_json=as_json)
 
 
 def plan(
@@ -69,9 +73,10 @@ def plan(
 ) -> None:
     """Show what a manifest would run, and what is known already. Builds and runs nothing."""
     from orchestrator.run.preview import preview
-    from orchestrator.run.setup import prepare_setup
 
-    setup = prepare_setup(_read(manifest, device, runtime), store, options.catalog(more_images))
+    catalog, path = options.catalog(more_images), find_manifest(manifest)
+    with pointing_at(path):
+        setup = _prepare(_read(path, device, runtime), store, catalog)
     for stage in preview(setup):
         if jsonl:
             typer.echo(json.dumps(stage.model_dump(mode="json"), ensure_ascii=False))
@@ -79,23 +84,28 @@ def plan(
             needs = f"  after {', '.join(stage.needs)}" if stage.needs else ""
             typer.echo(f"{stage.status:8} {stage.id}  [{stage.image}]{needs}")
     for one in setup.plan.not_planned:
-        what = f"{one.operation.value} {one.subject.label} on {one.backend}"
+        on = "" if one.operation is Operation.COMPRESS else f" on {one.backend}"
+        what = f"{one.operation.value} {one.subject.label}{on}"
         typer.echo(f"not planned: {what}: {one.message} ({one.reason.value}; source: {one.source})", err=True)
     for decision in setup.plan.decisions:
         typer.echo(f"note: {decision}", err=True)
 
 
 def _read(path: Path, device: str | None, runtime: str | None) -> Manifest:
-    manifest = read_manifest(find_manifest(path))
+    manifest = read_manifest(path)
     changes = {name: value for name, value in (("device", device), ("runtime", runtime)) if value is not None}
     return Manifest.model_validate({**manifest.model_dump(), **changes})
 
 
-def _measure(manifest: Manifest, store: Path, catalog: ImageCatalog, display: Display, *, as_json: bool) -> None:
-    from orchestrator.run.scheduling import LocalExecutor
+def _prepare(manifest: Manifest, store: Path, catalog: ImageCatalog) -> Setup:
     from orchestrator.run.setup import prepare_setup
 
-    setup = prepare_setup(manifest, store, catalog)
+    return prepare_setup(manifest, store, catalog)
+
+
+def _measure(setup: Setup, display: Display, *, as_json: bool) -> None:
+    from orchestrator.run.scheduling import LocalExecutor
+
     for decision in setup.decisions:
         display.note(decision)
     cancel = threading.Event()

@@ -63,7 +63,9 @@ def _not_planned(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
     for refused in record.not_planned:
         variant, model = Variant.of(refused.subject), refused.subject.model
         reason = f"{refused.message} (source: {refused.source})" if refused.source else refused.message
-        if refused.operation is Operation.BENCHMARK:
+        if refused.operation is Operation.COMPRESS:
+            yield Gap(variant=variant, model=model, reason=reason)
+        elif refused.operation is Operation.BENCHMARK:
             yield Gap(
                 variant=variant, model=model, reason=reason, track=Track.HARDWARE_ACCELERATION, part=refused.backend
             )

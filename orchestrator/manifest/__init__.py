@@ -12,7 +12,7 @@ from orchestrator.manifest.model import (
     ProfileEntry,
     ScoringEntry,
 )
-from orchestrator.manifest.reading import read_manifest
+from orchestrator.manifest.reading import pointing_at, read_manifest
 
 __all__ = [
     "BenchmarkEntry",
@@ -26,5 +26,6 @@ __all__ = [
     "ProfileEntry",
     "ScoringEntry",
     "hub_source",
+    "pointing_at",
     "read_manifest",
 ]

@@ -1,9 +1,13 @@
-"""Asks the Hugging Face hub which commit a branch or tag of a model is at. No exception of its client leaves here.
+"""Asks the Hugging Face hub for a model's commit and configuration. No exception of its client leaves here.
 
 `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and the usual proxy variables hold.
 """
 
+import json
 import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from orchestrator.errors import OrchestratorError
 
@@ -65,3 +69,37 @@ def current_commit(repository: str, revision: str | None) -> str:
     if commit is None:
         raise NotOnHub(f"the hub names no commit of {repository}", hint=_BY_HAND)
     return commit
+
+
+def model_config(repository: str, revision: str) -> dict[str, Any] | None:
+    """The `config.json` of a model at a commit; None where the hub shows us none.
+
+    Raises:
+        HubUnavailable: the hub's client is not installed, is set to be offline, or gets no answer.
+    """
+    try:
+        import httpx
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as absent:
+        raise HubUnavailable("the hub's client huggingface_hub is not installed here", hint="install it") from absent
+    try:
+        with TemporaryDirectory() as folder:
+            file = hf_hub_download(
+                repository,
+                "config.json",
+                revision=revision,
+                cache_dir=folder,
+                etag_timeout=_ANSWER_SECONDS,
+                endpoint=os.environ.get("HF_ENDPOINT") or None,
+            )
+            config = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (HFValidationError, ValueError):
+        return None
+    except LocalEntryNotFoundError as failure:
+        raise HubUnavailable(f"the hub does not answer for {repository}", hint="check the network") from failure
+    except HfHubHTTPError:
+        return None
+    except (httpx.HTTPError, OSError) as failure:
+        raise HubUnavailable(f"the hub does not answer for {repository}", hint="check the network") from failure
+    return config if isinstance(config, dict) else None

@@ -2,9 +2,17 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from harness.contract import REFERENCE_ENGINE, CalibrationPolicy, Dtype, Frozen, Scalar, digest_of
+from harness.contract import REFERENCE_ENGINE, CalibrationPolicy, Dtype, Frozen, Scalar, did_you_mean, digest_of
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
@@ -61,7 +69,7 @@ class EvaluateEntry(Frozen):
     compute in, None leaves it to each.
     """
 
-    tasks: tuple[str, ...]
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     engine: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(lambda value: _as_list(value))] = (
         REFERENCE_ENGINE,
     )
@@ -69,6 +77,18 @@ class EvaluateEntry(Frozen):
     token_budget: PositiveInt | None = None
     processes: PositiveInt = 1
     dtype: Dtype | None = None
+
+    @field_validator("limit")
+    @classmethod
+    def _limits_are_of_listed_tasks(
+        cls, limit: int | dict[str, int] | None, info: ValidationInfo
+    ) -> int | dict[str, int] | None:
+        tasks = info.data.get("tasks", ())
+        strangers = [task for task in limit if task not in tasks] if isinstance(limit, dict) and tasks else []
+        if strangers:
+            near = did_you_mean(strangers[0], tasks)
+            raise ValueError(f"a limit is given for {strangers[0]!r}, which tasks does not list{near}")
+        return limit
 
     def limit_of(self, task: str) -> int | None:
         return self.limit.get(task) if isinstance(self.limit, dict) else self.limit
@@ -88,10 +108,10 @@ class BenchmarkEntry(Frozen):
     checkpoint in no layout, time it with the dequantized weights, and say so.
     """
 
-    backends: tuple[str, ...]
+    backends: Annotated[tuple[str, ...], Field(min_length=1)]
     prompt_tokens: PositiveInt = 128
     generate_tokens: PositiveInt = 128
-    batch_sizes: tuple[PositiveInt, ...] = (1, 8)
+    batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 8)
     warmup: PositiveInt = 1
     repeats: PositiveInt = 6
     kv_tokens: PositiveInt | None = None
@@ -101,8 +121,9 @@ class BenchmarkEntry(Frozen):
 
     @model_validator(mode="after")
     def _options_are_of_listed_backends(self) -> Self:
-        if strangers := self.options.keys() - set(self.backends):
-            raise ValueError(f"options are given for {', '.join(sorted(strangers))}, which backends does not list")
+        if strangers := sorted(self.options.keys() - set(self.backends)):
+            near = did_you_mean(strangers[0], self.backends)
+            raise ValueError(f"options are given for {', '.join(strangers)}, which backends does not list{near}")
         return self
 
 

@@ -1,5 +1,7 @@
 """Reads a manifest file, and turns every mistake in it into one sentence with its line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -36,6 +38,18 @@ def read_manifest(path: Path) -> Manifest:
             f"{path}, line {document.line_of(where)}: {_sentence(first)}{more}",
             hint="see docs/manifests.md",
         ) from invalid
+
+
+@contextmanager
+def pointing_at(path: Path) -> Iterator[None]:
+    """Add file and line to a BadManifest raised within that says where in the manifest `path` its fault stands."""
+    try:
+        yield
+    except BadManifest as bad:
+        if not bad.where:
+            raise
+        line = read_document(path.read_text(encoding="utf-8")).line_of(bad.where)
+        raise BadManifest(f"{path}, line {line}: {bad.message}", hint=bad.hint) from bad
 
 
 def _sentence(problem: ErrorDetails) -> str:

@@ -1,6 +1,6 @@
 """Manifest to stages: which images do what, in which order, and what is known beforehand to be impossible."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,9 +15,12 @@ from harness.contract import (
     MethodDescription,
     Operation,
     ProfileParameters,
+    Reason,
+    Scalar,
+    TaskDescription,
     TextFile,
 )
-from orchestrator.errors import BadManifest
+from orchestrator.errors import BadManifest, located
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.manifest import BenchmarkEntry, CompressEntry, Manifest, ModelEntry
 from orchestrator.manifest.sources import (
@@ -29,8 +32,11 @@ from orchestrator.manifest.sources import (
     text_file,
     without_folder,
 )
+from orchestrator.plan.architectures import ConfigLookUp, known_architectures, refusal
+from orchestrator.plan.data import check_calibration, check_splits
 from orchestrator.plan.evaluating import Engine, scoring_refusal, task_stages
 from orchestrator.plan.exporting import Way, export_stage, find_way
+from orchestrator.plan.options import check_options
 from orchestrator.plan.resolving import (
     resolve_backend,
     resolve_calibration,
@@ -38,9 +44,11 @@ from orchestrator.plan.resolving import (
     resolve_method,
     resolve_setting,
 )
-from orchestrator.plan.serving import compressed_checkpoint, computed_in, dense_checkpoint
+from orchestrator.plan.serving import compressed_checkpoint, computed_in
 from orchestrator.plan.support import Checkpoint, Refused
 from orchestrator.stages import HostFolder, Input, Limits, NotPlanned, Plan, Stage, StageOutput, Subject
+
+_NOT_KNOWN = "the architecture is not known before the model is there, so that a method or backend may yet refuse it"
 
 
 @dataclass
@@ -52,6 +60,7 @@ class _Builder:
     stages: dict[str, Stage] = field(default_factory=dict)
     not_planned: list[NotPlanned] = field(default_factory=list)
     chosen: dict[str, list[str]] = field(default_factory=dict)
+    useful: set[int] = field(default_factory=set)
 
     @property
     def first_device(self) -> Device:
@@ -76,7 +85,7 @@ class _Builder:
 
     @property
     def decisions(self) -> tuple[str, ...]:
-        return tuple(f"{why} ({', '.join(labels)})" for why, labels in self.chosen.items())
+        return tuple(f"{why} ({', '.join(labels)})" if labels else why for why, labels in self.chosen.items())
 
     def add(self, stage: Stage) -> str:
         """Keep the stage once. Two different stages of one id would be a fault of this module."""
@@ -85,6 +94,30 @@ class _Builder:
                 f"the manifest asks for two different stages {stage.id!r}", hint="give one of them another `name`"
             )
         return stage.id
+
+    def plan_model(self, model: ModelEntry, source: ModelSource, architecture: str | None) -> None:
+        """Plan one model with everything that is made and measured of it."""
+        if architecture is None:
+            self.chosen.setdefault(_NOT_KNOWN, []).append(model.name)
+        fetched, dense = self.fetch_model(model, source), Checkpoint.dense(architecture=architecture, dtype=model.dtype)
+        variants = [(fetched, _subject(model), dense)]
+        for index, entry in enumerate(self.manifest.compress):
+            with located("compress", index):
+                made = self.compress(model, fetched, dense, entry)
+            if made is not None:
+                variants.append(made)
+                self.useful.add(index)
+        for checkpoint, subject, known in variants:
+            self.measure(checkpoint, subject, known)
+
+    def refuse_useless_methods(self) -> None:
+        """An entry whose method knows none of the models is a mistake; one that knows some leaves a gap."""
+        for index, entry in enumerate(self.manifest.compress):
+            if index not in self.useful:
+                _, method = resolve_method(entry.method, self.catalog)
+                why = next(one.message for one in self.not_planned if one.backend == method.name)
+                with located("compress", index, "method"):
+                    raise BadManifest(why, hint=f"it knows: {', '.join(method.architectures)}")
 
     def fetch_model(self, model: ModelEntry, parsed: ModelSource) -> str:
         return self.add(
@@ -100,12 +133,23 @@ class _Builder:
             )
         )
 
-    def fetch_dataset(self, name: str, substitute: str | None = None) -> str:
-        """Plan the fetch of a known data set, or of the text file that `file:path` names."""
+    def fetch_task_data(self, task: TaskDescription) -> str:
+        """Plan the fetch of the data set that a task reads."""
+        what = f"task {task.name!r}"
+        return self.fetch_dataset(
+            task.dataset, check=lambda source: check_splits(source, self.datasets, task.splits, what)
+        )
+
+    def fetch_dataset(
+        self, name: str, substitute: str | None = None, check: Callable[[DatasetSource], str | None] = lambda _: None
+    ) -> str:
+        """Plan the fetch of a known data set, once `check` lets it pass, or of the text file that `file:path` names."""
         if is_text_file(name):
             text = text_file(name)
             return self._fetch_rows(f"data/{text.source.file}-{text.source.sha256[:8]}", text.source, text.folder)
         source = dataset_source(name, self.datasets, self.data, substitute)
+        if note := check(source):
+            self.chosen.setdefault(note, [])
         identity = f"data/{name}" if source.substitute is None else f"data/{name}-or-{source.substitute}"
         return self._fetch_rows(identity, source, self.data if source.files else None)
 
@@ -124,12 +168,22 @@ class _Builder:
 
     def compress(
         self, model: ModelEntry, checkpoint: str, dense: Checkpoint, entry: CompressEntry
-    ) -> tuple[str, Subject, Checkpoint]:
-        image, method = resolve_method(entry.method, self.catalog)
-        setting = resolve_setting(entry, method)
+    ) -> tuple[str, Subject, Checkpoint] | None:
+        """Plan a compression; None where the method does not know the model's architecture, which is then noted."""
+        with located("method"):
+            image, method = resolve_method(entry.method, self.catalog)
+        with located("setting"):
+            setting = resolve_setting(entry, method)
+        with located("options"):
+            check_options(image, "methods", method.name, entry.options)
         asked, substitute = resolve_calibration(method, self.manifest.calibration, entry.calibration)
         calibration = asked.model_copy(update={"dataset": without_folder(asked.dataset)})
         subject = _subject(model).model_copy(update={"method": entry.name or method.name, "setting": setting.name})
+        if unknown_to := refusal(method, dense.architecture):
+            source = f"`architectures` of {method.name} in {image.name}/{image.description_path.name}"
+            why = Refused(Reason.ARCHITECTURE, unknown_to, source)
+            self._refuse(subject, method.name, why, Operation.COMPRESS)
+            return None
         stage = Stage(
             id=f"compress/{_label(subject)}",
             image=image.name,
@@ -143,7 +197,7 @@ class _Builder:
             ),
             inputs={
                 "checkpoint": StageOutput(checkpoint),
-                "calibration": StageOutput(self.fetch_dataset(asked.dataset, substitute)),
+                "calibration": StageOutput(self._calibration(method, asked.dataset, substitute)),
                 **self._recovery(method, entry.recovery),
             },
             device=self.first_device,
@@ -161,7 +215,14 @@ class _Builder:
                 f"{method.name} does not train after compressing, so it has no recovery on {dataset!r}",
                 hint="leave `recovery` out of this entry",
             )
-        return {"recovery": StageOutput(self.fetch_dataset(dataset))}
+        with located("recovery"):
+            return {"recovery": StageOutput(self._calibration(method, dataset, None))}
+
+    def _calibration(self, method: MethodDescription, dataset: str, substitute: str | None) -> str:
+        with located("calibration"):
+            return self.fetch_dataset(
+                dataset, substitute, lambda source: check_calibration(source, self.datasets, method.name)
+            )
 
     def measure(self, checkpoint: str, subject: Subject, known: Checkpoint) -> None:
         """Plan everything that is measured on one checkpoint."""
@@ -175,22 +236,23 @@ class _Builder:
             subject=subject,
         )
         for stage in (
-            *self._evaluations(common, checkpoint, known),
+            *self._evaluations(common, subject, checkpoint, known),
             *self._profiles(common, checkpoint),
-            *self._benchmarks(common, checkpoint, known),
+            *self._benchmarks(common, subject, checkpoint, known),
         ):
             self.add(stage)
 
-    def _evaluations(self, common: Stage, checkpoint: str, known: Checkpoint) -> Iterator[Stage]:
+    def _evaluations(self, common: Stage, subject: Subject, checkpoint: str, known: Checkpoint) -> Iterator[Stage]:
         """By the reference, and by each backend that can evaluate this checkpoint, in the way that it serves it."""
         entry, benchmark = self.manifest.evaluate, self.manifest.benchmark
         fallback = benchmark is not None and benchmark.dense_fallback
         labelled = replace(common, id=_label(common.subject), device=self.device)
-        for name in entry.engine if entry else ():
+        for index, name in enumerate(entry.engine if entry else ()):
             assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
-            found = resolve_engine(name, self.catalog)
+            with located("evaluate", "engine", index):
+                found = resolve_engine(name, self.catalog)
             if found is None:
-                yield from task_stages(labelled, checkpoint, entry, self.catalog, self.fetch_dataset)
+                yield from task_stages(labelled, checkpoint, entry, self.catalog, self.fetch_task_data)
                 continue
             engine = Engine(*found)
             backend = engine.backend
@@ -198,11 +260,11 @@ class _Builder:
                 backend.name, self.catalog, self.device, computed_in(known, entry.dtype), dense_fallback=fallback
             )
             if isinstance(way, Refused):
-                self._refuse(common, backend, way, Operation.EVALUATE)
+                self._refuse(subject, backend.name, way, Operation.EVALUATE)
             else:
                 served = replace(labelled, caveat=way.caveat, device=common.device)
-                read = self._exported(checkpoint, common.subject, way)
-                yield from task_stages(served, read, entry, self.catalog, self.fetch_dataset, engine)
+                read = self._exported(checkpoint, subject, way)
+                yield from task_stages(served, read, entry, self.catalog, self.fetch_task_data, engine)
 
     def _profiles(self, common: Stage, checkpoint: str) -> Iterator[Stage]:
         if self.manifest.profile is not None:
@@ -215,15 +277,19 @@ class _Builder:
                 inputs={"checkpoint": StageOutput(checkpoint)},
             )
 
-    def _benchmarks(self, common: Stage, checkpoint: str, known: Checkpoint) -> Iterator[Stage]:
+    def _benchmarks(self, common: Stage, subject: Subject, checkpoint: str, known: Checkpoint) -> Iterator[Stage]:
         entry = self.manifest.benchmark
-        for name in entry.backends if entry else ():
+        for index, name in enumerate(entry.backends if entry else ()):
             assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
-            image, backend = resolve_backend(name, self.catalog)
+            with located("benchmark", "backends", index):
+                image, backend = resolve_backend(name, self.catalog)
+            options = entry.options.get(name, {})
+            with located("benchmark", "options", name):
+                check_options(image, "backends", backend.name, options)
             asked = computed_in(known, entry.dtype)
             way = find_way(backend.name, self.catalog, self.device, asked, dense_fallback=entry.dense_fallback)
             if isinstance(way, Refused):
-                self._refuse(common, backend, way, Operation.BENCHMARK)
+                self._refuse(subject, backend.name, way, Operation.BENCHMARK)
             else:
                 if why := way.decision(backend.name):
                     self.chosen.setdefault(why, []).append(_label(common.subject))
@@ -232,24 +298,22 @@ class _Builder:
                     id=f"benchmark/{_label(common.subject)}/{backend.name}",
                     image=image.name,
                     operation=Operation.BENCHMARK,
-                    parameters=_benchmark_parameters(backend, entry),
-                    inputs={"checkpoint": StageOutput(self._exported(checkpoint, common.subject, way))},
+                    parameters=_benchmark_parameters(backend, entry, options),
+                    inputs={"checkpoint": StageOutput(self._exported(checkpoint, subject, way))},
                     timed=True,
                     caveat=way.caveat,
                 )
 
-    def _exported(self, checkpoint: str, subject: Subject | None, way: Way) -> str:
-        assert subject is not None  # noqa: S101  every measured stage has a subject
+    def _exported(self, checkpoint: str, subject: Subject, way: Way) -> str:
         if way.export is None:
             return checkpoint
         return self.add(export_stage(way.export, checkpoint, subject, self.catalog, self.limits))
 
-    def _refuse(self, common: Stage, backend: BackendDescription, why: Refused, operation: Operation) -> None:
-        assert common.subject is not None  # noqa: S101  every measured stage has a subject
+    def _refuse(self, subject: Subject, by: str, why: Refused, operation: Operation) -> None:
         self.not_planned.append(
             NotPlanned(
-                subject=common.subject,
-                backend=backend.name,
+                subject=subject,
+                backend=by,
                 reason=why.reason,
                 message=why.message,
                 source=why.source,
@@ -258,31 +322,35 @@ class _Builder:
         )
 
 
-def build_plan(manifest: Manifest, catalog: ImageCatalog, device: Device, data: Path | None) -> Plan:
+def build_plan(
+    manifest: Manifest, catalog: ImageCatalog, device: Device, data: Path | None, look_up: ConfigLookUp | None = None
+) -> Plan:
     """Plan `manifest`. `data` is the local data folder, None where there is none.
 
+    `look_up` brings the configurations of models of the hub; without it their architectures are not known beforehand.
+
     Raises:
-        BadManifest: a name is unknown, a setting is none that the method accepts, or a model names no commit.
+        BadManifest: a name or option is unknown, a value is none that the method or backend accepts, a model names no
+            commit, no source has a split that is needed, or a method knows the architecture of none of the models.
     """
     refuse_unpinned(manifest.models)
     builder = _Builder(manifest, catalog, device, data)
-    for model in manifest.models:
-        parsed = parse_model(model.source)
-        fetched, dense = (
-            builder.fetch_model(model, parsed),
-            dense_checkpoint(parsed, model.dtype, builder.fetch_image.description),
-        )
-        variants = [(fetched, _subject(model), dense)]
-        variants += [builder.compress(model, fetched, dense, entry) for entry in manifest.compress]
-        for checkpoint, subject, known in variants:
-            builder.measure(checkpoint, subject, known)
+    architecture_of = known_architectures(builder.fetch_image.description, look_up)
+    for index, model in enumerate(manifest.models):
+        with located("models", index, "source"):
+            parsed = parse_model(model.source)
+        builder.plan_model(model, parsed, architecture_of(parsed))
+    builder.refuse_useless_methods()
     return Plan(tuple(builder.stages.values()), tuple(builder.not_planned), builder.decisions)
 
 
-def _benchmark_parameters(backend: BackendDescription, entry: BenchmarkEntry) -> BenchmarkParameters:
-    options = entry.options.get(backend.name, {})
+def _benchmark_parameters(
+    backend: BackendDescription, entry: BenchmarkEntry, options: Mapping[str, Scalar]
+) -> BenchmarkParameters:
     return BenchmarkParameters(
-        backend=backend.name, options=options, **entry.model_dump(exclude={"backends", "options", "dense_fallback"})
+        backend=backend.name,
+        options=dict(options),
+        **entry.model_dump(exclude={"backends", "options", "dense_fallback"}),
     )
 
 

@@ -3,8 +3,16 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from harness.contract import REFERENCE_ENGINE, BackendDescription, EvaluateParameters, Operation, Reason, unknown
-from orchestrator.errors import BadManifest
+from harness.contract import (
+    REFERENCE_ENGINE,
+    BackendDescription,
+    EvaluateParameters,
+    Operation,
+    Reason,
+    TaskDescription,
+    unknown,
+)
+from orchestrator.errors import BadManifest, located
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.manifest import EvaluateEntry
 from orchestrator.plan.support import Refused
@@ -24,20 +32,22 @@ def task_stages(
     checkpoint: str,
     entry: EvaluateEntry,
     catalog: ImageCatalog,
-    fetch: Callable[[str], str],
+    fetch: Callable[[TaskDescription], str],
     engine: Engine | None = None,
 ) -> Iterator[Stage]:
-    """By the reference in the task's own image, or by `engine` in that one's. `fetch` plans a data set's fetch.
+    """By the reference in the task's own image, or by `engine` in that one's. `fetch` plans that of a task's data.
 
     `common` has as its `id` the label of what is evaluated.
 
     Raises:
         BadManifest: a task is unknown.
     """
-    for task in entry.tasks:
-        if task not in catalog.tasks:
-            raise BadManifest(unknown("task", task, catalog.tasks), hint="`orchestrator images list` has all")
-        image, description = catalog.tasks[task]
+    for index, task in enumerate(entry.tasks):
+        with located("evaluate", "tasks", index):
+            if task not in catalog.tasks:
+                raise BadManifest(unknown("task", task, catalog.tasks), hint="`orchestrator images list` has all")
+            image, description = catalog.tasks[task]
+            dataset = fetch(description)
         yield replace(
             common,
             id=f"evaluate/{common.id}/{task}" + (f"/{engine.backend.name}" if engine else ""),
@@ -51,7 +61,7 @@ def task_stages(
                 processes=1 if engine else entry.processes,
                 dtype=entry.dtype,
             ),
-            inputs={"checkpoint": StageOutput(checkpoint), "dataset": StageOutput(fetch(description.dataset))},
+            inputs={"checkpoint": StageOutput(checkpoint), "dataset": StageOutput(dataset)},
         )
 
 

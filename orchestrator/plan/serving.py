@@ -1,30 +1,21 @@
 """What is known of a checkpoint before it is made, and whether a backend will serve it."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from harness.contract import (
     Device,
     Dtype,
-    ImageDescription,
     LayerWidths,
     MethodDescription,
-    PackageModel,
     Scalar,
     Setting,
 )
 from orchestrator.images.catalog import ImageCatalog
-from orchestrator.manifest.sources import ModelSource
 from orchestrator.plan.resolving import bits_name, planned_format
 from orchestrator.plan.support import Checkpoint, Refused, Served, judge, support_of
 
 _NOT_QUANTIZED = 16
-
-
-def dense_checkpoint(source: ModelSource, dtype: Dtype | None, fetch: ImageDescription) -> Checkpoint:
-    """A model as `fetch` brings it; its architecture where a local folder or the package's name tells it."""
-    return Checkpoint.dense(architecture=_architecture(source, fetch), dtype=dtype)
 
 
 def compressed_checkpoint(
@@ -77,17 +68,3 @@ def _traits(method: MethodDescription, setting: Setting, options: Mapping[str, S
         if holds:
             stated |= traits.model_dump(exclude={"options", "settings", "official_flag"}, exclude_none=True)
     return stated
-
-
-def _architecture(source: ModelSource, fetch: ImageDescription) -> str | None:
-    if isinstance(source.source, PackageModel):
-        named = (source.source.package, source.source.version)
-        return next((one.architecture for one in fetch.models if (one.package, one.version) == named), None)
-    if source.folder is None:
-        return None
-    try:
-        config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
-        named_there = fetch.converted_architectures.get(config.get("model_type")) or config["architectures"][0]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None  # the fetch says what is wrong with such a folder
-    return named_there if isinstance(named_there, str) else None

@@ -5,10 +5,12 @@ import importlib
 import pytest
 
 from harness.backends.base import Backend
-from harness.contract import BackendDescription, Frozen, MethodDescription, Reason
+from harness.contract import OPTIONS_NAME, BackendDescription, Frozen, MethodDescription, Reason
 from harness.errors import BadRequest, Unsupported
 from harness.evaluation.deployed import Scoring
 from harness.operations import offered_module
+from harness.option_schemas import option_schemas, schema_text
+from tests.support.every_image import IMAGES as IMAGES_FOLDER
 from tests.support.every_image import described_images
 
 IMAGES = described_images()
@@ -46,3 +48,9 @@ def test_a_description_that_names_no_module_that_is_here_is_refused(module: str 
     (method,) = IMAGES["gptq"].methods
     with pytest.raises(BadRequest, match=words):
         offered_module([method.model_copy(update={"module": module})], "gptq", Reason.METHOD)
+
+
+@pytest.mark.parametrize("name", [name for name, image in IMAGES.items() if image.methods or image.backends])
+def test_the_options_beside_each_image_are_those_of_its_models(name: str) -> None:
+    committed = (IMAGES_FOLDER / name / OPTIONS_NAME).read_text(encoding="utf-8")
+    assert committed == schema_text(option_schemas(IMAGES[name])), "run `make schema`"

@@ -47,6 +47,11 @@ def derived_table(image: Image, backend: BackendDescription) -> SupportTable:
     """What an image without a table says of itself: its formats on all its devices, and nothing else."""
     source = f"{image.name}/{image.description_path.name}: there is no {TABLE_NAME} beside it"
     rows = [SupportRow(formats=backend.formats, answer=Answer.YES, source=source)] if backend.formats else []
+    if backend.architectures:
+        rows = [row.model_copy(update={"architectures": backend.architectures}) for row in rows]
+        message = f"its description lists the architectures {', '.join(backend.architectures)} alone"
+        no = {"answer": Answer.NO, "otherwise": True, "reason": Reason.ARCHITECTURE, "message": message}
+        rows.append(SupportRow(formats=backend.formats, source=source, **no))
     others = tuple(one for one in CheckpointFormat if one not in backend.formats)
     if others:
         message = "its description does not list this format"

@@ -1,0 +1,66 @@
+"""Which architecture a model has, as far as that is known before it is fetched, and which methods know it."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from harness.contract import HubModel, ImageDescription, MethodDescription, PackageModel, did_you_mean
+from orchestrator.manifest.hub import HubUnavailable
+from orchestrator.manifest.sources import ModelSource
+
+ConfigLookUp = Callable[[str, str], Mapping[str, Any] | None]
+"""The `config.json` of a model of the hub, by repository and commit; None where there is none.
+
+It raises HubUnavailable where the hub gives no answer.
+"""
+
+Architectures = Callable[[ModelSource], str | None]
+
+
+def known_architectures(fetch: ImageDescription, look_up: ConfigLookUp | None) -> Architectures:
+    """The architecture of a source, as `fetch` will store it; None where it is not known beforehand.
+
+    It comes from a local folder's configuration, from the description of a package, and for a model of the hub from its
+    configuration alone, which `look_up` brings. A hub that does not answer is asked once.
+    """
+    asking = [] if look_up is None else [look_up]
+
+    def find(source: ModelSource) -> str | None:
+        if isinstance(source.source, PackageModel):
+            named = (source.source.package, source.source.version)
+            return next((one.architecture for one in fetch.models if (one.package, one.version) == named), None)
+        try:
+            config = _configuration(source, *asking)
+        except HubUnavailable:
+            asking.clear()
+            return None
+        return None if config is None else _named_in(config, fetch)
+
+    return find
+
+
+def refusal(method: MethodDescription, architecture: str | None) -> str | None:
+    """Why a method cannot compress a model of this architecture; None where it can, or where that is not known."""
+    if architecture is None or not method.architectures or architecture in method.architectures:
+        return None
+    near = did_you_mean(architecture, method.architectures)
+    return f"{method.name} does not know the architecture {architecture}{near or ''}"
+
+
+def _configuration(source: ModelSource, look_up: ConfigLookUp | None = None) -> Mapping[str, Any] | None:
+    if isinstance(source.source, HubModel):
+        return None if look_up is None else look_up(source.source.repository, source.source.revision)
+    if source.folder is None:
+        return None
+    try:
+        config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # the fetch says what is wrong with such a folder
+    return config if isinstance(config, dict) else None
+
+
+def _named_in(config: Mapping[str, Any], fetch: ImageDescription) -> str | None:
+    converted = fetch.converted_architectures.get(str(config.get("model_type")))
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else None
+    return converted or (first if isinstance(first, str) else None)

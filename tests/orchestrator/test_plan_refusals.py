@@ -1,0 +1,226 @@
+"""What must fail is refused by the plan, with its line and the nearest name, before anything is fetched."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from harness.contract import Device, Operation, Reason
+from orchestrator.cli.app import app
+from orchestrator.errors import BadImage, BadManifest
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.manifest import Manifest
+from orchestrator.manifest.hub import HubUnavailable
+from orchestrator.plan import build_plan
+from orchestrator.plan.options import check_options
+from orchestrator.stages import Plan
+from tests.orchestrator.small_runs import IMAGES
+
+CATALOG = ImageCatalog(IMAGES)
+COMMIT = "0" * 40
+HUB = {"name": "tiny", "source": f"hub:org/tiny@{COMMIT}"}
+LLAMA, NEOX = {"architectures": ["LlamaForCausalLM"]}, {"architectures": ["GPTNeoXForCausalLM"]}
+BASE = f"""\
+name: refused
+device: cpu
+runtime: process
+models:
+  - name: tiny
+    source: hub:org/tiny@{COMMIT}
+"""
+GPTQ = """\
+compress:
+  - method: gptq
+    calibration: {dataset: c4}
+    options:
+      symmetric: true
+"""
+TASKS = """\
+evaluate:
+  tasks:
+    - wikitext2
+    - arc_easy
+"""
+BENCHMARK = """\
+benchmark:
+  backends: [transformers]
+  options:
+    transformers:
+      decoding: static
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_local_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLMCBENCH_DATA", raising=False)
+
+
+def complaint(folder: Path, text: str, command: str) -> str:
+    """What `plan` or `run` says of a manifest that it refuses, before it makes anything but an empty store."""
+    path, store = folder / "manifest.yaml", folder / "store"
+    path.write_text(BASE + text, encoding="utf-8")
+    shown = CliRunner().invoke(app, [command, str(path), "--store", str(store)])
+    assert isinstance(shown.exception, BadManifest), shown.output
+    assert shown.exception.hint
+    assert [one for one in store.rglob("*") if one.is_file()] == []
+    return shown.exception.message
+
+
+def test_the_manifests_that_the_mistakes_are_made_in_can_be_planned(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.yaml"
+    path.write_text(BASE + GPTQ + TASKS + BENCHMARK, encoding="utf-8")
+    shown = CliRunner().invoke(app, ["plan", str(path), "--store", str(tmp_path / "store")])
+    assert shown.exit_code == 0, shown.output
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        (GPTQ.replace("symmetric: true", "symetric: true"), 11, "gptq has no option 'symetric'; did you mean 'symme"),
+        (GPTQ.replace("symmetric: true", "symmetric: 3"), 11, "option 'symmetric' of gptq cannot be 3: 3 is not of"),
+        (GPTQ.replace("symmetric: true", "percdamp: 1.5"), 11, "option 'percdamp' of gptq cannot be 1.5"),
+        (GPTQ.replace("symmetric: true", "batch_size: 4.0"), 11, "option 'batch_size' of gptq cannot be 4.0"),
+        (GPTQ.replace("symmetric: true", "layout: awq"), 11, "option 'layout' of gptq cannot be 'awq'"),
+        (BENCHMARK.replace("decoding:", "decodng:"), 11, "transformers has no option 'decodng'; did you mean 'decod"),
+        (BENCHMARK.replace("static", "fast"), 11, "option 'decoding' of transformers cannot be 'fast'"),
+        (BENCHMARK.replace("transformers", "hf").replace("static", "fast"), 11, "'decoding' of transformers cannot be"),
+        (BENCHMARK.replace("transformers", "vllm"), 11, "vllm has no option 'decoding'"),
+        (GPTQ.replace("gptq", "gtpq"), 8, "unknown method 'gtpq'; did you mean 'gptq'?"),
+        (TASKS.replace("arc_easy", "arc_esy"), 10, "unknown task 'arc_esy'; did you mean 'arc_easy'?"),
+        (TASKS + "  engine: [vlm]\n", 11, "unknown engine 'vlm'; did you mean 'vllm'?"),
+        (TASKS + "  limit: {arc_esy: 3}\n", 11, "'arc_esy', which tasks does not list; did you mean 'arc_easy'?"),
+        (BENCHMARK.replace("[transformers]", "[transfomers]").partition("  options")[0], 8, "unknown backend"),
+        (GPTQ.replace("c4", "arc_easy"), 9, "arc_easy holds no text to calibrate on, as gptq needs it"),
+        (
+            TASKS.replace("arc_easy", "mnli-mismatched-subset"),
+            10,
+            "needs the split validation_mismatched_subset of mnli",
+        ),
+        ("evaluate:\n  tasks: []\n", 8, "evaluate.tasks"),
+        ("benchmark:\n  backends: []\n", 8, "benchmark.backends"),
+        ("benchmark:\n  backends: [vllm]\n  batch_sizes: []\n", 9, "benchmark.batch_sizes"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_line_and_nothing_is_fetched(
+    text: str, line: int, words: str, command: str, tmp_path: Path
+) -> None:
+    message = complaint(tmp_path, text, command)
+    assert f"line {line}: " in message
+    assert words in message
+
+
+def plan_of(*models: Mapping[str, str], data: Path | None = None, look_up: Any = None, **asked: Any) -> Plan:
+    manifest = Manifest.model_validate({"name": "m", "models": list(models), **asked})
+    return build_plan(manifest, CATALOG, Device(threads=1), data, look_up)
+
+
+def local(folder: Path, name: str, config: object) -> dict[str, str]:
+    (folder / name).mkdir()
+    (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return {"name": name, "source": f"dir:{folder / name}"}
+
+
+WANDA = [{"method": "wanda", "calibration": {"dataset": "c4"}}]
+
+
+def test_a_method_that_does_not_know_a_local_models_architecture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadManifest, match="wanda does not know the architecture GPTNeoXForCausalLM") as refused:
+        plan_of(local(tmp_path, "neox", NEOX), compress=WANDA)
+    assert refused.value.where == ("compress", 0, "method")
+    assert "LlamaForCausalLM" in refused.value.hint
+
+
+def test_a_method_that_knows_one_of_two_models_leaves_a_gap_for_the_other(tmp_path: Path) -> None:
+    plan = plan_of(local(tmp_path, "neox", NEOX), local(tmp_path, "llama", LLAMA), compress=WANDA)
+    assert [stage.id for stage in plan.stages if stage.operation is Operation.COMPRESS] == ["compress/llama/wanda-50%"]
+    (gap,) = plan.not_planned
+    assert (gap.subject.model, gap.operation, gap.reason) == ("neox", Operation.COMPRESS, Reason.ARCHITECTURE)
+
+
+def test_a_backend_that_does_not_know_an_architecture_times_nothing_of_it(tmp_path: Path) -> None:
+    plan = plan_of(local(tmp_path, "neox", NEOX), benchmark={"backends": ["llama-cpp"]})
+    assert [(one.backend, one.reason) for one in plan.not_planned] == [("llama-cpp", Reason.ARCHITECTURE)]
+
+
+def test_a_hub_models_configuration_is_looked_at_alone() -> None:
+    asked = []
+
+    def look_up(repository: str, revision: str) -> dict[str, Any]:
+        asked.append((repository, revision))
+        return NEOX
+
+    with pytest.raises(BadManifest, match="wanda does not know the architecture GPTNeoXForCausalLM"):
+        plan_of(HUB, look_up=look_up, compress=WANDA)
+    assert asked == [("org/tiny", COMMIT)]
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_the_plan_says_what_is_not_known() -> None:
+    asked = []
+
+    def look_up(repository: str, revision: str) -> None:
+        asked.append(repository)
+        raise HubUnavailable("no network")
+
+    other = {"name": "other", "source": f"hub:org/other@{COMMIT}"}
+    plan = plan_of(HUB, other, look_up=look_up, compress=WANDA)
+    assert asked == ["org/tiny"]
+    assert len([stage for stage in plan.stages if stage.operation is Operation.COMPRESS]) == 2
+    (note,) = [one for one in plan.decisions if "architecture is not known" in one]
+    assert note.endswith("(tiny, other)")
+
+
+def test_a_local_copy_without_the_split_of_a_task_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "arc_easy").mkdir()
+    (tmp_path / "arc_easy" / "validation.jsonl.gz").write_bytes(b"")
+    words = "task 'arc_easy' needs the split test of arc_easy, and the local files have validation alone"
+    with pytest.raises(BadManifest, match=words) as refused:
+        plan_of(HUB, data=tmp_path, evaluate={"tasks": ["arc_easy"]})
+    assert "arc_easy/test.jsonl.gz" in refused.value.hint
+    assert refused.value.where == ("evaluate", "tasks", 0)
+
+
+@pytest.mark.parametrize(("substitute", "notes"), [({}, 1), ({"substitute": "c4"}, 0)])
+def test_a_data_set_without_any_source_is_noted_where_nothing_stands_in(substitute: dict[str, str], notes: int) -> None:
+    entry = {"method": "wanda", "calibration": {"dataset": "bookcorpus", **substitute}}
+    decisions = plan_of(HUB, compress=[entry]).decisions
+    assert len([one for one in decisions if one.startswith("bookcorpus cannot be had from here")]) == notes
+
+
+def described(folder: Path, options: object) -> ImageCatalog:
+    (folder / "other").mkdir()
+    text = (IMAGES / "wanda" / "image.toml").read_text(encoding="utf-8").replace('"wanda"', '"other"')
+    (folder / "other" / "image.toml").write_text(text.replace('parent = "torch-transformers"\n', ""), encoding="utf-8")
+    if options is not None:
+        (folder / "other" / "options.json").write_text(json.dumps(options), encoding="utf-8")
+    return ImageCatalog(folder)
+
+
+def check_other(catalog: ImageCatalog, **options: Any) -> None:
+    check_options(catalog.images["other"], "methods", "other", options)
+
+
+def test_an_image_without_a_schema_leaves_its_options_to_its_worker(tmp_path: Path) -> None:
+    check_other(described(tmp_path, None), anything=3)
+
+
+def test_a_schema_that_does_not_say_that_it_is_complete_lets_other_options_pass(tmp_path: Path) -> None:
+    catalog = described(tmp_path, {"methods": {"other": {"properties": {"share": {"type": "number"}}}}})
+    check_other(catalog, share=1, more=True)
+    with pytest.raises(BadManifest, match="option 'share' of other cannot be 'all'"):
+        check_other(catalog, share="all")
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"type": "objekt"}, "holds no JSON Schema of other"),
+        ({"properties": {"a": {"$ref": "https://example.invalid/schema"}}}, "which is not in it"),
+    ],
+)
+def test_a_schema_that_cannot_be_used_is_the_images_fault(schema: object, words: str, tmp_path: Path) -> None:
+    with pytest.raises(BadImage, match=words):
+        check_other(described(tmp_path, {"methods": {"other": schema}}), a=1)
