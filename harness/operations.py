@@ -21,21 +21,13 @@ from harness.contract import (
     Result,
     WorkRequest,
     did_you_mean,
+    operation_module,
 )
 from harness.errors import BadRequest, Unsupported
 from harness.reporter import Reporter
 
 IMAGE_VARIABLE = "LLMCBENCH_IMAGE"
 """Names the `image.toml` of the image that this process is."""
-
-_MODULES = {
-    Operation.FETCH: "harness.fetch",
-    Operation.COMPRESS: "harness.methods",
-    Operation.EXPORT: "harness.exporting",
-    Operation.EVALUATE: "harness.evaluation",
-    Operation.PROFILE: "harness.profiling",
-    Operation.BENCHMARK: "harness.backends",
-}
 
 _NAME_THE_MODULE = "write the Python module that does it as `module` beside the name in image.toml"
 
@@ -64,7 +56,7 @@ def perform(request: DescribeRequest | WorkRequest, reporter: Reporter) -> Resul
         )
     if request.device.kind is DeviceKind.CPU:
         _set_up_threads(request.device.threads)
-    run: Callable[[WorkRequest, Reporter], Result] = importlib.import_module(_MODULES[operation]).run
+    run: Callable[[WorkRequest, Reporter], Result] = importlib.import_module(operation_module(operation)).run
     return run(request, reporter)
 
 

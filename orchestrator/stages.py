@@ -3,18 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from harness.contract import (
-    CONTRACT_VERSION,
     Device,
     Frozen,
     Operation,
     Parameters,
     Reason,
-    Sha256,
-    canonical_json,
-    digest_of,
 )
 
 REQUEST_NAME = "request.json"
@@ -127,28 +122,3 @@ class Plan:
 
     def stage(self, identity: str) -> Stage:
         return next(stage for stage in self.stages if stage.id == identity)
-
-
-def key_material(
-    stage: Stage, identity: ImageIdentity, harness_digest: str, inputs: Mapping[str, Sha256], device_model: str
-) -> dict[str, Any]:
-    """Everything that decides a stage's result, and nothing else: no path, no time, no name the user gave."""
-    material: dict[str, Any] = {
-        "contract": CONTRACT_VERSION,
-        "operation": stage.operation.value,
-        "image": str(identity),
-        "harness": harness_digest,
-        "parameters": stage.parameters.model_dump(mode="json"),
-        "inputs": dict(inputs),
-    }
-    if stage.depends_on_device:
-        material["device"] = {"model": device_model, "threads": stage.device.threads}
-        if len(stage.device.uuids) > 1:
-            material["device"]["count"] = len(stage.device.uuids)
-    canonical_json(material)
-    return material
-
-
-def stage_key(material: Mapping[str, Any]) -> Sha256:
-    """The content address of a stage's result."""
-    return digest_of(material)

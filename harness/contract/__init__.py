@@ -117,7 +117,7 @@ from harness.contract.result import (
     WorkResult,
 )
 from harness.contract.setting import Setting
-from harness.contract.source import harness_digest, harness_folder
+from harness.contract.source import export_module, harness_digest, harness_folder, operation_module, work_source
 from harness.contract.suggest import did_you_mean, unknown
 from harness.contract.tree import UnsafeTree, describe_tree, digest_file, digest_tree
 
@@ -226,7 +226,10 @@ __all__ = [
     "digest_file",
     "digest_of",
     "digest_tree",
+    "export_module",
     "harness_digest",
     "harness_folder",
+    "operation_module",
     "unknown",
+    "work_source",
 ]

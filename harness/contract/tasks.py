@@ -153,16 +153,27 @@ def load_tasks() -> dict[str, Task]:
     Raises:
         ValueError: a file is not YAML, or not the definition of a task.
     """
+    return {name: load_task(name) for name in task_names()}
+
+
+def load_task(name: str) -> Task:
+    """One of `task_names`. No other task's file is read, so that none decides what this one gives.
+
+    Raises:
+        ValueError: its file is not YAML, or not the definition of a task.
+    """
     import yaml  # not at the top: a worker that evaluates nothing need not have it
 
-    tasks = {}
-    for path in sorted(TASKS_FOLDER.glob("*.yaml")):
-        try:
-            task = _TASK.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (yaml.YAMLError, ValueError) as invalid:
-            raise ValueError(f"{path} is not the definition of a task: {invalid}") from invalid
-        tasks[task.name] = task
-    return tasks
+    path = TASKS_FOLDER / f"{name}.yaml"
+    try:
+        return _TASK.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError) as invalid:
+        raise ValueError(f"{path} is not the definition of a task: {invalid}") from invalid
+
+
+def task_names() -> list[str]:
+    """The names of all tasks, which are those of their files."""
+    return sorted(path.stem for path in TASKS_FOLDER.glob("*.yaml"))
 
 
 def describe_task(task: Task) -> TaskDescription:

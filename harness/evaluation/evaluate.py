@@ -15,7 +15,9 @@ from harness.contract import (
     EvaluateResult,
     EvaluationCost,
     Frozen,
+    Operation,
     digest_of,
+    work_source,
 )
 from harness.contract.tasks import Task
 from harness.environment import describe_environment
@@ -27,6 +29,7 @@ from harness.evaluation.pieces import PieceSize, cut_pieces
 from harness.evaluation.resuming import KeptOutcomes, discard
 from harness.evaluation.tasks import find_task
 from harness.inputs import input_folder
+from harness.operations import describe_image
 from harness.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -210,7 +213,7 @@ def _fingerprint(request: EvaluateRequest, inputs: _Inputs) -> str:
             "device": request.device.kind.value,
             "checkpoint": inputs.checkpoint.digest,
             "data": inputs.data.digest,
-            "harness": environment.harness_digest,
+            "source": work_source(describe_image(), Operation.EVALUATE, request.parameters),
             "python": environment.python,
             "libraries": environment.libraries,
         }

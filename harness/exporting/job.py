@@ -1,6 +1,7 @@
 """One export request from end to end: open, choose the conversion, write, publish."""
 
 import importlib
+import importlib.util
 import shutil
 from pathlib import Path
 from typing import Protocol, cast
@@ -16,6 +17,7 @@ from harness.contract import (
     FileEntry,
     LayerWidthsExport,
     Reason,
+    export_module,
 )
 from harness.errors import BadRequest, Unsupported
 from harness.exporting.conversion import Conversion
@@ -25,15 +27,6 @@ from harness.inputs import input_folder
 from harness.models.loading import load_tokenizer
 from harness.models.renamed import keep_tokenizer
 from harness.reporter import Reporter
-
-_TARGETS = {
-    CheckpointFormat.DENSE: "harness.exporting.to_dense",
-    CheckpointFormat.PACK_QUANTIZED: "harness.exporting.to_pack_quantized",
-    CheckpointFormat.GPTQ: "harness.exporting.to_gptq",
-    CheckpointFormat.AWQ: "harness.exporting.to_awq",
-    CheckpointFormat.MODELOPT_AWQ: "harness.exporting.to_modelopt_awq",
-    CheckpointFormat.MODELOPT_FP8: "harness.exporting.to_modelopt_fp8",
-}
 
 
 class _Target(Protocol):
@@ -69,11 +62,11 @@ def export(request: ExportRequest, reporter: Reporter) -> ExportResult:
 
 
 def _target(parameters: ExportParameters) -> _Target:
-    if parameters.target not in _TARGETS:
+    if not _has_module(parameters.target):
         raise Unsupported(
             Reason.FORMAT,
             f"nothing is exported to {parameters.target.value}, which its method writes itself",
-            hint=f"targets: {', '.join(_TARGETS)}",
+            hint=f"targets: {', '.join(target for target in CheckpointFormat if _has_module(target))}",
         )
     dense = parameters.target is CheckpointFormat.DENSE
     if not dense and (parameters.dtype is not None or parameters.layers is not LayerWidthsExport.KEPT):
@@ -81,4 +74,8 @@ def _target(parameters: ExportParameters) -> _Target:
             f"`dtype` and `layers` are for dense targets, and this one is {parameters.target.value}",
             hint="leave them out, or export to dense first",
         )
-    return cast(_Target, importlib.import_module(_TARGETS[parameters.target]))
+    return cast(_Target, importlib.import_module(export_module(parameters.target)))
+
+
+def _has_module(target: CheckpointFormat) -> bool:
+    return importlib.util.find_spec(export_module(target)) is not None

@@ -20,9 +20,10 @@ from harness.contract import (
     CompressResult,
     DatasetDescriptor,
     FileEntry,
+    Operation,
     Reason,
     digest_of,
-    harness_digest,
+    work_source,
 )
 from harness.errors import BadRequest, Unsupported
 from harness.inputs import input_folder
@@ -115,7 +116,7 @@ def _fingerprint(request: CompressRequest, loaded: LoadedModel, calibration: Dat
             "calibration": calibration.digest,
             "device": request.device.kind.value,
             "torch": torch.__version__,
-            "harness": harness_digest(),
+            "source": work_source(describe_image(), Operation.COMPRESS, request.parameters),
         }
     )
 

@@ -3,7 +3,7 @@
 import json
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +17,13 @@ from orchestrator.run.progress import Display, ProgressMode, choose_display
 from orchestrator.run.run import Run, Setup
 from orchestrator.store import RunRecord
 
+if TYPE_CHECKING:
+    from orchestrator.run.keys import KeyChange
+    from orchestrator.run.preview import StagePreview
+
 SIZES = Path("quick")
+MOST_NAMES = 4
+"""Changed files, parameters or inputs that a line of a plan names."""
 LOG_WIDTH = 120
 """Columns of the summary where there is no terminal to ask."""
 
@@ -71,7 +77,10 @@ def plan(
     store: options.Store = options.DEFAULT_STORE,
     more_images: options.Images = None,
 ) -> None:
-    """Show what a manifest would run, and what is known already. Builds and runs nothing."""
+    """Show what a manifest would run, and what is known already. Builds and runs nothing.
+
+    Of a stage that was run before and is to run again, the parts of its key that differ are named.
+    """
     from orchestrator.run.preview import preview
 
     catalog, path = options.catalog(more_images), find_manifest(manifest)
@@ -83,12 +92,29 @@ def plan(
         else:
             needs = f"  after {', '.join(stage.needs)}" if stage.needs else ""
             typer.echo(f"{stage.status:8} {stage.id}  [{stage.image}]{needs}")
+            if stage.before is not None:
+                typer.echo(f"{'':8} again{_why(stage)}")
     for one in setup.plan.not_planned:
         on = "" if one.operation is Operation.COMPRESS else f" on {one.backend}"
         what = f"{one.operation.value} {one.subject.label}{on}"
         typer.echo(f"not planned: {what}: {one.message} ({one.reason.value}; source: {one.source})", err=True)
     for decision in setup.plan.decisions:
         typer.echo(f"note: {decision}", err=True)
+
+
+def _why(stage: "StagePreview") -> str:
+    """Why a stage with a stored result is to run again."""
+    if stage.changes:
+        return f": {', '.join(_changed(change) for change in stage.changes)}"
+    if stage.unknown:
+        return f", unless {' and '.join(stage.unknown)} {'is' if len(stage.unknown) == 1 else 'are'} as before"
+    return ": what it made is no longer there"
+
+
+def _changed(change: "KeyChange") -> str:
+    more = len(change.names) - MOST_NAMES
+    names = (*change.names[:MOST_NAMES], *([f"{more} more"] if more > 0 else []))
+    return f"{change.part.value} changed" + (f" ({', '.join(names)})" if names else "")
 
 
 def _read(path: Path, device: str | None, runtime: str | None) -> Manifest:

@@ -12,10 +12,11 @@ from pathlib import Path
 from harness.contract import DeviceKind, Event, Sha256
 from orchestrator.errors import Interrupted, OrchestratorError
 from orchestrator.images.catalog import ImageCatalog
+from orchestrator.run.keys import key_material, stage_key
 from orchestrator.run.resources import hold_devices
 from orchestrator.run.verdict import judge
 from orchestrator.runtime.base import Invocation, Runtime
-from orchestrator.stages import HostFolder, ImageIdentity, Stage, key_material, stage_key
+from orchestrator.stages import HostFolder, ImageIdentity, Stage
 from orchestrator.store import BadArtifact, Failure, FailureKind, Provenance, StageRecord, Store, now
 
 
@@ -26,7 +27,6 @@ class Workshop:
     store: Store
     catalog: ImageCatalog
     runtime: Runtime
-    harness_digest: str
     device_model: str
     run: str
     cancel: threading.Event
@@ -47,7 +47,8 @@ class Workshop:
 
     def key(self, stage: Stage, inputs: dict[str, Sha256]) -> tuple[Sha256, dict[str, object]]:
         """The stage's key, given the digests of the artifacts that it reads."""
-        material = key_material(stage, self.identity(stage), self.harness_digest, inputs, self.device_model)
+        image = self.catalog.images[stage.image].description
+        material = key_material(stage, image, self.identity(stage), inputs, self.device_model)
         return stage_key(material), material
 
 

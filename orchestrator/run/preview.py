@@ -1,16 +1,23 @@
-"""What a plan would do now: each stage with its key where it is known already."""
+"""What a plan would do now: each stage with its key where that is known, and why one that was run before runs again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from harness.contract import Frozen, Sha256, harness_digest
-from orchestrator.run.known import look_up
+from harness.contract import Frozen, Sha256
+from orchestrator.run.keys import KeyChange, KeyPart, key_changes, key_material, stage_key
+from orchestrator.run.known import Known, look_up
 from orchestrator.run.run import Setup
-from orchestrator.stages import HostFolder, Stage, key_material, stage_key
+from orchestrator.stages import HostFolder, Stage, StageOutput
+from orchestrator.store import Provenance, Store
 
 
 class StagePreview(Frozen):
-    """`key` is None until the stage's image is built and its inputs exist. `status` is `known` or `to run`."""
+    """`key` is None until the stage's image is built and its inputs exist. `status` is `known` or `to run`.
+
+    Of a stage to run that has a stored result, `before` is the nearest one's key and `changes` are the parts that
+    differ. `unknown` are parts, `image` or an input such as `inputs.checkpoint`, that are not known yet.
+    """
 
     id: str
     status: str
@@ -22,22 +29,48 @@ class StagePreview(Frozen):
     timed: bool
     device: str
     key: Sha256 | None
+    before: Sha256 | None = None
+    changes: tuple[KeyChange, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _ToRun:
+    """What is known of the key of a stage to run. `unknown`: see `StagePreview`."""
+
+    material: Mapping[str, Any]
+    unknown: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Before:
+    """A stored result of the same stage."""
+
+    provenance: Provenance
+    changes: tuple[KeyChange, ...]
+
+    @property
+    def distance(self) -> tuple[int, int, float]:
+        """Least for the one with the fewest parts, then names, that differ; the latest of several."""
+        names = sum(len(change.names) for change in self.changes)
+        return len(self.changes), names, -self.provenance.started.timestamp()
 
 
 def preview(setup: Setup) -> Iterator[StagePreview]:
     """Look every stage up without building an image."""
 
     def key_of(stage: Stage, inputs: dict[str, Sha256]) -> Sha256 | None:
-        identity = setup.runtime.identity(setup.catalog.images[stage.image], stage.device.kind)
-        if identity is None:
-            return None
-        return stage_key(key_material(stage, identity, harness_digest(), inputs, setup.device.model))
+        material = _material(stage, inputs, setup)
+        return stage_key(material) if KeyPart.IMAGE in material else None
 
     known = look_up(setup.plan.stages, setup.store, key_of)
+    missing = {stage.id: _to_run(stage, known, setup) for stage in known.missing}
+    nearest = _nearest(setup.store, missing)
     for stage in setup.plan.stages:
+        to_run, before = missing.get(stage.id), nearest.get(stage.id)
         yield StagePreview(
             id=stage.id,
-            status="known" if stage.id in known.records else "to run",
+            status="known" if to_run is None else "to run",
             operation=stage.operation.value,
             image=stage.image,
             parameters=stage.parameters.model_dump(mode="json"),
@@ -49,4 +82,31 @@ def preview(setup: Setup) -> Iterator[StagePreview]:
             timed=stage.timed,
             device=",".join(stage.device_names),
             key=known.keys.get(stage.id),
+            before=before.provenance.key if before else None,
+            changes=before.changes if before else (),
+            unknown=to_run.unknown if to_run else (),
         )
+
+
+def _material(stage: Stage, inputs: Mapping[str, Sha256], setup: Setup) -> dict[str, Any]:
+    image = setup.catalog.images[stage.image]
+    identity = setup.runtime.identity(image, stage.device.kind)
+    return key_material(stage, image.description, identity, inputs, setup.device.model)
+
+
+def _to_run(stage: Stage, known: Known, setup: Setup) -> _ToRun:
+    made = {name: one for name, one in stage.inputs.items() if isinstance(one, StageOutput)}
+    later = tuple(f"{KeyPart.INPUTS}.{name}" for name, one in made.items() if one.stage not in known.artifacts)
+    at_hand = {name: known.artifacts[one.stage] for name, one in made.items() if one.stage in known.artifacts}
+    material = _material(stage, at_hand, setup)
+    return _ToRun(material, later if KeyPart.IMAGE in material else (KeyPart.IMAGE.value, *later))
+
+
+def _nearest(store: Store, missing: Mapping[str, _ToRun]) -> dict[str, _Before]:
+    """For each stage to run, by id, the stored result that differs least, where there is any."""
+    nearest: dict[str, _Before] = {}
+    for provenance in store.results_of(missing.keys()) if missing else ():
+        one = missing[provenance.stage]
+        before = _Before(provenance, key_changes(provenance.material, one.material, one.unknown))
+        nearest[provenance.stage] = min(before, nearest.get(provenance.stage, before), key=lambda found: found.distance)
+    return nearest

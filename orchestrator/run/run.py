@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.contract import Event, Sha256, harness_digest
+from harness.contract import Event, Sha256
 from orchestrator.errors import Interrupted
 from orchestrator.host.devices import ChosenDevice
 from orchestrator.images.catalog import ImageCatalog
@@ -58,7 +58,6 @@ class Run:
             store=setup.store,
             catalog=setup.catalog,
             runtime=setup.runtime,
-            harness_digest=harness_digest(),
             device_model=setup.device.model,
             run=setup.manifest.name,
             cancel=cancel,

@@ -11,7 +11,7 @@ import json
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -134,6 +134,14 @@ class Store:
         """Whether what the stage made for others is there, if it made anything; by names and sizes."""
         digest, descriptor = record.provenance.artifact, record.artifact
         return digest is None or descriptor is None or _has(self.artifact(digest), descriptor.files)
+
+    def results_of(self, stages: Collection[str]) -> Iterator[Provenance]:
+        """How each stored result of these stages, by their ids, came to be. What cannot be read is left out."""
+        for path in self.stages.glob(f"*/{PROVENANCE_NAME}"):
+            with suppress(OSError, ValueError, Unreadable):
+                is_asked_for = versioned.parse(path.read_bytes()).get("stage") in stages
+                if is_asked_for and (record := self.read(path.parent.name)) is not None:
+                    yield record.provenance
 
     def artifact(self, digest: Sha256) -> Path:
         """Where the artifact with this digest lies."""

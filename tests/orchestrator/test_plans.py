@@ -12,7 +12,8 @@ from orchestrator.errors import BadManifest
 from orchestrator.manifest import Manifest
 from orchestrator.manifest.sources import parse_model
 from orchestrator.plan import build_plan
-from orchestrator.stages import ImageIdentity, Plan, key_material, stage_key
+from orchestrator.run.keys import key_material, stage_key
+from orchestrator.stages import ImageIdentity, Plan
 from tests.orchestrator.small_runs import MANIFEST, Bench
 
 
@@ -95,16 +96,17 @@ def test_a_local_model_is_pinned_by_its_content_and_may_hold_no_link(tmp_path: P
 
 def test_each_ingredient_changes_the_key_and_nothing_else_does(bench: Bench) -> None:
     stage = plan_of(bench).stage("evaluate/tiny/dense/arc_easy")
+    image = bench.catalog.images[stage.image].description
     inputs = {"checkpoint": "a" * 64, "dataset": "b" * 64}
 
-    def key(identity: str = "docker:1", harness: str = "h", model: str = "cpu", **changed: str) -> str:
-        return stage_key(key_material(stage, ImageIdentity(identity), harness, {**inputs, **changed}, model))
+    def key(identity: str = "docker:1", model: str = "cpu", **changed: str) -> str:
+        return stage_key(key_material(stage, image, ImageIdentity(identity), {**inputs, **changed}, model))
 
-    keys = [key(), key(identity="docker:2"), key(harness="i"), key(model="gpu"), key(checkpoint="c" * 64)]
+    keys = [key(), key(identity="docker:2"), key(model="gpu"), key(checkpoint="c" * 64)]
     assert len(set(keys)) == len(keys)
     assert key() == key()
     renamed = plan_of(bench, name="other").stage("evaluate/tiny/dense/arc_easy")
-    assert stage_key(key_material(renamed, ImageIdentity("docker:1"), "h", inputs, "cpu")) == key()
+    assert stage_key(key_material(renamed, image, ImageIdentity("docker:1"), inputs, "cpu")) == key()
 
 
 documents = st.recursive(

@@ -11,7 +11,8 @@ from orchestrator.host.devices import Gpu, choose_device
 from orchestrator.manifest import Manifest, read_manifest
 from orchestrator.plan import build_plan
 from orchestrator.run import resources
-from orchestrator.stages import ImageIdentity, Stage, key_material
+from orchestrator.run.keys import key_material
+from orchestrator.stages import ImageIdentity, Stage
 from tests.orchestrator.small_runs import MANIFEST, Bench
 from tests.orchestrator.workers import honest_worker
 from tests.support.fake_runtime import FakeRuntime
@@ -121,7 +122,8 @@ def test_the_number_of_gpus_is_part_of_an_evaluations_key_alone(bench: Bench) ->
     def material(uuids: tuple[str, ...], identity: str) -> dict[str, object]:
         device = Device(kind=DeviceKind.CUDA, uuids=uuids)
         stage = build_plan(Manifest.model_validate(MANIFEST), bench.catalog, device, None).stage(identity)
-        return key_material(stage, ImageIdentity("i"), "0" * 64, {}, "H100")
+        image = bench.catalog.images[stage.image].description
+        return key_material(stage, image, ImageIdentity("i"), {}, "H100")
 
     evaluation, benchmark = "evaluate/tiny/dense/arc_easy", "benchmark/tiny/dense/transformers"
     assert material(("GPU-a", "GPU-b"), evaluation) != material(("GPU-a",), evaluation)

@@ -1,7 +1,7 @@
 """The tasks by name: a YAML file each, beside this one. `harness.contract.tasks` has their models."""
 
 from harness.contract import Reason, did_you_mean
-from harness.contract.tasks import Task, load_tasks
+from harness.contract.tasks import Task, load_task, task_names
 from harness.errors import Unsupported
 
 
@@ -11,9 +11,9 @@ def find_task(name: str) -> Task:
     Raises:
         Unsupported: there is none.
     """
-    tasks = load_tasks()
+    tasks = task_names()
     if name in tasks:
-        return tasks[name]
+        return load_task(name)
     raise Unsupported(
         Reason.TASK,
         f"there is no task {name!r}{did_you_mean(name, tasks)}",
