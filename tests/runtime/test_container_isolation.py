@@ -45,7 +45,7 @@ def test_an_unchanged_image_is_not_built_again(containers):
     second = containers.runtime.prepare(containers.image, DeviceKind.CPU, notes.append)
 
     assert first == second
-    assert first.startswith("docker:sha256:")
+    assert first.startswith("docker:inputs:")
     assert notes == []
 
 

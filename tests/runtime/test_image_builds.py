@@ -1,5 +1,6 @@
 """Images as an engine builds them: what is rebuilt, what keeps its identity, and what an image says of itself."""
 
+import secrets
 import shutil
 from pathlib import Path
 
@@ -50,14 +51,15 @@ def test_a_changed_file_that_the_dockerfile_copies_is_noticed_and_rebuilt(
     image = checkout(hostile, tmp_path / "images")
     before, _ = prepare(image)
     worker = image.folder / "worker.py"
-    worker.write_text(worker.read_text() + "# changed\n")
+    change = f"# {secrets.token_hex(8)}\n"  # one that no earlier test run has built
+    worker.write_text(worker.read_text() + change)
     assert DockerRuntime().identity(image, CPU) is None
 
     now, notes = prepare(image)
 
     assert now != before
     assert any("building image 'hostile'" in note for note in notes)
-    assert files_of(client, image).endswith(b"# changed\n")
+    assert files_of(client, image).endswith(change.encode())
 
 
 def test_a_build_of_the_same_files_has_another_id_and_the_same_identity(
