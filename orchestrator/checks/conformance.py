@@ -36,6 +36,7 @@ from harness.contract import (
     ResultEvent,
     canonical_json,
 )
+from orchestrator.documents import first_difference, why_invalid
 from orchestrator.images.catalog import Image
 from orchestrator.runtime.base import Completed, Ending, Invocation, RuntimeName
 from orchestrator.runtime.launch import Launch, Launcher, RawAnswer, run_raw
@@ -115,8 +116,12 @@ def _describes(worker: _Worker, identity: str, *, user: tuple[int, int] | None =
         raise _Broken("its answer has another id than the request")
     if not isinstance(final.result, DescribeResult):
         raise _Broken(f"it answered a result of {final.result.operation}")
-    if final.result.image != worker.image.description:
-        raise _Broken("what it says of itself is not what image.toml says")
+    said, described = (
+        one.model_copy(update={"prebuilt": None})  # no image can hold its own digest
+        for one in (final.result.image, worker.image.description)
+    )
+    if difference := first_difference(said, described):
+        raise _Broken(f"what it says of itself is not what {worker.image.description_path.name} says: {difference}")
     return f"{len(answer.stdout)} bytes in {answer.exit.wall_seconds:.1f} s"
 
 
@@ -143,10 +148,14 @@ def _declines(worker: _Worker) -> str:
             raise _Broken(f"its reason is {final.reason} and its exit status {completed.exit_code}")
         written = output / RESULT_NAME
         try:
-            if FINAL_EVENT.validate_json(written.read_bytes()) != final:
-                raise _Broken(f"{RESULT_NAME} differs from what it printed")
-        except (OSError, ValidationError) as unreadable:
-            raise _Broken(f"{RESULT_NAME} is missing or is not a final event") from unreadable
+            text = written.read_bytes()
+            difference = first_difference(FINAL_EVENT.validate_json(text), final)
+        except OSError as unreadable:
+            raise _Broken(f"{RESULT_NAME} cannot be read: {type(unreadable).__name__}") from unreadable
+        except ValidationError as invalid:
+            raise _Broken(f"{RESULT_NAME} is no final event: {why_invalid(invalid, text)}") from invalid
+        if difference:
+            raise _Broken(f"{RESULT_NAME} differs from what it printed: {difference}")
         if written.stat().st_uid != os.getuid():
             raise _Broken(f"{RESULT_NAME} belongs to user {written.stat().st_uid} instead of the caller")
     return f"{operation.value}: {final.message[:80]}"

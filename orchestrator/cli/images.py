@@ -1,5 +1,6 @@
 """`images list | base | build | lock | check | new`: looking after the images, apart from running them."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +24,14 @@ Record = Annotated[bool, typer.Option("--record", help="Write the base image's D
 
 
 @app.command("list")
-def list_images(more_images: options.Images = None) -> None:
+def list_images(more_images: options.Images = None, as_json: options.Json = False) -> None:
     """Show every image and what it offers."""
-    for image in options.catalog(more_images).images.values():
+    images = options.catalog(more_images).images.values()
+    if as_json:
+        document = [image.description.model_dump(mode="json") | {"folder": str(image.folder)} for image in images]
+        typer.echo(json.dumps({"images": document}, indent=1, ensure_ascii=False))
+        return
+    for image in images:
         description = image.description
         typer.echo(f"{image.name}: {description.summary}")
         for kind, names in (

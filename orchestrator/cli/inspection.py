@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -128,12 +129,19 @@ def paper(as_json: options.Json = False) -> None:
         console.print(f"- {cell.reason}", markup=False, highlight=False)
 
 
-def doctor(store: options.Store = options.DEFAULT_STORE, more_images: options.Images = None) -> None:
+def doctor(
+    store: options.Store = options.DEFAULT_STORE,
+    more_images: options.Images = None,
+    as_json: options.Json = False,
+) -> None:
     """Check what this machine offers and say what is missing. Exits with 2 when nothing could be run."""
     from orchestrator.checks.machine import diagnose
 
     findings = diagnose(store, shipped_images(), *(more_images or []))
-    for finding in findings:
+    if as_json:
+        document = {"findings": [asdict(finding) for finding in findings]}
+        typer.echo(json.dumps(document, indent=1, ensure_ascii=False))
+    for finding in () if as_json else findings:
         typer.echo(f"{finding.symbol} {finding.subject}: {finding.message}")
         if finding.hint:
             typer.echo(f"    {finding.hint}")

@@ -45,7 +45,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def installed(environment: Path, tmp_path: Path) -> Command:
     """Runs a program of the environment in an empty folder, without anything that points at the checkout."""
-    hidden = ("PYTHONPATH", "VIRTUAL_ENV", "LLMCBENCH_DATA", "LLMCBENCH_STORE")
+    hidden = ("PYTHONPATH", "VIRTUAL_ENV", "LLMCBENCH_DATA", "LLMCBENCH_STORE", "LLMCBENCH_IMAGES")
     variables = {name: value for name, value in os.environ.items() if name not in hidden}
 
     def run(*words: object, program: str = "orchestrator", **more: str) -> "subprocess.CompletedProcess[str]":
@@ -95,6 +95,25 @@ def test_doctor_finds_everything(installed: Command) -> None:
     assert looked.returncode == 0, looked.stdout + looked.stderr
     assert "methods: " in looked.stdout
     assert "wanda" in looked.stdout
+
+
+def test_images_of_ones_own_are_written_and_found(installed: Command) -> None:
+    for name, kind in (("shrink", "method"), ("my-engine", "backend")):
+        made = installed("images", "new", name, "--kind", kind, "--into", f"around-{name}")
+        assert made.returncode == 0, made.stderr
+    named = installed("images", "list", "--images", "around-shrink", "--images", "around-my-engine/my-engine")
+    listed = installed("images", "list", LLMCBENCH_IMAGES="around-shrink:around-my-engine")
+    assert named.stdout == listed.stdout
+    assert "    method: shrink\n" in listed.stdout
+    assert "    backend: my-engine\n" in listed.stdout
+
+
+def test_images_and_findings_are_documents_too(installed: Command) -> None:
+    images = json.loads(installed("images", "list", "--json").stdout)["images"]
+    assert {"wanda", "vllm"} <= {image["name"] for image in images}
+    assert all(Path(image["folder"]).is_dir() for image in images)
+    findings = json.loads(installed("doctor", "--json").stdout)["findings"]
+    assert {"python", "methods", "process"} <= {finding["subject"] for finding in findings}
 
 
 def test_it_writes_the_completion_of_a_shell(installed: Command) -> None:

@@ -15,6 +15,7 @@ from orchestrator.images.catalog import ImageCatalog
 from orchestrator.images.prebuilt import have_prebuilt
 from orchestrator.images.scaffold import Kind, Language, write_image
 from orchestrator.runtime.process import ProcessRuntime
+from tests.support.environments import stand_in
 
 IMAGES = Path(__file__).parents[2] / "images"
 NEEDS_JQ = pytest.mark.skipif(shutil.which("jq") is None, reason="these workers are sh and jq")
@@ -152,6 +153,14 @@ def used(folder: Path, tmp_path: Path) -> dict[str, Check]:
     scratch.mkdir()
     bench = Bench(runtime, Device(), scratch, Evaluator(None, "not asked for"))
     return {check.name: check for check in use_image(bench, image)}
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_new_image_in_python_does_what_it_offers(tmp_path: Path, kind: Kind) -> None:
+    stand_in(tmp_path / "store", ImageCatalog(IMAGES).images["torch-transformers"], DeviceKind.CPU)
+    checks = used(write_image("mine", kind, Language.PYTHON, tmp_path), tmp_path)
+    assert [f"{one.name}: {one.message}" for one in checks.values() if one.passed is False] == []
+    assert sum(one.passed is True for one in checks.values()) >= 4
 
 
 @NEEDS_JQ
