@@ -23,9 +23,10 @@ from harness.contract.tasks import Task
 from harness.environment import describe_environment
 from harness.errors import BadRequest, MissingData
 from harness.evaluation.deployed import DeployedEngine, ScoringBackend, find_scoring_backend, longest_request
-from harness.evaluation.engine import Engine, EngineFacts, EngineJob, TokenCounts, open_engine
+from harness.evaluation.engine import Engine, EngineFacts, EngineJob, TokenCounts
 from harness.evaluation.outcomes import write_items
 from harness.evaluation.pieces import PieceSize, cut_pieces
+from harness.evaluation.reference import open_engine
 from harness.evaluation.resuming import KeptOutcomes, discard
 from harness.evaluation.tasks import find_task
 from harness.inputs import input_folder

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 from harness import errors
-from harness.evaluation.engine import EngineJob, LocalEngine
+from harness.evaluation.engine import EngineJob
 from harness.evaluation.messages import Failed, Ready, Remark, Scored
 from harness.evaluation.pieces import Piece
+from harness.evaluation.reference import LocalEngine
 
 PARENT_IS_GONE = 7
 """The exit status of a worker whose parent has closed the socket."""

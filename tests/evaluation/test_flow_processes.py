@@ -27,11 +27,12 @@ from harness.contract import (
 )
 from harness.errors import BadCheckpoint, Unsupported, WorkerError
 from harness.evaluation import run
-from harness.evaluation.engine import EngineJob, split_job
+from harness.evaluation.engine import EngineJob
 from harness.evaluation.messages import Failed
 from harness.evaluation.outcomes import ChoiceItem, read_items
 from harness.evaluation.parallel import ParallelEngine
 from harness.evaluation.pieces import PieceSize
+from harness.evaluation.reference import split_job
 from harness.evaluation.worker import PARENT_IS_GONE
 from tests.support.small_checkpoints import Recorder, publish_dataset
 from tests.support.zoo import zoo_checkpoint
@@ -50,7 +51,8 @@ IDLE_PARENT = """
 import sys, time
 from pathlib import Path
 from harness.contract import Device
-from harness.evaluation.engine import EngineJob, split_job
+from harness.evaluation.engine import EngineJob
+from harness.evaluation.reference import split_job
 from harness.evaluation.parallel import ParallelEngine
 ParallelEngine(split_job(EngineJob(Path(sys.argv[1]), Device(threads=2), None, None), 2), print)
 time.sleep(1000)

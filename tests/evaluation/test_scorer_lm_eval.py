@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from harness.errors import Unsupported
-from harness.evaluation.scorer.lm_eval_model import LmEvalModel
 from harness.models.loading import LoadedModel
 from tests.evaluation.scorer_reference import load_small, silent
+from tests.support.lm_eval_model import LmEvalModel
 from tests.support.small_checkpoints import byte_tokenizer, small_model
 
 ROWS = [

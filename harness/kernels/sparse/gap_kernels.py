@@ -10,12 +10,22 @@ are about as long as each other, so the 32 inputs that a warp picks activations 
 import triton
 import triton.language as tl
 
+from harness.kernels.sparse import gaps as layout
 from harness.kernels.sparse.kernels import as_float, four_words
+
+# The layout of `gaps.GapWeight`, counted in 32-bit words: eight gaps of four bits to a word, two values to a word.
+_ROWS = tl.constexpr(layout.TILE_ROWS)
+_ENTRIES = tl.constexpr(layout.SEGMENT)
+_RUN = tl.constexpr(layout.PLANE_WORDS)
+_PLANE = tl.constexpr(layout.TILE_ROWS * layout.PLANE_WORDS)
+_SEGMENT = tl.constexpr(layout.PLANES * layout.TILE_ROWS * layout.PLANE_WORDS)
+_GAP = tl.constexpr(layout.LARGEST_GAP)
+_UNSIGNED = tl.constexpr(0xFFFF)
 
 
 @triton.jit
 def _load_plane(base, lane, plane: tl.constexpr, inside):
-    at = base[:, None] + plane * 128 + lane[:, None] * 4 + tl.arange(0, 4)
+    at = base[:, None] + plane * _PLANE + lane[:, None] * _RUN + tl.arange(0, _RUN)
     return tl.load(at, mask=inside[:, None], other=0, eviction_policy="evict_first")
 
 
@@ -34,9 +44,9 @@ def _load_segment(base, lane, inside):
 @triton.jit
 def _add_two(acc, column, gaps, shift: tl.constexpr, pair, x, dtype: tl.constexpr):
     """acc plus the products of two entries, whose gaps begin at bit `shift`; and the last one's input."""
-    column += (gaps >> shift) & 15
+    column += (gaps >> shift) & _GAP
     acc += as_float(pair, dtype).to(tl.float32) * tl.load(x + column).to(tl.float32)
-    column += (gaps >> (shift + 4)) & 15
+    column += (gaps >> (shift + 4)) & _GAP
     acc += as_float(pair >> 16, dtype).to(tl.float32) * tl.load(x + column).to(tl.float32)
     return acc, column
 
@@ -57,33 +67,33 @@ def multiply_one_token(stream, starts, ends, order, x, y, rows, dtype: tl.conste
     A segment is loaded while the one before it is multiplied.
     """
     tile = tl.program_id(0)
-    lane = tl.arange(0, 32 * warps) % 32
+    lane = tl.arange(0, _ROWS * warps) % _ROWS
     begin, end = tl.load(ends + tile), tl.load(ends + tile + 1)
     each = (end - begin + warps - 1) // warps
-    first = begin + tl.arange(0, 32 * warps) // 32 * each
+    first = begin + tl.arange(0, _ROWS * warps) // _ROWS * each
     last = tl.minimum(first + each, end)
-    column = tl.load(starts + first * 32 + lane, mask=first < last, other=0).to(tl.int32) & 0xFFFF
-    base = stream + first.to(tl.int64) * 640
-    acc = tl.zeros((32 * warps,), dtype=tl.float32)
+    column = tl.load(starts + first * _ROWS + lane, mask=first < last, other=0).to(tl.int32) & _UNSIGNED
+    base = stream + first.to(tl.int64) * _SEGMENT
+    acc = tl.zeros((_ROWS * warps,), dtype=tl.float32)
     next_gaps, next_0, next_1, next_2, next_3 = _load_segment(base, lane, first < last)
     for step in range(each):
         gaps, values_0, values_1, values_2, values_3 = next_gaps, next_0, next_1, next_2, next_3
-        base += 640
+        base += _SEGMENT
         next_gaps, next_0, next_1, next_2, next_3 = _load_segment(base, lane, first + step + 1 < last)
         gaps_0, gaps_1, gaps_2, gaps_3 = four_words(gaps)
         acc, column = _add_eight(acc, column, gaps_0, values_0, x, dtype)
         acc, column = _add_eight(acc, column, gaps_1, values_1, x, dtype)
         acc, column = _add_eight(acc, column, gaps_2, values_2, x, dtype)
         acc, column = _add_eight(acc, column, gaps_3, values_3, x, dtype)
-    total = tl.sum(tl.reshape(acc, (warps, 32)), axis=0)
-    row = tl.load(order + tile * 32 + tl.arange(0, 32))
+    total = tl.sum(tl.reshape(acc, (warps, _ROWS)), axis=0)
+    row = tl.load(order + tile * _ROWS + tl.arange(0, _ROWS))
     tl.store(y + row, total.to(y.dtype.element_ty), mask=row < rows)
 
 
 @triton.jit
 def _bound(starts, segment, lane, end, in_features):
     """The first input of each row that belongs to `segment` or a later one; all are before a row's end."""
-    start = tl.load(starts + segment * 32 + lane, mask=segment < end, other=0).to(tl.int32) & 0xFFFF
+    start = tl.load(starts + segment * _ROWS + lane, mask=segment < end, other=0).to(tl.int32) & _UNSIGNED
     return tl.where(start == 0, in_features, start + 1)
 
 
@@ -95,9 +105,9 @@ def expand(stream, starts, ends, order, dense, rows, in_features, span, block: t
     written first, by the same program: then values find them in the cache.
     """
     tile, part = tl.program_id(0), tl.program_id(1)
-    lane = tl.arange(0, 32)[None, :]
-    entry = tl.arange(0, 32)[:, None]
-    row = tl.load(order + tile * 32 + lane)
+    lane = tl.arange(0, _ROWS)[None, :]
+    entry = tl.arange(0, _ENTRIES)[:, None]
+    row = tl.load(order + tile * _ROWS + lane)
     inside = row < rows
     target = dense + row.to(tl.int64) * in_features
     tile_end = tl.load(ends + tile + 1)
@@ -108,14 +118,14 @@ def expand(stream, starts, ends, order, dense, rows, in_features, span, block: t
     longest = tl.max(tl.where(inside, high - low, 0))
     for offset in range(0, longest, block):
         column = low + offset + tl.arange(0, block)[:, None]
-        zero = tl.zeros((block, 32), dtype=tl.int16)
+        zero = tl.zeros((block, _ROWS), dtype=tl.int16)
         tl.store(target + column, zero, mask=inside & (column < high))
     tl.debug_barrier()
-    base = stream + begin.to(tl.int64) * 640
+    base = stream + begin.to(tl.int64) * _SEGMENT
     for segment in range(begin, end):
-        gap = (tl.load(base + entry // 8 + lane * 4) >> (entry % 8 * 4)) & 15
-        column = (tl.load(starts + segment * 32 + lane).to(tl.int32) & 0xFFFF) + tl.cumsum(gap, axis=0)
-        pair = tl.load(base + 128 + entry // 8 * 128 + lane * 4 + entry % 8 // 2)
+        gap = (tl.load(base + entry // 8 + lane * _RUN) >> (entry % 8 * 4)) & _GAP
+        column = (tl.load(starts + segment * _ROWS + lane).to(tl.int32) & _UNSIGNED) + tl.cumsum(gap, axis=0)
+        pair = tl.load(base + _PLANE + entry // 8 * _PLANE + lane * _RUN + entry % 8 // 2)
         value = (pair >> (entry % 2 * 16)).to(tl.int16)
         tl.store(target + column, value, mask=inside & (value != 0))
-        base += 640
+        base += _SEGMENT

@@ -14,6 +14,9 @@ import triton.language as tl
 from harness.kernels.sparse.kernels import as_float, four_words
 from harness.kernels.tiles import store_tile
 
+# A segment of `two_four.TwoFourWeight` has 576 words for 32 rows of 64 inputs: 64 of places, two a row; then four
+# planes of 128, in each four groups' pairs of values a row.
+
 
 @triton.jit
 def _add_group(acc, places, shift: tl.constexpr, pair, x, dtype: tl.constexpr):
