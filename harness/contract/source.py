@@ -67,10 +67,14 @@ def export_module(target: CheckpointFormat) -> str:
 def work_source(image: ImageDescription, operation: Operation, parameters: Parameters) -> dict[str, Sha256]:
     """The files that a worker of `image` can load for this work, such as `harness/methods/wanda.py`, with their sha256.
 
-    Sorted by name. What changes none of them changes nothing that the work does by itself.
+    Sorted by name. What changes none of them changes nothing that the work does by itself. A module of the image's own,
+    which is none of the harness, may import any of it.
     """
     tree = _tree(harness_folder())
-    files = tree.loadable(_roots(image, operation, parameters))
+    roots = tuple(_roots(image, operation, parameters))
+    if any(name.partition(".")[0] != harness_folder().name for name in roots):
+        roots += tree.modules()
+    files = tree.loadable(roots)
     if isinstance(parameters, EvaluateParameters):
         files |= tree.data(f"{operation_module(operation).replace('.', '/')}/tasks/{parameters.task}.yaml")
     return dict(sorted(files.items()))
@@ -108,8 +112,16 @@ class SourceTree:
     """A package on disk, named by its folder, as it was when each file was first looked at."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._parent = folder.parent
         self._modules: dict[str, _Module | None] = {}
+
+    def modules(self) -> tuple[str, ...]:
+        """The name of every module of the package."""
+        return tuple(
+            ".".join(path.relative_to(self._parent).with_suffix("").parts)
+            for path in sorted(self._folder.rglob("*.py"))
+        )
 
     def loadable(self, roots: Iterable[str]) -> dict[str, Sha256]:
         """Every file that importing the modules `roots` and using them can load, with its sha256."""

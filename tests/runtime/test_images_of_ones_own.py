@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.contract import Device, DeviceKind
+from harness.contract import (
+    Calibration,
+    CompressParameters,
+    Device,
+    DeviceKind,
+    Operation,
+    Setting,
+    work_source,
+)
 from orchestrator.checks.conformance import Check
 from orchestrator.checks.safetensors_file import BadWeights, count_weights
 from orchestrator.checks.using import Bench, Evaluator, use_image
@@ -143,6 +151,22 @@ def test_every_new_image_can_be_read_and_offers_what_was_asked_for(
     description = ImageCatalog(IMAGES, folder).images["my-own"].description
     assert [one.name for one in (*description.methods, *description.backends)] == ["my-own"]
     assert not [path for path in folder.rglob("*") if path.is_file() and "@NAME@" in path.read_text("utf-8")]
+
+
+def test_a_module_of_the_images_own_is_keyed_by_all_of_the_harness(tmp_path: Path) -> None:
+    """It may import whatever it likes, and nothing on the host reads its imports."""
+    image = ImageCatalog(IMAGES, write_image("mine", Kind.METHOD, Language.PYTHON, tmp_path)).images["mine"]
+    asked = CompressParameters(
+        method="mine",
+        setting=Setting.parse("50%"),
+        calibration=Calibration(dataset="c4", samples=1, sequence_length=8, seed=0),
+    )
+    source = work_source(image.description, Operation.COMPRESS, asked)
+    assert {
+        "harness/methods/wanda.py",
+        "harness/methods/skeleton/saving.py",
+        "harness/kernels/tiles.py",
+    } <= source.keys()
 
 
 def used(folder: Path, tmp_path: Path) -> dict[str, Check]:
