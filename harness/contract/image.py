@@ -63,7 +63,6 @@ class MethodDescription(Frozen):
     """
 
     name: str
-    aliases: tuple[str, ...] = ()
     module: str | None = None
     summary: str
     reference: str
@@ -105,7 +104,7 @@ class BackendDescription(Frozen):
 
     `scores`: it gives the log-likelihoods of a prompt's own tokens, so that the image can evaluate through it. `module`
     is the Python module that does the work (see `harness.backends.base.BackendModule`), for images whose worker is the
-    harness.
+    harness. `aliases` are its short names in a manifest.
     """
 
     name: str

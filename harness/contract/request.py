@@ -137,24 +137,35 @@ REFERENCE_ENGINE = "transformers"
 """The engine whose figures the scores use, and which every protocol is defined by."""
 
 
-class EvaluateParameters(Frozen):
-    """`limit` takes the first items (documents, or perplexity segments) of the task; None takes all.
+class EvaluationSizes(Frozen):
+    """What a manifest says once for all evaluations.
 
-    `engine` computes the log-likelihoods: the reference, or a backend that serves the checkpoint with its own kernels.
     `token_budget` bounds the tokens of one forward pass; None chooses it from the memory that is free. `processes` work
-    on the items of each device, each with the model loaded for itself; CPU threads are divided among them.
+    on the items of each device, each with the model loaded for itself; CPU threads are divided among them. `dtype` is
+    what is computed in; None leaves it to the engine.
     """
 
-    task: str
-    engine: str = REFERENCE_ENGINE
-    limit: PositiveInt | None = None
     token_budget: PositiveInt | None = None
     processes: PositiveInt = 1
     dtype: Dtype | None = None
 
 
+class EvaluateParameters(EvaluationSizes):
+    """`limit` takes the first items (documents, or perplexity segments) of the task; None takes all.
+
+    `engine` computes the log-likelihoods: the reference, or a backend that serves the checkpoint with its own kernels.
+    """
+
+    task: str
+    engine: str = REFERENCE_ENGINE
+    limit: PositiveInt | None = None
+
+
 class ProfileParameters(Frozen):
-    """MACs are counted for one forward of `macs_tokens`; memory while generating at `batch_size`."""
+    """MACs are counted for one forward of `macs_tokens`; memory while generating at `batch_size`.
+
+    `dtype` is what is computed in; None leaves it to the worker.
+    """
 
     macs_tokens: PositiveInt = 128
     prompt_tokens: PositiveInt = 128
@@ -163,23 +174,29 @@ class ProfileParameters(Frozen):
     dtype: Dtype | None = None
 
 
-class BenchmarkParameters(Frozen):
-    """Speed of a backend; `repeats` timed runs follow `warmup` untimed ones, or more until they get no faster.
+class SpeedSizes(Frozen):
+    """What a manifest says once for all backends: `repeats` timed runs follow `warmup` untimed ones, or more until they
+    get no faster.
 
     `kv_tokens` is the number of positions that keys and values are reserved for; None is what the largest batch needs.
-    Prompts are random token numbers drawn with `seed`, or those of the input `prompts`, where there is one. `options`
-    are the backend's own.
+    Prompts are random token numbers drawn with `seed`, or those of the input `prompts`, where there is one. `dtype` is
+    what is computed in; None leaves it to the backend.
     """
 
-    backend: str
     prompt_tokens: PositiveInt = 128
     generate_tokens: PositiveInt = 128
-    batch_sizes: tuple[PositiveInt, ...] = (1, 8)
+    batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 8)
     warmup: PositiveInt = 1
     repeats: PositiveInt = 6
     dtype: Dtype | None = None
     seed: NonNegativeInt = 0
     kv_tokens: PositiveInt | None = None
+
+
+class BenchmarkParameters(SpeedSizes):
+    """Speed of a backend; `options` are its own."""
+
+    backend: str
     options: dict[str, Scalar] = {}
 
 

@@ -12,7 +12,18 @@ from pydantic import (
     model_validator,
 )
 
-from harness.contract import REFERENCE_ENGINE, CalibrationPolicy, Dtype, Frozen, Scalar, did_you_mean, digest_of
+from harness.contract import (
+    REFERENCE_ENGINE,
+    CalibrationPolicy,
+    Dtype,
+    EvaluationSizes,
+    Frozen,
+    ProfileParameters,
+    Scalar,
+    SpeedSizes,
+    did_you_mean,
+    digest_of,
+)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
@@ -60,13 +71,11 @@ class CompressEntry(Frozen):
     offload_activations: bool = False
 
 
-class EvaluateEntry(Frozen):
+class EvaluateEntry(EvaluationSizes):
     """`limit` bounds the items of every task, or of the tasks it names; a task it does not name is run in full.
 
     `engine` computes the log-likelihoods: the reference, `transformers`, or a backend, so that the accuracy is that of
-    what is deployed. With several each task is scored by each of them. `token_budget` bounds the tokens of one forward
-    pass, None leaves it to the worker; `processes` of the reference work side by side. `dtype` is what all engines
-    compute in, None leaves it to each.
+    what is deployed. With several each task is scored by each of them; `processes` are those of the reference.
     """
 
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -74,9 +83,6 @@ class EvaluateEntry(Frozen):
         REFERENCE_ENGINE,
     )
     limit: PositiveInt | dict[str, PositiveInt] | None = None
-    token_budget: PositiveInt | None = None
-    processes: PositiveInt = 1
-    dtype: Dtype | None = None
 
     @field_validator("limit")
     @classmethod
@@ -94,28 +100,16 @@ class EvaluateEntry(Frozen):
         return self.limit.get(task) if isinstance(self.limit, dict) else self.limit
 
 
-class ProfileEntry(Frozen):
-    macs_tokens: PositiveInt = 128
-    prompt_tokens: PositiveInt = 128
-    generate_tokens: PositiveInt = 32
-    batch_size: PositiveInt = 1
+class ProfileEntry(ProfileParameters):
+    """The same for every checkpoint."""
 
 
-class BenchmarkEntry(Frozen):
-    """`options` maps a backend to its own options; `kv_tokens` is what keys and values are reserved for.
-
-    `dtype` is what all backends compute in, None leaves it to each. `dense_fallback`: where a backend reads a
-    checkpoint in no layout, time it with the dequantized weights, and say so.
+class BenchmarkEntry(SpeedSizes):
+    """`options` maps a backend to its own options. `dense_fallback`: where a backend reads a checkpoint in no layout,
+    time it with the dequantized weights, and say so.
     """
 
     backends: Annotated[tuple[str, ...], Field(min_length=1)]
-    prompt_tokens: PositiveInt = 128
-    generate_tokens: PositiveInt = 128
-    batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 8)
-    warmup: PositiveInt = 1
-    repeats: PositiveInt = 6
-    kv_tokens: PositiveInt | None = None
-    dtype: Dtype | None = None
     options: dict[str, dict[str, Scalar]] = {}
     dense_fallback: bool = False
 

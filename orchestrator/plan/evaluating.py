@@ -7,6 +7,7 @@ from harness.contract import (
     REFERENCE_ENGINE,
     BackendDescription,
     EvaluateParameters,
+    EvaluationSizes,
     Operation,
     Reason,
     TaskDescription,
@@ -42,6 +43,9 @@ def task_stages(
     Raises:
         BadManifest: a task is unknown.
     """
+    sizes = {name: getattr(entry, name) for name in EvaluationSizes.model_fields}
+    if engine:
+        sizes["processes"] = 1
     for index, task in enumerate(entry.tasks):
         with located("evaluate", "tasks", index):
             if task not in catalog.tasks:
@@ -57,9 +61,7 @@ def task_stages(
                 task=task,
                 engine=engine.backend.name if engine else REFERENCE_ENGINE,
                 limit=entry.limit_of(task),
-                token_budget=entry.token_budget,
-                processes=1 if engine else entry.processes,
-                dtype=entry.dtype,
+                **sizes,
             ),
             inputs={"checkpoint": StageOutput(checkpoint), "dataset": StageOutput(dataset)},
         )
