@@ -46,9 +46,9 @@ evaluate:
 """
 BENCHMARK = """\
 benchmark:
-  backends: [transformers]
+  backends: [native]
   options:
-    transformers:
+    native:
       decoding: static
 """
 
@@ -85,15 +85,15 @@ def test_the_manifests_that_the_mistakes_are_made_in_can_be_planned(tmp_path: Pa
         (GPTQ.replace("symmetric: true", "percdamp: 1.5"), 11, "option 'percdamp' of gptq cannot be 1.5"),
         (GPTQ.replace("symmetric: true", "batch_size: 4.0"), 11, "option 'batch_size' of gptq cannot be 4.0"),
         (GPTQ.replace("symmetric: true", "layout: awq"), 11, "option 'layout' of gptq cannot be 'awq'"),
-        (BENCHMARK.replace("decoding:", "decodng:"), 11, "transformers has no option 'decodng'; did you mean 'decod"),
-        (BENCHMARK.replace("static", "fast"), 11, "option 'decoding' of transformers cannot be 'fast'"),
-        (BENCHMARK.replace("transformers", "hf").replace("static", "fast"), 11, "'decoding' of transformers cannot be"),
-        (BENCHMARK.replace("transformers", "vllm"), 11, "vllm has no option 'decoding'"),
+        (BENCHMARK.replace("decoding:", "decodng:"), 11, "native has no option 'decodng'; did you mean 'decod"),
+        (BENCHMARK.replace("static", "fast"), 11, "option 'decoding' of native cannot be 'fast'"),
+        (BENCHMARK.replace("native", "hf"), 11, "transformers has no option 'decoding'"),
+        (BENCHMARK.replace("native", "vllm"), 11, "vllm has no option 'decoding'"),
         (GPTQ.replace("gptq", "gtpq"), 8, "unknown method 'gtpq'; did you mean 'gptq'?"),
         (TASKS.replace("arc_easy", "arc_esy"), 10, "unknown task 'arc_esy'; did you mean 'arc_easy'?"),
         (TASKS + "  engine: [vlm]\n", 11, "unknown engine 'vlm'; did you mean 'vllm'?"),
         (TASKS + "  limit: {arc_esy: 3}\n", 11, "'arc_esy', which tasks does not list; did you mean 'arc_easy'?"),
-        (BENCHMARK.replace("[transformers]", "[transfomers]").partition("  options")[0], 8, "unknown backend"),
+        (BENCHMARK.replace("[native]", "[nativ]").partition("  options")[0], 8, "unknown backend"),
         (GPTQ.replace("c4", "arc_easy"), 9, "arc_easy holds no text to calibrate on, as gptq needs it"),
         (
             TASKS.replace("arc_easy", "mnli-mismatched-subset"),
