@@ -13,8 +13,9 @@ LLMCBENCH_DATA ?= $(abspath $(wildcard ../shared/datasets))
 export LLMCBENCH_DATA
 
 ORCHESTRATOR := .venv/bin/orchestrator
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test lint images base-image schema clean
+.PHONY: help setup bench check test lint images base-image schema clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +39,11 @@ setup: .venv/.orchestrator ## install the orchestrator into .venv
 bench: setup ## compress a model, compare it with the dense one on all tracks
 	@$(ORCHESTRATOR) bench --method '$(METHOD)' --backend '$(BACKEND)' --model '$(MODEL)' --setting '$(SETTING)' --device '$(DEVICE)' --runtime '$(RUNTIME)' $(ARGS)
 
-test: .venv/.development ## run the tests
-	.venv/bin/python -m pytest $(ARGS)
+check: lint ## check style, layers and types, and run the tests that need neither Docker nor a network
+	$(PYTEST) --dist worksteal -m 'not docker and not network' $(ARGS)
+
+test: .venv/.development ## run all tests; those that need Docker or a network are skipped where there is none
+	$(PYTEST) --dist loadgroup $(ARGS)
 
 lint: .venv/.development ## check style, layers and types
 	.venv/bin/ruff check .

@@ -77,7 +77,7 @@ class PeakMemory:
             torch.cuda.init()  # type: ignore[no-untyped-call]  # there is no mark to reset before
             self._kept_by_graphs_bytes = _kept_by_graphs_bytes(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
-        elif not _reset_high_water_mark():
+        elif not reset_high_water_mark():
             self._sampler = _RssSampler()
             self._sampler.start()
         return self
@@ -126,7 +126,7 @@ def resident_bytes() -> int:
     return _status_bytes("VmRSS")
 
 
-def _reset_high_water_mark() -> bool:
+def reset_high_water_mark() -> bool:
     """Set VmHWM to the present VmRSS; False where the kernel does not allow it or does not do it."""
     try:
         _CLEAR_REFS.write_text("5", encoding="ascii")

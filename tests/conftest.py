@@ -3,11 +3,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.every_image import write_every_image
 
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton asks once, when it is first imported, which any test may do
+
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")  # how long an example takes says how busy the machine is
 
 if not os.environ.get("LLMCBENCH_DATA"):
     os.environ.pop("LLMCBENCH_DATA", None)  # the Makefile exports it empty where there is no local copy
@@ -27,6 +31,20 @@ def every_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def engine_of_this_machine_is_not_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
     """`clean` in a test takes nothing from the container engine, where other tests and other checkouts have images."""
     monkeypatch.setattr("orchestrator.cli.inspection._prune_engine", lambda *, dry_run: [])
+
+
+@pytest.fixture
+def warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run of a real engine is found to get faster, so that no note says so."""
+    monkeypatch.setattr("harness.backends.timing.still_warming_up", lambda seconds: False)
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares the machine's container engine, or installs packages, runs in one process, one after the other."""
+    for item in items:
+        if item.get_closest_marker("docker") or item.get_closest_marker("network"):
+            item.add_marker(pytest.mark.xdist_group("shared"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

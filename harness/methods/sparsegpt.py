@@ -129,7 +129,7 @@ class Pruner:
         self._target = target
         self._blocksize = blocksize
         self._eliminate = Captured(
-            _eliminate_masked if isinstance(target, float) else partial(_eliminate_pattern, target=target), log
+            eliminate_masked if isinstance(target, float) else partial(eliminate_pattern, target=target), log
         )
 
     def prune(self, weights: Sequence[Tensor], factor: InverseFactor) -> list[Pruned]:
@@ -171,7 +171,7 @@ def _chosen(scores: Tensor, heights: list[int], ratio: float) -> Tensor:
     return torch.cat(masks, dim=1).to(scores.dtype)
 
 
-def _eliminate_masked(block: Tensor, unit: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+def eliminate_masked(block: Tensor, unit: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Set the chosen weights of a block to zero, column by column: the pruned block, and the errors."""
 
     def settle(index: int, column: Tensor, error: Tensor) -> None:
@@ -181,7 +181,7 @@ def _eliminate_masked(block: Tensor, unit: Tensor, chosen: Tensor) -> tuple[Tens
     return block.sub_(errors), errors
 
 
-def _eliminate_pattern(
+def eliminate_pattern(
     block: Tensor, unit: Tensor, diagonal: Tensor, *, target: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """The same where the masks adapt: they are chosen once the earlier columns' errors are taken in."""

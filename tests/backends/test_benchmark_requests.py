@@ -26,7 +26,7 @@ from harness.contract import (
     Reason,
     Sparsity,
 )
-from harness.errors import BadRequest, Unsupported, WorkerError
+from harness.errors import Unsupported, WorkerError
 from harness.options import NoOptions
 from harness.telemetry import PeakMemory
 from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
@@ -93,6 +93,7 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: ScriptedEng
     monkeypatch.setenv("LLMCBENCH_IMAGE", str(described))
 
 
+@pytest.mark.usefixtures("warm")
 def test_every_batch_size_is_warmed_up_and_repeated(checkpoint: Path) -> None:
     recorder = Recorder()
     result = perform(checkpoint, recorder)
@@ -133,6 +134,7 @@ def test_a_backend_that_stops_early_gets_no_speed(
         perform(checkpoint, backend="scripted", batch_sizes=(2,))
 
 
+@pytest.mark.usefixtures("warm")
 def test_compression_that_is_served_densely_is_said_so(tmp_path: Path) -> None:
     checkpoint = publish_checkpoint(
         tmp_path / "compressed",
@@ -149,13 +151,3 @@ def test_an_unknown_backend_is_unsupported_and_the_nearest_is_named(checkpoint: 
     with pytest.raises(Unsupported, match=r"no backend 'transformer'; did you mean 'transformers'\?") as refusal:
         perform(checkpoint, backend="transformer")
     assert refusal.value.reason is Reason.BACKEND
-
-
-def test_lengths_beyond_the_context_are_refused(checkpoint: Path) -> None:
-    with pytest.raises(BadRequest, match="exceed the model's context of 128"):
-        perform(checkpoint, prompt_tokens=100, generate_tokens=29)
-
-
-def test_a_single_generated_token_is_refused(checkpoint: Path) -> None:
-    with pytest.raises(BadRequest, match="nothing to time"):
-        perform(checkpoint, generate_tokens=1)

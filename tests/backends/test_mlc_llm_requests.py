@@ -10,7 +10,7 @@ from harness.backends.mlc_llm import loading
 from harness.backends.mlc_llm.quantization import choose_conversion
 from harness.backends.refusals import refuse_unread_rotation
 from harness.contract import BenchmarkResult, CheckpointDescriptor, CheckpointFormat, Dtype, Quantization, Reason
-from harness.errors import BadRequest, OutOfMemory, Unsupported, WorkerError
+from harness.errors import OutOfMemory, Unsupported, WorkerError
 from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
 from tests.support.vendor_engines import VendorEngine, benchmark_request, install
 
@@ -174,16 +174,11 @@ def test_arguments_that_the_library_does_not_have_are_errors_of_the_stand_in(eng
         EngineConfig(prefix_cache_mode="off")
 
 
-def test_an_unknown_quantization_is_a_bad_request(checkpoint: Path, engine: VendorEngine) -> None:
-    with pytest.raises(BadRequest, match="'quantization' of mlc-llm cannot be 'q8f16'"):
-        perform(checkpoint, options={"quantization": "q8f16"})
-
-
 def test_a_start_that_hangs_is_given_up(
     checkpoint: Path, engine: VendorEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commands may take their time; the engine alone gets the short deadline."""
-    deadlines = iter([60.0, 0.2])
+    deadlines = iter([3600.0, 0.2])
     monkeypatch.setattr(
         loading, "start_up_deadline", lambda library: hosting.start_up_deadline(library, next(deadlines))
     )

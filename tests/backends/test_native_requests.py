@@ -14,6 +14,7 @@ from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_
 from tests.support.stored_zoo import quantize, stored
 from tests.support.zoo import ZOO, zoo_checkpoint
 
+pytestmark = pytest.mark.usefixtures("warm")
 SHORT = {"prompt_tokens": 8, "generate_tokens": 5, "batch_sizes": (1, 3), "repeats": 1}
 STATIC = "decoded over a static cache, one operation after the other; linears of 2 blocks joined"
 

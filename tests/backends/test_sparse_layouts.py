@@ -14,7 +14,7 @@ from tests.backends.sparse_weights import DEVICE, two_four, unstructured
 HALVES = (torch.float16, torch.bfloat16)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 300), st.sampled_from(HALVES), st.integers(0, 99))
 def test_a_two_four_weight_comes_back_bit_for_bit(rows, groups, dtype, seed):
     weight = two_four(rows, 4 * groups, dtype=dtype, seed=seed)
@@ -22,7 +22,7 @@ def test_a_two_four_weight_comes_back_bit_for_bit(rows, groups, dtype, seed):
     assert torch.equal(layout.unpack(packed).view(torch.int16), weight.view(torch.int16))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(1, 70), st.integers(1, 600), st.sampled_from(HALVES), st.floats(0, 1), st.integers(0, 99))
 def test_any_zeros_come_back_bit_for_bit(rows, inputs, dtype, zeros, seed):
     weight = unstructured(rows, inputs, zeros=zeros, dtype=dtype, seed=seed) + 0.0

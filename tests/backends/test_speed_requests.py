@@ -144,8 +144,3 @@ def test_room_for_keys_and_values_can_be_asked_for_and_must_hold_the_largest_bat
     assert perform(checkpoint, kv_tokens=39, repeats=1).kv_cache_tokens == 39
     with pytest.raises(BadRequest, match="3 sequences of 13 tokens do not fit into keys and values for 38 tokens"):
         perform(checkpoint, kv_tokens=38)
-
-
-def test_transformers_has_no_options(checkpoint: Path) -> None:
-    with pytest.raises(BadRequest, match="transformers has no option 'decoding'"):
-        perform(checkpoint, options={"decoding": "static"})

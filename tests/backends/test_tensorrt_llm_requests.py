@@ -1,7 +1,6 @@
 """What the TensorRT-LLM adapter asks of the library, and what it refuses: over a stand-in with the real arguments."""
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from harness.contract import (
     Reason,
     Sparsity,
 )
-from harness.errors import BadRequest, OutOfMemory, Unsupported, WorkerError
+from harness.errors import OutOfMemory, Unsupported, WorkerError
 from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
 from tests.support.vendor_engines import VendorEngine, benchmark_request, install
 
@@ -137,20 +136,13 @@ def test_an_argument_that_the_library_does_not_have_is_an_error_of_the_stand_in(
         LLM(model="x", max_batch_size="3")
 
 
-def test_there_are_no_options(checkpoint: Path, engine: VendorEngine) -> None:
-    with pytest.raises(BadRequest, match="tensorrt-llm has no option 'fast'"):
-        perform(checkpoint, options={"fast": True})
-
-
 def test_a_start_that_hangs_is_given_up(
     checkpoint: Path, engine: VendorEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "start_up_deadline", lambda library: hosting.start_up_deadline(library, 0.2))
     engine.behave("hang")
-    begin = time.monotonic()
     with pytest.raises(WorkerError, match="TensorRT-LLM was not ready"):
         perform(checkpoint)
-    assert time.monotonic() - begin < 500  # the stand-in would sleep for 600 seconds
 
 
 def test_without_the_library_its_image_is_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

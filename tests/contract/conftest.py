@@ -47,7 +47,9 @@ def ready(runtime: Launcher, image: Image) -> Launcher:
     return runtime
 
 
-@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(
+    params=[pytest.param("process", marks=pytest.mark.network), pytest.param("docker", marks=pytest.mark.docker)]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     if request.param == "docker":
         engine_or_skip()

@@ -41,10 +41,21 @@ ROOT = Path(__file__).parents[2]
 TASK = "wikitext2-maxctx"
 WORKER = "harness.evaluation.worker"
 SMALL_PIECES = """
-import sys
+import os, signal, sys
 from harness.evaluation.pieces import PieceSize
-PieceSize.suiting = classmethod(lambda cls, *_, **__: cls(tokens=10**9, items=2))
+from harness.evaluation.resuming import KeptOutcomes
 from harness.serve import main
+
+most = int(sys.argv[1])
+write = KeptOutcomes.write
+
+def write_and_die(kept):
+    write(kept)
+    if len(kept.items) >= most:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+PieceSize.suiting = classmethod(lambda cls, *_, **__: cls(tokens=10**9, items=2))
+KeptOutcomes.write = write_and_die
 sys.exit(main())
 """
 IDLE_PARENT = """
@@ -94,8 +105,8 @@ def evaluate(inputs: dict[str, str], output: Path, *, task: str = TASK, **parame
     return run(request, Recorder().reporter)
 
 
-def start(inputs: dict[str, str], output: Path, **parameters: Any) -> "subprocess.Popen[str]":
-    """The same request to a worker of its own, which has pieces of two items."""
+def start(inputs: dict[str, str], output: Path, *, most: int = 10**9, **parameters: Any) -> "subprocess.Popen[str]":
+    """The same request to a worker of its own, which has pieces of two items, and is killed once it kept `most`."""
     output.mkdir(exist_ok=True)
     request = {
         "contract": 1,
@@ -108,7 +119,7 @@ def start(inputs: dict[str, str], output: Path, **parameters: Any) -> "subproces
     }
     variables = {"LLMCBENCH_IMAGE": str(ROOT / "images" / "evaluate" / "image.toml"), "OMP_NUM_THREADS": "1"}
     worker = subprocess.Popen(
-        [sys.executable, "-c", SMALL_PIECES],
+        [sys.executable, "-c", SMALL_PIECES, str(most)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -132,16 +143,9 @@ def finish(worker: "subprocess.Popen[str]") -> EvaluateResult:
     return final.result
 
 
-def kill(worker: "subprocess.Popen[str]") -> None:
-    worker.kill()
-    worker.wait()
-    assert worker.stdout is not None
-    worker.stdout.close()
-
-
-def kept_lines(output: Path) -> int:
-    path = output / RESUME_NAME / "items.jsonl"
-    return path.read_bytes().count(b"\n") if path.is_file() else 0
+def kept_items(output: Path) -> int:
+    """Those that a killed worker left; its file begins with a head."""
+    return (output / RESUME_NAME / "items.jsonl").read_bytes().count(b"\n") - 1
 
 
 def wait_for(reached: Any) -> None:
@@ -200,12 +204,11 @@ def test_a_killed_evaluation_goes_on_with_the_items_that_are_left_even_in_other_
     monkeypatch.setattr(PieceSize, "suiting", lambda *_, **__: PieceSize(tokens=10**9, items=2))
     whole = evaluate(inputs, tmp_path / "whole")
     output = tmp_path / "killed"
-    worker = start(inputs, output)
-    wait_for(lambda: kept_lines(output) >= 5 or worker.poll() is not None)
-    kill(worker)
-    kept = kept_lines(output) - 1
+    with start(inputs, output, most=4) as killed:
+        assert killed.wait() == -signal.SIGKILL
+    kept = kept_items(output)
     resumed = finish(start(inputs, output, processes=2))
-    assert 4 <= kept < whole.items
+    assert (kept, kept < whole.items) == (4, True)
     assert resumed.cost is not None
     assert (resumed.cost.resumed_items, resumed.cost.processes) == (kept, 2)
     assert resumed.metrics == whole.metrics

@@ -60,13 +60,13 @@ def test_a_trunk_is_attended_to_by_itself(family: str, tmp_path: Any, monkeypatc
     loaded = load_small(tmp_path / family, small_model(family))
     before = loaded.model.config._attn_implementation
     asked: list[int] = []
-    own = attention._attend
+    own = attention.attend
 
     def counted(query: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
         asked.append(query.shape[0])
         return own(query, *others)
 
-    monkeypatch.setattr(attention, "_attend", counted)
+    monkeypatch.setattr(attention, "attend", counted)
     requests = _questions_after_a_preamble()
     answers = dict(Scorer(loaded, token_budget=400, report=silent).score(requests))
     assert asked, "no trunk was attended to"

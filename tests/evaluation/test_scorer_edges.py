@@ -184,4 +184,4 @@ def test_logits_taken_in_pieces_change_nothing(loaded: LoadedModel, monkeypatch:
 @pytest.mark.parametrize(("weights", "tokens"), [(1, 131072), (2 * 10**9, 50_000), (7 * 10**9, 16384)])
 def test_a_gpus_batches_are_the_larger_the_smaller_the_model(weights: int, tokens: int) -> None:
     model = torch.nn.Linear(weights, 1, bias=False, device="meta")
-    assert memory._gpu_tokens(model) == tokens
+    assert memory.gpu_tokens(model) == tokens

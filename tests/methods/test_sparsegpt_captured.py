@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from harness.methods.gptq.columns import _round_block
+from harness.methods.gptq.columns import round_block
 from harness.methods.numerics.captured import Captured
-from harness.methods.sparsegpt import _eliminate_masked, _eliminate_pattern
+from harness.methods.sparsegpt import eliminate_masked, eliminate_pattern
 
 COLUMNS, ROWS = 64, 96
 
@@ -24,9 +24,9 @@ def inputs_of(name, device, columns=COLUMNS, seed=0):
 
 
 FUNCTIONS = {
-    "masked": _eliminate_masked,
-    "pattern": partial(_eliminate_pattern, target=(2, 4)),
-    "rounded": _round_block,
+    "masked": eliminate_masked,
+    "pattern": partial(eliminate_pattern, target=(2, 4)),
+    "rounded": round_block,
 }
 
 

@@ -66,10 +66,12 @@ def test_it_carries_images_manifests_schemas_types_and_the_licence(wheel: Path) 
     assert not [name for name in names if name.startswith(("tests/", "images/", "manifests/")) or name.endswith(".pyc")]
 
 
+@pytest.mark.network
 def test_it_says_its_versions(installed: Command) -> None:
     assert installed("--version").stdout == f"llmcbench {__version__} (contract {CONTRACT_VERSION})\n"
 
 
+@pytest.mark.network
 def test_it_lists_the_images_of_the_checkout(installed: Command) -> None:
     listed = installed("images", "list")
     assert listed.returncode == 0, listed.stderr
@@ -78,18 +80,21 @@ def test_it_lists_the_images_of_the_checkout(installed: Command) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(shipped_manifests()) - {NEEDS_A_CHECKOUT}))
+@pytest.mark.network
 def test_it_plans_every_manifest_that_it_carries_by_name(installed: Command, name: str) -> None:
     planned = installed("plan", name, "--runtime", "process", "--device", "cpu", "--jsonl")
     assert planned.returncode == 0, planned.stderr
     assert [json.loads(line)["id"] for line in planned.stdout.splitlines()]
 
 
+@pytest.mark.network
 def test_a_manifest_that_it_does_not_carry_is_refused_with_the_nearest(installed: Command) -> None:
     refused = installed("plan", "quik")
     assert refused.returncode == 2
     assert "did you mean 'quick'" in refused.stderr
 
 
+@pytest.mark.network
 def test_doctor_finds_everything(installed: Command) -> None:
     looked = installed("doctor")
     assert looked.returncode == 0, looked.stdout + looked.stderr
@@ -97,6 +102,7 @@ def test_doctor_finds_everything(installed: Command) -> None:
     assert "wanda" in looked.stdout
 
 
+@pytest.mark.network
 def test_images_of_ones_own_are_written_and_found(installed: Command) -> None:
     for name, kind in (("shrink", "method"), ("my-engine", "backend")):
         made = installed("images", "new", name, "--kind", kind, "--into", f"around-{name}")
@@ -108,6 +114,7 @@ def test_images_of_ones_own_are_written_and_found(installed: Command) -> None:
     assert "    backend: my-engine\n" in listed.stdout
 
 
+@pytest.mark.network
 def test_images_and_findings_are_documents_too(installed: Command) -> None:
     images = json.loads(installed("images", "list", "--json").stdout)["images"]
     assert {"wanda", "vllm"} <= {image["name"] for image in images}
@@ -116,11 +123,13 @@ def test_images_and_findings_are_documents_too(installed: Command) -> None:
     assert {"python", "methods", "process"} <= {finding["subject"] for finding in findings}
 
 
+@pytest.mark.network
 def test_it_writes_the_completion_of_a_shell(installed: Command) -> None:
     shown = installed("--show-completion", "bash")
     assert "_ORCHESTRATOR_COMPLETE" in shown.stdout
 
 
+@pytest.mark.network
 def test_workers_import_a_harness_that_lies_alone(installed: Command, tmp_path: Path) -> None:
     """Beside it in site-packages lie the orchestrator's own packages, which must not replace those of a lock."""
     where = "from pathlib import Path; from orchestrator.runtime.environments import Environments; " + (

@@ -62,7 +62,7 @@ def stage(name: str, *needs: str, timed: bool = False) -> Stage:
 
 def test_a_timed_stage_runs_alone_and_others_side_by_side() -> None:
     lock, running, beside_timed = threading.Lock(), set[str](), []
-    both = threading.Barrier(2, timeout=60)
+    both = threading.Barrier(2, timeout=600)
 
     def work(one: Stage) -> bool:
         with lock:

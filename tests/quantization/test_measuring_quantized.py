@@ -70,6 +70,7 @@ def test_a_dense_profile_has_a_note_only_where_activations_are_simulated(tmp_pat
     assert profile_of(tmp_path / "w8a8", tmp_path).notes == ("activations quantized to 8 bits in simulation",)
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("stored", CASES, ids=str)
 def test_the_transformers_backend_serves_every_format_and_says_how(tmp_path, stored):
     publish_quantized(tmp_path / "model", "llama", stored)

@@ -13,7 +13,7 @@ from orchestrator.evidence.interval import interval_of, p_value, value_interval
 from orchestrator.evidence.items import Items, NoInterval
 from orchestrator.evidence.resampling import Column, Resampling, columns_of, resample, ways_to_average
 
-PATIENT = settings(deadline=None, max_examples=40)
+PATIENT = settings(max_examples=40)
 """An example takes milliseconds, but a busy machine may take its time."""
 QUICK = Resampling(resamples=400, seed=3)
 FLIPS = st.lists(st.sampled_from([0.0, 1.0]), min_size=10, max_size=40)

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-FIRST_SECONDS, LATER_SECONDS = 0.02, 0.003
+FIRST_SECONDS, LATER_SECONDS = 1000.0, 100.0
+"""Pass at once, on the clock that the adapter reads: far more than any machine takes for the rest."""
 
 
 @dataclass(kw_only=True)
@@ -75,6 +76,7 @@ class FakeVllm:
     calls: list[tuple[list[list[int]], SamplingParams]] = field(default_factory=list)
     environments: list[dict[str, str]] = field(default_factory=list)
     stopped: int = 0
+    seconds_passed: float = 0.0
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> "FakeVllm":
         """Put the modules that the adapter imports in place of the real ones."""
@@ -92,6 +94,8 @@ class FakeVllm:
             module = ModuleType(name)
             module.__dict__.update(contents, __path__=[])
             monkeypatch.setitem(sys.modules, name, module)
+        really = time.perf_counter
+        monkeypatch.setattr(time, "perf_counter", lambda: really() + self.seconds_passed)
         return self
 
     def _engine_class(self) -> type:
@@ -133,7 +137,7 @@ class FakeVllm:
     def output(self, prompt: list[int], sampling: SamplingParams) -> SimpleNamespace:
         assert sampling.max_tokens is not None
         if not self.instant:
-            time.sleep(FIRST_SECONDS + LATER_SECONDS * (sampling.max_tokens - 1))
+            self.seconds_passed += FIRST_SECONDS + LATER_SECONDS * (sampling.max_tokens - 1)
         generated = sampling.max_tokens - (self.tokens_short if sampling.max_tokens > 1 else 0)
         places: list[Any] | None = None
         if sampling.prompt_logprobs is not None:

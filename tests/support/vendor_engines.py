@@ -81,7 +81,6 @@ def work(request: BenchmarkRequest, folder: Path) -> Ended:
         input=request.model_dump_json(),
         capture_output=True,
         text=True,
-        timeout=300,
         check=False,
         env=os.environ | {"LLMCBENCH_IMAGE": str(image)},
     )

@@ -50,10 +50,10 @@ def attend_after_trunk(
     [rows, 1, queries, queries] is minus infinity; `trunk` has every layer's. A token sees at least itself.
     """
     rows, heads, queries, size = query.shape
-    own, own_sum = _attend(query, _repeat(key, heads), _repeat(value, heads), attention_mask, scaling)
+    own, own_sum = attend(query, _repeat(key, heads), _repeat(value, heads), attention_mask, scaling)
     trunk_key, trunk_value = trunk[module.layer_idx]
     flat = query.transpose(1, 2).reshape(1, rows * queries, heads, size).transpose(1, 2)
-    common, common_sum = _attend(flat, _repeat(trunk_key, heads), _repeat(trunk_value, heads), None, scaling)
+    common, common_sum = attend(flat, _repeat(trunk_key, heads), _repeat(trunk_value, heads), None, scaling)
     common = common.transpose(1, 2).reshape(rows, queries, heads, size)
     common_sum = common_sum.view(heads, rows, queries).permute(1, 2, 0)
     share = torch.sigmoid(own_sum.transpose(1, 2) - common_sum).to(own.dtype)
@@ -63,7 +63,7 @@ def attend_after_trunk(
 AttentionInterface.register(NAME, attend_after_trunk)
 
 
-def _attend(
+def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
 ) -> tuple[Tensor, Tensor]:
     """Attention [rows, heads, queries, size] and the logarithm of each query's sum of exponentials, float32."""

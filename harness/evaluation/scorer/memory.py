@@ -27,7 +27,7 @@ def choose_token_budget(loaded: "LoadedModel") -> tuple[int, int, str]:
     kind = DeviceKind(loaded.device.type)
     free = _free_bytes(loaded.device)
     fitting = max(_FEWEST_TOKENS, int(free * _SHARE_OF_FREE_MEMORY) // _bytes_per_token(loaded))
-    busy = _CPU_TOKENS if kind is DeviceKind.CPU else _gpu_tokens(loaded.model)
+    busy = _CPU_TOKENS if kind is DeviceKind.CPU else gpu_tokens(loaded.model)
     if fitting < busy:
         return fitting, fitting, f"half of the free {free / 2**30:.1f} GiB"
     return busy, fitting, f"enough to keep a {kind.value} device busy"
@@ -38,7 +38,7 @@ def pass_tokens(device: torch.device, token_budget: int) -> int:
     return int(token_budget * _PASS_SHARE[DeviceKind(device.type)])
 
 
-def _gpu_tokens(model: Any) -> int:
+def gpu_tokens(model: Any) -> int:
     operations = 2 * sum(parameter.numel() for parameter in model.parameters())
     return int(min(_GPU_TOKENS.stop, max(_GPU_TOKENS.start, _GPU_OPERATIONS / operations)))
 

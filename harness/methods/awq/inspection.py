@@ -71,8 +71,8 @@ class ModuleRecording:
     def __init__(self, module: nn.Module, stream: ActivationStream, batches: Sequence[int]) -> None:
         self._module = module
         self._place = {batch: place for place, batch in enumerate(batches)}
-        self._inputs = _room(stream, batches)
-        self._outputs = _room(stream, batches)
+        self.inputs = _room(stream, batches)
+        self.outputs = _room(stream, batches)
         self._calls: dict[tuple[int, ...], _Call] = {}
         self._batch = 0
 
@@ -90,9 +90,9 @@ class ModuleRecording:
         Infinity as soon as the batches so far bring it above `most`, since no later one makes it less.
         """
         total = 0.0
-        count = sum(outputs.numel() for outputs in self._outputs.hidden)
-        for place in range(len(self._inputs.hidden)):
-            difference = self._run(self._inputs.inputs(place)).sub_(self._outputs.inputs(place))
+        count = sum(outputs.numel() for outputs in self.outputs.hidden)
+        for place in range(len(self.inputs.hidden)):
+            difference = self._run(self.inputs.inputs(place)).sub_(self.outputs.inputs(place))
             exact = torch.promote_types(difference.dtype, torch.float32)
             norm = float(torch.linalg.vector_norm(difference, dtype=exact))
             total += norm * norm
@@ -109,12 +109,12 @@ class ModuleRecording:
             name = next(iter(keywords))
             rest = {key: value for key, value in keywords.items() if key != name}
             hidden, call = keywords[name], _Call(name, (), rest)
-        self._inputs.put(self._place[self._batch], hidden)
+        self.inputs.put(self._place[self._batch], hidden)
         self._calls.setdefault(tuple(hidden.shape), call)
 
     def _after(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         if self._batch in self._place:
-            self._outputs.put(self._place[self._batch], _first(output))
+            self.outputs.put(self._place[self._batch], _first(output))
         self._batch += 1
 
     def _run(self, hidden: Tensor) -> Tensor:

@@ -133,7 +133,7 @@ def _refuse_uneven_rows(blocks: Sequence[Block]) -> None:
         )
 
 
-class _Observed:
+class Observed:
     """Of a group's inputs: their mean magnitude, some of them for the clipping, and their second moments if asked."""
 
     def __init__(self, group: LinearGroup, device: torch.device, *, stride: int, moments: bool, sample: bool) -> None:
@@ -246,12 +246,12 @@ class _Work:
 
     def _observe(
         self, block: Block, pairs: BlockPairs, recordings: Mapping[PairKind, ModuleRecording]
-    ) -> dict[PairKind, _Observed]:
+    ) -> dict[PairKind, Observed]:
         kind_of = dict(zip(block.groups, PairKind, strict=True))
 
-        def observer(group: LinearGroup) -> _Observed:
+        def observer(group: LinearGroup) -> Observed:
             alone = kind_of[group] in pairs.found and kind_of[group] not in recordings
-            return _Observed(
+            return Observed(
                 group, self._context.device, stride=self._stride, moments=alone, sample=self._options.search_clip
             )
 

@@ -38,7 +38,7 @@ class Quantizer:
         self._group_size = group_size
         self._fit_first = static_groups or group_size == 0
         self._blocksize = blocksize
-        self._round = Captured(_round_block, log)
+        self._round = Captured(round_block, log)
 
     def quantize(self, weights: Sequence[Tensor], factor: InverseFactor, order: Tensor | None) -> list[Quantized]:
         """Quantize matrices [rows, in_features]; the weights given are left as they are.
@@ -125,7 +125,7 @@ class Quantizer:
         ]
 
 
-def _round_block(block: Tensor, unit: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def round_block(block: Tensor, unit: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Round a block, [columns, rows], column by column: how many scales each weight became, and the errors.
 
     `scale`, `low` and `high` (the least and the largest of those numbers) are of the block's shape.

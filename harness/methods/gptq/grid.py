@@ -63,13 +63,14 @@ class GridRule:
         for step in range(int(_LARGEST_SHRINKAGE * _STEPS)):
             kept = 1 - step / _STEPS
             tried = self._span(low * kept, high * kept)
-            error = self._error(columns, tried)
+            error = self.error(columns, tried)
             better = error < least
             least = torch.where(better, error, least)
             best = Grids(torch.where(better, tried.scale, best.scale), torch.where(better, tried.zero, best.zero))
         return best
 
-    def _error(self, columns: Tensor, grids: Grids) -> Tensor:
+    def error(self, columns: Tensor, grids: Grids) -> Tensor:
+        """The sum of |error|^2.4 over each group of `columns`, [groups, group size, rows]: float32 [groups, rows]."""
         scale, zero = grids.scale.unsqueeze(1), grids.zero.unsqueeze(1)
         codes = (columns / scale).round_().add_(zero).clamp_(0, self.largest_code)
         return codes.sub_(zero).mul_(scale).sub_(columns).abs_().pow_(_NORM).sum(dim=1)

@@ -6,7 +6,6 @@ numbers, and without a tokenizer `SamplingParams.end_id` must be given.
 """
 
 import os
-import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -92,7 +91,7 @@ class LLM:
             if len(prompt) + sampling_params.max_tokens > (self.args.max_seq_len or 0):
                 raise ValueError("The sum of prompt length and max_tokens should not exceed max_seq_len")
         fake_behaviour.record("generate", inputs=[list(one) for one in inputs], **sampling_params.model_dump())
-        time.sleep(fake_behaviour.SECONDS_A_TOKEN * sampling_params.max_tokens)
+        fake_behaviour.let_tokens_pass(sampling_params.max_tokens)
         fake_behaviour.noise("generated")
         tokens = [fake_behaviour.continuation(list(prompt), sampling_params.max_tokens) for prompt in inputs]
         return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=one, text="")]) for one in tokens]
