@@ -142,7 +142,11 @@ def test_vanished_local_file_is_refused(fetch: Fetch, local: Path):
         fetch(**request)
 
 
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b"{"), gzip.compress(b"[1]\n"), gzip.compress(b"\xff")])
+@pytest.mark.parametrize(
+    "content",
+    [b"not gzip", gzip.compress(b"{"), gzip.compress(b"[1]\n"), gzip.compress(b"\xff")],
+    ids=["no gzip", "no JSON", "no object", "no text"],
+)
 def test_unreadable_local_file_is_refused(fetch: Fetch, local: Path, content: bytes):
     (local / "toy" / "test.jsonl.gz").write_bytes(content)
     with pytest.raises(BadRequest, match="cannot be read"):
