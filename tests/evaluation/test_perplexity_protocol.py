@@ -30,7 +30,7 @@ def segments(
 ) -> PreparedSegments:  # fmt: skip
     task = PerplexityTask(
         kind="perplexity", name="rain", protocol=f"ppl/rain-{length}", dataset="rain", split="test",
-        metric="perplexity", sequence_length=length,
+        metric="perplexity", track=1, sequence_length=length,
     )  # fmt: skip
     tokenizer = byte_tokenizer(add_beginning=add_beginning)
     prepared = prepare(task, {"test": rows}, ModelFacts(tokenizer, context_length, len(tokenizer)), limit=limit)

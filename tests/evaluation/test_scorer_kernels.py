@@ -12,6 +12,8 @@ from harness.evaluation.scorer.norms import fuse_norms
 from harness.evaluation.scorer.rotary import Rotary, rotate_in_one_pass
 from tests.support.small_checkpoints import small_model
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where Triton's kernels run: on a GPU, or in its interpreter on a CPU."""
 ROUNDINGS = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
@@ -50,9 +52,9 @@ def test_one_pass_rotates_as_the_model_does(
     dtype: torch.dtype, heads: int, key_heads: int, size: int, rows: int
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    query = torch.randn(2, 7, heads, size, generator=generator).to(dtype).transpose(1, 2)
-    key = torch.randn(2, 7, key_heads, size, generator=generator).to(dtype).transpose(1, 2)
-    angles = torch.rand(rows, 7, size, generator=generator) * 6
+    query = torch.randn(2, 7, heads, size, generator=generator).to(DEVICE, dtype).transpose(1, 2)
+    key = torch.randn(2, 7, key_heads, size, generator=generator).to(DEVICE, dtype).transpose(1, 2)
+    angles = (torch.rand(rows, 7, size, generator=generator) * 6).to(DEVICE)
     cosines, sines = angles.cos().to(dtype), angles.sin().to(dtype)
     expected = modeling_llama.apply_rotary_pos_emb(query.float(), key.float(), cosines.float(), sines.float())
     for found, wanted in zip(rotate_in_one_pass(query, key, cosines, sines), expected, strict=True):
@@ -61,11 +63,11 @@ def test_one_pass_rotates_as_the_model_does(
 
 
 def test_the_models_rotation_is_replaced_only_while_it_runs_there() -> None:
-    model: Any = small_model("llama").eval()
+    model: Any = small_model("llama").to(DEVICE).eval()
     rotary = Rotary(model, model.config.head_dim)
     own = modeling_llama.apply_rotary_pos_emb
     assert rotary.used
-    tokens = torch.arange(20)[None]
+    tokens = torch.arange(20, device=DEVICE)[None]
     with torch.no_grad():
         before = model(tokens).logits
         with rotary.replaced():

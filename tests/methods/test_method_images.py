@@ -48,4 +48,4 @@ def test_llm_pruners_readme_names_every_option_with_its_default() -> None:
 
 @pytest.mark.parametrize("name", OWN)
 def test_the_methods_images_differ_in_what_they_say_of_themselves_alone(name: str) -> None:
-    assert {path.name for path in (IMAGES / name).iterdir()} == {"README.md", "image.toml"}
+    assert {path.name for path in (IMAGES / name).iterdir()} == {"README.md", "image.toml", "options.json"}

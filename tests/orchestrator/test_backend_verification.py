@@ -223,7 +223,7 @@ def test_doctor_tells_a_user_with_a_gpu_how_to_check_each_backend(
     with_gpu = said()
     assert "orchestrator backends verify tensorrt-llm --runtime docker" in with_gpu["backend tensorrt-llm"].hint
     assert "not run by us on cuda" in with_gpu["backend mlc-llm"].message
-    assert with_gpu["backend transformers"].hint == ""
+    assert with_gpu["backend native"].hint == ""
 
 
 def test_descriptions_name_devices_that_the_image_has() -> None:
