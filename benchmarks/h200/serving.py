@@ -31,7 +31,7 @@ from benchmarks.h200.variants import VARIANTS, make_variant
 from harness.contract import harness_digest
 
 ROOT = Path(__file__).parents[2]
-BACKENDS = ("vllm", "native")
+BACKENDS = ("vllm", "native", "transformers")
 SLOW_TO_START = "vllm"
 """While it starts, which takes longer, the next checkpoint is made; nothing is made while anything is timed."""
 _OPTIONS = {"native": {"decoding": "auto", "sparse": "auto"}}
