@@ -6,13 +6,12 @@ import typer
 
 from harness.contract import CONTRACT_VERSION
 from orchestrator import __version__
-from orchestrator.cli.agreement import agreement
 from orchestrator.cli.backends import app as backends
 from orchestrator.cli.images import app as images
 from orchestrator.cli.inspection import clean, doctor, paper, report, status
 from orchestrator.cli.manifest import app as manifest
 from orchestrator.cli.measuring import bench, plan, run
-from orchestrator.cli.scoring import compare, score
+from orchestrator.cli.scoring import agreement, compare, score
 from orchestrator.cli.support import support
 
 app = typer.Typer(

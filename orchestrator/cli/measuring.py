@@ -1,18 +1,21 @@
 """`bench`, `run`, `plan`: from a request to measurements."""
 
 import json
+import re
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from harness.contract import Operation
 from orchestrator.cli import options
-from orchestrator.errors import CommandExit
+from orchestrator.errors import BadManifest, CommandExit
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import find_manifest
 from orchestrator.manifest import Manifest, pointing_at, read_manifest
+from orchestrator.manifest.sources import MODEL_ALIASES
 from orchestrator.run.progress import Display, ProgressMode, choose_display
 from orchestrator.run.run import Run, Setup
 from orchestrator.store import RunRecord
@@ -45,10 +48,8 @@ def bench(
 
     Example: orchestrator bench -m sparsegpt -b transformers -s 2:4
     """
-    from orchestrator.manifest.bench import bench_manifest
-
     base = read_manifest(find_manifest(sizes or SIZES))
-    manifest = bench_manifest(base, method, backend, model, setting, device, runtime)
+    manifest = _bench_manifest(base, method, backend, model, setting, device, runtime)
     setup = _prepare(manifest, store, options.catalog(more_images))
     _measure(setup, choose_display(progress), as_json=as_json)
 
@@ -100,6 +101,43 @@ def plan(
         typer.echo(f"not planned: {what}: {one.message} ({one.reason.value}; source: {one.source})", err=True)
     for decision in setup.plan.decisions:
         typer.echo(f"note: {decision}", err=True)
+
+
+def _bench_manifest(
+    base: Manifest, method: str, backend: str, model: str, setting: str, device: str, runtime: str
+) -> Manifest:
+    """Tasks and sizes of `base`, with one model, method and backend.
+
+    An empty `model` keeps the model of `base`, an empty `setting` the method's default.
+
+    Raises:
+        BadManifest: an option does not fit the manifest's form.
+    """
+    document: dict[str, Any] = base.model_dump(mode="json", exclude_none=True)
+    document |= {
+        "name": f"bench-{method}",
+        "device": device,
+        "runtime": runtime,
+        "compress": [{"method": method, **({"setting": setting} if setting else {})}],
+    }
+    if model:
+        document["models"] = [{"name": _model_name(model), "source": model}]
+    if "benchmark" in document:
+        document["benchmark"] |= {"backends": [backend]}
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as invalid:
+        first = invalid.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadManifest(f"{where}: {first['msg']}", hint="see `orchestrator bench --help`") from invalid
+
+
+def _model_name(source: str) -> str:
+    """A short name: an alias itself, else the last part of the path, repository or package."""
+    if source in MODEL_ALIASES:
+        return source
+    last = re.split(r"[@=]", source.partition(":")[2])[0].rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._").lower()[:80] or "model"
 
 
 def _why(stage: "StagePreview") -> str:

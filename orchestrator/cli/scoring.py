@@ -1,4 +1,7 @@
-"""`score`, `compare`: how good, how sure, and whether two variants differ. Reads what is stored, runs nothing."""
+"""`score`, `compare`, `agreement`: how good, how sure, and whether two variants or two engines differ.
+
+They read what is stored and run nothing.
+"""
 
 from typing import Annotated
 
@@ -11,6 +14,8 @@ from orchestrator.tracks import Mode, Track
 
 LOG_WIDTH = 120
 """Columns where there is no terminal to ask."""
+SIDE_BY_SIDE_WIDTH = 200
+"""The same where log-likelihoods stand beside one another."""
 
 RunName = Annotated[str, typer.Argument(help="A run's name, the beginning of it, or 'last'.")]
 ModeOption = Annotated[Mode, typer.Option("--mode", help="How the generalization metric averages.")]
@@ -83,13 +88,38 @@ def compare(
     options.ends(whole=whole)
 
 
+def agreement(
+    run: RunName = "last",
+    items: Annotated[int, typer.Option("--items", min=0, help="Differing items to list of each task.")] = 20,
+    store: options.Store = options.DEFAULT_STORE,
+    as_json: options.Json = False,
+) -> None:
+    """Show how a backend's picks and log-likelihoods differ from the reference's, item by item.
+
+    For runs whose manifest lists several engines under `evaluate`, such as manifests/deployed.yaml.
+    """
+    from orchestrator.evidence.reading import stored_results
+    from orchestrator.report.answers import agreement_blocks
+    from orchestrator.score.agreement import run_agreement
+
+    record, opened, whole = options.open_run(store, run)
+    document = run_agreement(record, stored_results(record, opened), opened)
+    if as_json:
+        typer.echo(document.model_dump_json(indent=1))
+    elif not document.tasks:
+        typer.echo(f"{record.run} evaluates by one engine alone: there is nothing to compare")
+    else:
+        _print(agreement_blocks(document, items), SIDE_BY_SIDE_WIDTH)
+    options.ends(whole=whole)
+
+
 def _tracks(number: int | None) -> tuple[Track, ...]:
     return tuple(Track) if number is None else (Track(number),)
 
 
-def _print(blocks: list[RenderableType]) -> None:
+def _print(blocks: list[RenderableType], log_width: int = LOG_WIDTH) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = LOG_WIDTH
+        console.width = log_width
     for block in blocks:
         console.print(block)

@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from harness.contract import DeviceKind, Event
 from orchestrator.errors import BadImage, RuntimeUnavailable
 from orchestrator.host.owner import Owner
-from orchestrator.host.residency import PeakResident, children_of
 from orchestrator.images.builds import build_image, built_identity
 from orchestrator.images.catalog import Image
 from orchestrator.images.engine import connect, image_id
@@ -31,6 +30,7 @@ from orchestrator.images.pruning import name_images
 from orchestrator.runtime.attachment import STDERR, STDOUT, Attachment
 from orchestrator.runtime.base import Completed, Ending, Invocation, RuntimeName
 from orchestrator.runtime.launch import Exit, Launch, Watch, run_invocation
+from orchestrator.runtime.residency import PeakResident, children_of
 from orchestrator.stages import ImageIdentity
 
 if TYPE_CHECKING:

@@ -26,14 +26,14 @@ from harness.contract import DeviceKind, Event, Frozen
 from orchestrator.errors import RuntimeUnavailable
 from orchestrator.host.files import write_atomically
 from orchestrator.host.owner import Owner
-from orchestrator.host.residency import PeakResident
-from orchestrator.host.survivors import INVOCATION_VARIABLE, kill_survivors
 from orchestrator.images.catalog import Image
 from orchestrator.images.inputs import own_modules, process_identity
 from orchestrator.images.package_sources import HUB_VARIABLES, PackageSources
 from orchestrator.runtime.base import Completed, Invocation, RuntimeName
 from orchestrator.runtime.environments import ENVIRONMENTS_NAME, Environments, WorkerEnvironment
 from orchestrator.runtime.launch import Exit, Launch, Watch, run_invocation
+from orchestrator.runtime.residency import PeakResident
+from orchestrator.runtime.survivors import INVOCATION_VARIABLE, kill_survivors
 from orchestrator.stages import ImageIdentity
 
 RUNNING_NAME = "running"

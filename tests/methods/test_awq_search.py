@@ -14,8 +14,13 @@ from harness.methods.awq import scale_search
 from harness.methods.awq.clipping import clip, search_clipping
 from harness.methods.awq.inspection import LinearInspection, ModuleInspection, ModuleRecording, tensor_cores
 from harness.methods.awq.method import Observed
-from harness.methods.awq.scale_search import candidate_scales, mean_relative_magnitude, search_scale
-from harness.methods.awq.search_tokens import search_notes, searched_batches
+from harness.methods.awq.scale_search import (
+    candidate_scales,
+    mean_relative_magnitude,
+    search_notes,
+    search_scale,
+    searched_batches,
+)
 from harness.methods.numerics.rounding import RoundingGrid, fake_quantize, quantize
 from harness.methods.skeleton.sequential import observe
 from harness.methods.skeleton.stream import open_stream

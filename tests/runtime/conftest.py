@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from harness.contract import DatasetSource, Device, DeviceKind, EvaluateParameters, Event, FetchParameters, Operation
-from orchestrator.host.survivors import INVOCATION_VARIABLE
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.runtime.base import Completed, Invocation
 from orchestrator.runtime.docker import RUN_LABEL, DockerRuntime
 from orchestrator.runtime.process import RUNNING_NAME, ProcessRuntime
+from orchestrator.runtime.survivors import INVOCATION_VARIABLE
 from orchestrator.stages import Limits
 from tests.support.containers import engine_or_skip
 

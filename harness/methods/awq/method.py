@@ -18,8 +18,14 @@ from harness.contract import CheckpointFormat, CompressParameters, Frozen, Layer
 from harness.errors import BadCheckpoint, Unsupported
 from harness.methods.awq.clipping import clip, search_clipping
 from harness.methods.awq.inspection import Inspection, LinearInspection, ModuleInspection, ModuleRecording
-from harness.methods.awq.scale_search import FoundScale, candidate_scales, mean_relative_magnitude, search_scale
-from harness.methods.awq.search_tokens import search_notes, searched_batches
+from harness.methods.awq.scale_search import (
+    FoundScale,
+    candidate_scales,
+    mean_relative_magnitude,
+    search_notes,
+    search_scale,
+    searched_batches,
+)
 from harness.methods.base import CompressionContext, Outcome, refuse_indivisible
 from harness.methods.numerics.hessian import Hessian
 from harness.methods.numerics.rounding import RoundingGrid, quantize

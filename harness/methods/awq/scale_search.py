@@ -2,6 +2,9 @@
 
 Channels with large activations have their weights multiplied before rounding, and divided after: they lose less. How
 much more they count is one number a group of linears, tried on a grid.
+
+For each candidate the modules are run again, on a part of the calibration text: of the losses only the order matters,
+which a part shows, too, and it is these runs that AWQ's time goes to.
 """
 
 import math
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 
 from harness.methods.awq.inspection import Inspection
 from harness.methods.numerics.rounding import RoundingGrid, fake_quantize
+from harness.methods.skeleton.stream import ActivationStream
 
 _SMALLEST_SCALE = 1e-4
 _AUTOAWQ_EPSILON = 1e-4
@@ -26,6 +30,29 @@ class FoundScale:
     scale: Tensor
     loss: float
     candidate: int
+
+
+def searched_batches(stream: ActivationStream, wanted: int) -> tuple[int, ...]:
+    """The fewest batches at even distances, the first one among them, that hold `wanted` tokens; 0 takes all."""
+    tokens = [_tokens(stream, batch) for batch in range(len(stream.hidden))]
+    for count in range(1, len(tokens) if wanted else 0):
+        spaced = tuple(step * len(tokens) // count for step in range(count))
+        if sum(tokens[batch] for batch in spaced) >= wanted:
+            return spaced
+    return tuple(range(len(tokens)))
+
+
+def search_notes(stream: ActivationStream, searched: Sequence[int]) -> tuple[str, ...]:
+    """For the report: what the modules are run on again, where it is not all of the text."""
+    batches = range(len(stream.hidden))
+    if len(searched) == len(batches):
+        return ()
+    part, whole = (sum(len(stream.hidden[batch]) for batch in some) for some in (searched, batches))
+    tokens, of = (sum(_tokens(stream, batch) for batch in some) for some in (searched, batches))
+    return (
+        f"the scales of attention and feed-forward part were searched on {part} of {whole} calibration sequences, "
+        f"{tokens} of {of} tokens, in batches at even distances",
+    )
 
 
 def candidate_scales(inputs: Tensor, ratios: int, weights: Tensor | None = None) -> Tensor:
@@ -73,3 +100,8 @@ def search_scale(
 
 def _round_scaled(weight: Tensor, scale: Tensor, grid: RoundingGrid) -> Tensor:
     return fake_quantize(grid.groups(weight * scale), grid).reshape(weight.shape).div_(scale)
+
+
+def _tokens(stream: ActivationStream, batch: int) -> int:
+    sequences, length, _ = stream.hidden[batch].shape
+    return sequences * length
