@@ -56,7 +56,8 @@ def read(what: str, make: Callable[[], Made], *, hint: str = "") -> Made:
         where = ".".join(map(str, first["loc"]))
         raise Unreadable(what, f"{where or 'the document'}: {first['msg']}", hint=hint) from invalid
     except _MALFORMED as malformed:
-        raise Unreadable(what, " ".join(f"{type(malformed).__name__}: {malformed}".split()), hint=hint) from malformed
+        kind = "" if type(malformed) is ValueError else f"{type(malformed).__name__}: "
+        raise Unreadable(what, " ".join(f"{kind}{malformed}".split()), hint=hint) from malformed
 
 
 def parse(content: bytes) -> Document:
