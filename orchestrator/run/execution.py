@@ -106,7 +106,7 @@ def _run(
     with workshop.store.attempt(key) as folder:
         invocation = _invocation(stage, inputs, workshop, folder)
         completed = workshop.runtime.run(invocation, on_event, workshop.cancel)
-        verdict = judge(stage.id, folder, completed, stage.limits.deadline_seconds)
+        verdict = judge(invocation, completed)
         wall_seconds = time.monotonic() - begin
         if isinstance(verdict, Failure):
             if verdict.kind is FailureKind.INTERRUPTED:

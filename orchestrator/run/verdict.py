@@ -3,14 +3,35 @@
 The file `result.json` is trusted, but only when the worker's stdout and exit status say the same.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from harness.contract import FINAL_EVENT, RESULT_NAME, ErrorCode, ErrorEvent, ExitCode, FinalEvent, ResultEvent
+from harness.contract import (
+    FINAL_EVENT,
+    RESULT_NAME,
+    BenchmarkParameters,
+    BenchmarkResult,
+    CheckpointDescriptor,
+    DatasetDescriptor,
+    DatasetSource,
+    ErrorCode,
+    ErrorEvent,
+    EvaluateParameters,
+    EvaluateResult,
+    ExitCode,
+    FetchParameters,
+    FetchResult,
+    FinalEvent,
+    Parameters,
+    Result,
+    ResultEvent,
+    TextFile,
+)
 from orchestrator.documents import first_difference, why_invalid
-from orchestrator.runtime.base import Completed, Ending
-from orchestrator.stages import OUTPUT_NAME, STDERR_NAME
+from orchestrator.runtime.base import Completed, Ending, Invocation
+from orchestrator.stages import STDERR_NAME
 from orchestrator.store import Failure, FailureKind
 
 _KINDS = {
@@ -26,14 +47,14 @@ _STDERR_TAIL_BYTES = 2000
 _MEMORY_HINT = "give it more memory (limits.memory_gib), or use a smaller batch, sequence length or model"
 
 
-def judge(stage: str, folder: Path, completed: Completed, deadline_seconds: float) -> ResultEvent | Failure:
-    """Decide what `completed`, whose folder is `folder`, means for the stage with this id."""
+def judge(asked: Invocation, completed: Completed) -> ResultEvent | Failure:
+    """Decide what the end of the worker that was asked this amounts to."""
     if completed.ending is Ending.CANCELLED:
         return Failure(kind=FailureKind.INTERRUPTED, message="stopped before it had finished")
     if completed.ending is Ending.TIMED_OUT:
         return Failure(
             kind=FailureKind.TIMED_OUT,
-            message=f"no answer within {deadline_seconds:.0f} s; the worker was stopped",
+            message=f"no answer within {asked.limits.deadline_seconds:.0f} s; the worker was stopped",
             hint="raise limits.deadline_seconds in the manifest, or ask for less",
         )
     if completed.ending is Ending.KILLED_FOR_MEMORY:
@@ -43,19 +64,19 @@ def judge(stage: str, folder: Path, completed: Completed, deadline_seconds: floa
     if completed.violations:
         return _violation(completed.violations[0])
     if completed.final is None:
-        return _died(folder, completed.exit_code)
-    return _weigh(stage, folder, completed.final, completed.exit_code)
+        return _died(asked.folder, completed.exit_code)
+    return _weigh(asked, completed.final, completed.exit_code)
 
 
-def _weigh(stage: str, folder: Path, final: FinalEvent, exit_code: int) -> ResultEvent | Failure:
+def _weigh(asked: Invocation, final: FinalEvent, exit_code: int) -> ResultEvent | Failure:
     if exit_code != (ExitCode.RESULT if isinstance(final, ResultEvent) else final.code.exit_code):
         return _violation(f"its answer says {final.event!r}, its exit status {exit_code} says otherwise")
     if isinstance(final, ErrorEvent):
         return Failure(kind=_KINDS[final.code], message=final.message, hint=final.hint, reason=final.reason)
-    if final.id != stage:
-        return _violation(f"it answered request {final.id!r} instead of {stage!r}")
+    if wrong := next(_answers_to_something_else(asked, final), None):
+        return _violation(wrong)
     try:
-        text = (folder / OUTPUT_NAME / RESULT_NAME).read_bytes()
+        text = (asked.output / RESULT_NAME).read_bytes()
         written = FINAL_EVENT.validate_json(text)
     except OSError as unreadable:
         return _violation(f"{RESULT_NAME} cannot be read: {type(unreadable).__name__}")
@@ -64,6 +85,32 @@ def _weigh(stage: str, folder: Path, final: FinalEvent, exit_code: int) -> Resul
     if difference := first_difference(written, final):
         return _violation(f"{RESULT_NAME} differs from what it printed: {difference}")
     return final
+
+
+def _answers_to_something_else(asked: Invocation, final: ResultEvent) -> Iterator[str]:
+    """The fields in which the answer is not one to what was asked."""
+    if final.id != asked.stage:
+        yield f"it answered request {final.id!r} instead of {asked.stage!r}"
+    if final.result.operation != asked.operation:
+        yield f"result.operation is {final.result.operation!r}, and {asked.operation.value!r} was asked for"
+        return
+    for field, found, wanted in _same_in_both(asked.parameters, final.result):
+        if found != wanted:
+            yield f"result.{field} is {found!r}, and {wanted!r} was asked for"
+
+
+def _same_in_both(asked: Parameters, result: Result) -> Iterator[tuple[str, str, str]]:
+    """What a result repeats of its request: the field, what stands there, and what should."""
+    match asked, result:
+        case FetchParameters(), FetchResult():
+            is_data = isinstance(asked.source, DatasetSource | TextFile)
+            wanted = DatasetDescriptor if is_data else CheckpointDescriptor
+            yield "artifact.artifact", result.artifact.artifact, wanted.model_fields["artifact"].default
+        case EvaluateParameters(), EvaluateResult():
+            yield "task", result.task, asked.task
+            yield "engine", result.engine, asked.engine
+        case BenchmarkParameters(), BenchmarkResult():
+            yield "backend", result.backend, asked.backend
 
 
 def _violation(what: str) -> Failure:

@@ -58,7 +58,7 @@ def test_the_whole_contract_holds_around_an_engine_that_behaves_and_misbehaves(
             environment={"PYTHONPATH": "/opt/llmcbench:/in/fakes", "FAKE_ENGINE": behaviour},
         )
         completed = runtime.run(invocation, lambda event: None, threading.Event())
-        return judge("vendor", folder, completed, DEADLINE_SECONDS)
+        return judge(invocation, completed)
 
     served = do("noisy,slow")
     assert isinstance(served, ResultEvent), served

@@ -10,6 +10,7 @@ from harness.contract import (
     ErrorCode,
     ErrorEvent,
     EvaluateRequest,
+    ProfileResult,
     Reason,
     ResultEvent,
     WorkRequest,
@@ -87,6 +88,25 @@ def test_a_failure_blocks_what_needs_it_and_nothing_else(bench: Bench) -> None:
     assert score is not None
     reasons = {missing.place.name: missing.reason for missing in score.coverage.missing}
     assert "data/wikitext2" in reasons["wikitext2"]
+
+
+def test_a_worker_that_answers_with_another_operations_result_fails_its_stage_alone(bench: Bench) -> None:
+    dense = bench.run(FakeRuntime(honest_worker), {**MANIFEST, "compress": []})
+    stored = bench.store.read(dense.stages["profile/tiny/dense"].key or "")
+    assert stored is not None
+    profile = stored.final.result
+    assert isinstance(profile, ProfileResult)
+
+    def profiling(request: WorkRequest, output: Path) -> WorkResult:
+        return profile if request.id == "compress/tiny/sparsegpt-50%" else honest_worker(request, output)
+
+    record = bench.run(FakeRuntime(profiling))
+    failure = record.stages["compress/tiny/sparsegpt-50%"].failure
+    assert failure is not None
+    assert failure.kind is FailureKind.CONTRACT_VIOLATION
+    assert "result.operation is 'profile', and 'compress' was asked for" in failure.message
+    assert record.stages["evaluate/tiny/sparsegpt-50%/wikitext2"].status is StageStatus.BLOCKED
+    assert record.stages["evaluate/tiny/dense/wikitext2"].status is StageStatus.CACHED
 
 
 def test_a_failed_stage_is_tried_again_and_the_rest_is_kept(bench: Bench) -> None:

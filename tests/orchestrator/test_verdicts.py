@@ -6,19 +6,38 @@ import pytest
 
 from harness.contract import (
     RESULT_NAME,
+    BenchmarkParameters,
+    BenchmarkResult,
+    CheckpointDescriptor,
+    CheckpointFormat,
+    DatasetDescriptor,
+    DatasetSource,
     DeviceKind,
     Dtype,
     Environment,
     ErrorCode,
     ErrorEvent,
+    EvaluateParameters,
     EvaluateResult,
+    FetchParameters,
+    FetchResult,
     FinalEvent,
+    HubModel,
+    ImageDescription,
+    Memory,
+    Operation,
+    Parameters,
+    ProfileParameters,
     Reason,
+    Result,
     ResultEvent,
+    Speed,
+    TextFile,
 )
+from orchestrator.images.catalog import Image
 from orchestrator.run.verdict import judge
-from orchestrator.runtime.base import Completed, Ending
-from orchestrator.stages import OUTPUT_NAME, STDERR_NAME
+from orchestrator.runtime.base import Completed, Ending, Invocation
+from orchestrator.stages import OUTPUT_NAME, STDERR_NAME, Limits
 from orchestrator.store import Failure, FailureKind
 
 ENVIRONMENT = Environment(
@@ -37,6 +56,7 @@ RESULT = EvaluateResult(
     dtype_reason="r",
     wall_seconds=1,
 )
+ASKED = EvaluateParameters(task="t")
 ANSWER = ResultEvent(id="stage", result=RESULT, environment=ENVIRONMENT, wall_seconds=1)
 UNSUPPORTED = ErrorEvent(id="stage", code=ErrorCode.UNSUPPORTED, reason=Reason.SHAPE, message="no", hint="other")
 
@@ -49,13 +69,19 @@ def verdict(
     final: FinalEvent | None = ANSWER,
     violations: tuple[str, ...] = (),
     written: str | None = ANSWER.model_dump_json(),
+    operation: Operation = Operation.EVALUATE,
+    parameters: Parameters = ASKED,
 ) -> ResultEvent | Failure:
     (folder / OUTPUT_NAME).mkdir()
     if written is not None:
         (folder / OUTPUT_NAME / RESULT_NAME).write_text(written, encoding="utf-8")
     (folder / STDERR_NAME).write_text("first\nlast words\n", encoding="utf-8")
     completed = Completed(ending, exit_code, 1.0, final, violations)
-    return judge("stage", folder, completed, deadline_seconds=5)
+    description = ImageDescription(name="i", summary="s", operations=(operation,), devices=(DeviceKind.CPU,))
+    asked = Invocation(
+        Image(folder, description), operation, parameters, folder, "stage", "run", limits=Limits(deadline_seconds=5)
+    )
+    return judge(asked, completed)
 
 
 def test_agreement_of_stdout_file_and_status_is_a_result(tmp_path: Path) -> None:
@@ -97,3 +123,81 @@ def test_unsupported_keeps_its_reason_and_hint(tmp_path: Path) -> None:
     failure = verdict(tmp_path, final=UNSUPPORTED, exit_code=3)
     assert isinstance(failure, Failure)
     assert (failure.reason, failure.hint) == (Reason.SHAPE, "other")
+
+
+DATA = DatasetDescriptor(name="d", origin="local", rows={"test": 1}, files={})
+CHECKPOINT = CheckpointDescriptor(
+    format=CheckpointFormat.DENSE, dtype=Dtype.FLOAT32, architecture="a", parameter_count=1, source="s", files={}
+)
+BENCHMARK = BenchmarkResult(
+    backend="b",
+    protocol="p",
+    speeds=(Speed(batch_size=1, decode_tokens_per_second=1, samples=(1,), prefill_tokens_per_second=1),),
+    load_seconds=1,
+    memory=Memory(peak_memory_bytes=1, method="peak-rss"),
+    dtype=Dtype.FLOAT32,
+    dtype_reason="r",
+)
+TEXT = TextFile(file="texts.txt", sha256="0" * 64)
+MODEL = HubModel(repository="org/name", revision="0" * 40)
+
+
+def answering(
+    folder: Path, operation: Operation, parameters: Parameters, result: Result
+) -> tuple[ResultEvent, ResultEvent | Failure]:
+    answer = ANSWER.model_copy(update={"result": result})
+    return answer, verdict(
+        folder, final=answer, written=answer.model_dump_json(), operation=operation, parameters=parameters
+    )
+
+
+@pytest.mark.parametrize(
+    ("operation", "parameters", "result", "words"),
+    [
+        (Operation.PROFILE, ProfileParameters(), RESULT, "result.operation is 'evaluate', and 'profile' was asked"),
+        (Operation.FETCH, FetchParameters(source=MODEL), RESULT, "result.operation is 'evaluate', and 'fetch' was"),
+        (
+            Operation.FETCH,
+            FetchParameters(source=MODEL),
+            FetchResult(artifact=DATA),
+            "result.artifact.artifact is 'dataset', and 'checkpoint' was asked for",
+        ),
+        (
+            Operation.FETCH,
+            FetchParameters(source=DatasetSource(name="d")),
+            FetchResult(artifact=CHECKPOINT),
+            "result.artifact.artifact is 'checkpoint', and 'dataset' was asked for",
+        ),
+        (Operation.EVALUATE, EvaluateParameters(task="u"), RESULT, "result.task is 't', and 'u' was asked for"),
+        (
+            Operation.EVALUATE,
+            EvaluateParameters(task="t", engine="vllm"),
+            RESULT,
+            "result.engine is 'transformers', and 'vllm' was asked for",
+        ),
+        (Operation.BENCHMARK, BenchmarkParameters(backend="c"), BENCHMARK, "result.backend is 'b', and 'c' was asked"),
+    ],
+)
+def test_an_answer_to_something_else_breaks_the_contract_and_the_field_is_named(
+    tmp_path: Path, operation: Operation, parameters: Parameters, result: Result, words: str
+) -> None:
+    _, failure = answering(tmp_path, operation, parameters, result)
+    assert isinstance(failure, Failure)
+    assert failure.kind is FailureKind.CONTRACT_VIOLATION
+    assert words in failure.message
+
+
+@pytest.mark.parametrize(
+    ("operation", "parameters", "result"),
+    [
+        (Operation.FETCH, FetchParameters(source=MODEL), FetchResult(artifact=CHECKPOINT)),
+        (Operation.FETCH, FetchParameters(source=TEXT), FetchResult(artifact=DATA)),
+        (Operation.FETCH, FetchParameters(source=DatasetSource(name="d")), FetchResult(artifact=DATA)),
+        (Operation.BENCHMARK, BenchmarkParameters(backend="b"), BENCHMARK),
+    ],
+)
+def test_an_answer_to_what_was_asked_is_a_result(
+    tmp_path: Path, operation: Operation, parameters: Parameters, result: Result
+) -> None:
+    answer, found = answering(tmp_path, operation, parameters, result)
+    assert found == answer

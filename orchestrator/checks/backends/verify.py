@@ -112,7 +112,7 @@ class _Trial:
         lock = resources.device_lock_path(device.uuids[0] if device.uuids else device.kind.value)
         with locks.hold(lock):
             completed = self.runtime.run(invocation, lambda event: None, threading.Event())
-        return identity, judge(invocation.stage, folder, completed, _LIMITS.deadline_seconds)
+        return identity, judge(invocation, completed)
 
 
 def _judge(answer: ResultEvent | Failure, subject: Subject, reference: Subject, trial: _Trial) -> tuple[Check, ...]:
