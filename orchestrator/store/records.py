@@ -19,8 +19,8 @@ from harness.contract import (
     Sha256,
 )
 from harness.contract.result import CompressResult
-from orchestrator.manifest import Manifest
 from orchestrator.stages import NotPlanned, Stage, Subject
+from orchestrator.store.asked import Asked
 from orchestrator.store.upgrades import stored_manifest
 
 
@@ -189,8 +189,8 @@ class RunRecord(Frozen):
     interrupted: bool = False
 
     @cached_property
-    def manifest(self) -> Manifest:
-        """The manifest, as this version understands it.
+    def manifest(self) -> Asked:
+        """The manifest, as far as scores and reports need it.
 
         Raises:
             Unreadable: this version does not understand it.

@@ -6,7 +6,7 @@ What changes a document's form, or the contract's results in it, raises its vers
 from collections.abc import Mapping
 
 from harness.contract import digest_of
-from orchestrator.manifest import Manifest
+from orchestrator.store.asked import Asked
 from orchestrator.store.versioned import Document, Upgrade, read, upgraded
 
 STAGE_VERSION = 2
@@ -39,15 +39,15 @@ RUN_UPGRADES: Mapping[int, Upgrade] = {1: run_2}
 MANIFEST_UPGRADES: Mapping[int, Upgrade] = {}
 
 
-def stored_manifest(run: str, document: Document) -> Manifest:
-    """The manifest of a stored run; what this version does not know in it is left out.
+def stored_manifest(run: str, document: Document) -> Asked:
+    """What scores and reports need of the manifest of a stored run; all else in it is passed over.
 
     Raises:
         Unreadable: this version does not understand it.
     """
 
-    def make() -> Manifest:
+    def make() -> Asked:
         current = upgraded(document, MANIFEST_UPGRADES, MANIFEST_VERSION)
-        return Manifest.model_validate(current, extra="ignore")
+        return Asked.model_validate(current, extra="ignore")
 
     return read(f"the manifest of runs/{run}", make)

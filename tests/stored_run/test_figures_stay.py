@@ -1,15 +1,20 @@
 """A run that the first version stored: its figures come out of the present one to the last digit."""
 
 import json
+import shutil
 import tarfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from orchestrator.cli.app import app
+from orchestrator.manifest import Manifest
+from orchestrator.store import Store
 from orchestrator.tracks import Track
 
 FOLDER = Path(__file__).parent
@@ -131,3 +136,44 @@ def test_a_report_is_written_of_it(store: Path, tmp_path: Path, kind: str) -> No
     (written,) = tmp_path.glob("report.*")
     text = written.read_text("utf-8")
     assert "llm-pruner" in text and "calibration: 8 sequences of 128 tokens" in text
+
+
+def asked_otherwise(store: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """The store, with what `change` makes of its run's manifest."""
+    copy = Path(shutil.copytree(store, folder / "store"))
+    (path,) = copy.glob("runs/*/run.json")
+    record = json.loads(path.read_bytes())
+    change(record["manifest"])
+    path.write_text(json.dumps(record), encoding="utf-8")
+    return copy
+
+
+def test_what_no_manifest_may_say_any_more_costs_no_figure(store: Path, tmp_path: Path, scored: Any) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest |= {"mood": "good", "compress": [], "name": "no name of today's", "limits": {"deadline_seconds": -1}}
+        manifest["calibration"] = {"samples": 0}
+        manifest["evaluate"] |= {"limit": {"no task": 0}, "processes": 0}
+        manifest["benchmark"] |= {"options": {"no backend": {}}, "repeats": 0}
+        manifest["scoring"]["mood"] = "good"
+        manifest["models"][0]["mood"] = "good"
+
+    changed = asked_otherwise(store, tmp_path, change)
+    with pytest.raises(ValidationError):
+        Manifest.model_validate(Store(changed).load_run("last").manifest_document)
+    found = document(changed, "score", "last")
+    assert found["scores"] == scored["scores"]
+    assert found["values"] == scored["values"]
+
+
+def test_a_list_that_may_not_be_empty_any_more_leaves_all_that_was_measured(
+    store: Path, tmp_path: Path, scored: Any
+) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["evaluate"] |= {"tasks": [], "engine": []}
+        manifest["benchmark"] |= {"backends": [], "batch_sizes": []}
+
+    changed = asked_otherwise(store, tmp_path, change)
+    assert document(changed, "score", "last")["values"] == scored["values"]
+    command = ["report", "last", "--format", "json", "--output", str(tmp_path), "--store", str(changed)]
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output

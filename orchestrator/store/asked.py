@@ -1,0 +1,36 @@
+"""What scores and reports need of a stored run's manifest, and no more.
+
+Nothing here is held against the rules for asking (`orchestrator.manifest.model`): those grow, and what was asked under
+earlier ones was measured all the same.
+"""
+
+from typing import Any
+
+from harness.contract import REFERENCE_ENGINE, Frozen
+from orchestrator.manifest import ScoringEntry
+
+
+class AskedModel(Frozen):
+    name: str
+    source: str
+    family: str | None = None
+
+
+class AskedEvaluation(Frozen):
+    tasks: tuple[str, ...] = ()
+    engine: tuple[str, ...] = (REFERENCE_ENGINE,)
+
+
+class AskedBenchmark(Frozen):
+    backends: tuple[str, ...] = ()
+    batch_sizes: tuple[int, ...] = ()
+
+
+class Asked(Frozen):
+    """`profile` is None where nothing was profiled."""
+
+    models: tuple[AskedModel, ...]
+    evaluate: AskedEvaluation | None = None
+    profile: dict[str, Any] | None = None
+    benchmark: AskedBenchmark | None = None
+    scoring: ScoringEntry = ScoringEntry()
