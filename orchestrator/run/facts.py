@@ -1,4 +1,4 @@
-"""What a run is resolved to: all that must be equal for a command to go on with an unfinished run."""
+"""What a run is resolved to: all that must be equal for a command to go on with an unfinished run, and the commit."""
 
 import subprocess
 from collections.abc import Mapping

@@ -108,7 +108,7 @@ class _Record:
         self._created = now() if earlier is None else earlier.created
         self._done = {} if earlier is None else earlier.stages
         before = () if earlier is None else earlier.decisions
-        self._decisions = tuple(dict.fromkeys((*before, *setup.decisions, *decisions)))
+        self._decisions = tuple(dict.fromkeys((*before, *setup.decisions, *decisions, *_other_commit(earlier, facts))))
 
     @property
     def announcement(self) -> str:
@@ -137,6 +137,13 @@ class _Record:
             ended=moment if ended else None,
             interrupted=interrupted,
         )
+
+
+def _other_commit(earlier: RunRecord | None, facts: RunFacts) -> tuple[str, ...]:
+    """What the record says where a run goes on with other source than it had before."""
+    if earlier is None or earlier.facts.commit == facts.commit:
+        return ()
+    return (f"went on at commit {facts.commit or 'unknown'}, after commit {earlier.facts.commit or 'unknown'}",)
 
 
 class _Work:

@@ -143,8 +143,11 @@ class RunFacts(Frozen):
     """What a run was resolved to, from which its results follow: runs that differ in any of it are two runs.
 
     `manifest_digest` is of what is asked, `plan_digest` of what that came to: stages, parameters and the content of
-    folders. `data` says where data sets come from, `images` maps an image and device kind to what exactly runs,
-    `commit` is that of the checkout, if it is one. None is what a record of an earlier version does not say.
+    folders. `data` says where data sets come from, `images` maps an image and device kind to what exactly runs. None is
+    what a record of an earlier version does not say.
+
+    `commit` is that of the checkout that was last at work, if it is one. It alone makes no other run of it: what of the
+    source decides a result is in `harness_digest`, `images` and `plan_digest`.
     """
 
     manifest_digest: Sha256
@@ -161,10 +164,9 @@ class RunFacts(Frozen):
     commit: str | None = None
 
     def differing(self, other: Self) -> tuple[str, ...]:
-        """The names, in words, of the facts in which two runs differ."""
-        return tuple(
-            name.replace("_", " ") for name in type(self).model_fields if getattr(self, name) != getattr(other, name)
-        )
+        """The names, in words, of the facts for which two runs are two."""
+        names = (name for name in type(self).model_fields if name != "commit")
+        return tuple(name.replace("_", " ") for name in names if getattr(self, name) != getattr(other, name))
 
 
 class RunRecord(Frozen):
@@ -207,7 +209,7 @@ class RunRecord(Frozen):
 
     def can_go_on(self, facts: RunFacts) -> bool:
         """Whether a run of these facts is this very run, and there is something left of it to do."""
-        return self.ended is None and self.facts == facts
+        return self.ended is None and not facts.differing(self.facts)
 
     @property
     def complete(self) -> bool:

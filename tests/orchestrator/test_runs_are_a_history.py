@@ -98,9 +98,7 @@ def test_a_run_that_ended_with_failures_is_kept_beside_the_one_that_tries_again(
     assert first.stages[COMPRESS].status is StageStatus.FAILED
 
 
-def test_another_device_commit_or_data_folder_is_another_run(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_device_or_data_folder_is_another_run(bench: Bench, tmp_path: Path) -> None:
     stopped = interrupt(bench)
     other = Bench(bench.root, device=ChosenDevice(Device(threads=1), "another processor", "asked for"))
     on_device = other.run(FakeRuntime(honest_worker))
@@ -108,14 +106,34 @@ def test_another_device_commit_or_data_folder_is_another_run(
     cancel = threading.Event()
     setup = replace(bench.setup(FakeRuntime(honest_worker)), data=tmp_path)
     with_data = Run(setup, SilentDisplay(), cancel).perform(LocalExecutor(cancel))
-    monkeypatch.setattr(facts, "checkout_commit", lambda: "f" * 40)
-    committed = bench.run(FakeRuntime(honest_worker))
-    names = [stopped.run, on_device.run, with_data.run, committed.run]
+    names = [stopped.run, on_device.run, with_data.run]
     assert names == sorted(names)
-    assert len(set(names)) == 4
+    assert len(set(names)) == 3
     assert bench.store.load_run(stopped.run) == stopped
-    assert committed.facts.differing(stopped.facts) == ("commit",)
     assert with_data.facts.differing(stopped.facts) == ("data",)
+
+
+def test_an_interrupted_run_goes_on_behind_another_commit_and_names_both(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "checkout_commit", lambda: "e" * 40)
+    stopped = interrupt(bench)
+    monkeypatch.setattr(facts, "checkout_commit", lambda: "f" * 40)
+    record = bench.run(FakeRuntime(honest_worker))
+    assert (record.run, record.created) == (stopped.run, stopped.created)
+    assert record.facts.commit == "f" * 40
+    assert record.decisions == (*stopped.decisions, f"went on at commit {'f' * 40}, after commit {'e' * 40}")
+
+
+def test_a_commit_that_leaves_the_harness_another_one_is_another_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = interrupt(bench)
+    monkeypatch.setattr(facts, "checkout_commit", lambda: "f" * 40)
+    monkeypatch.setattr(facts, "harness_digest", lambda: "another")
+    record = bench.run(FakeRuntime(honest_worker))
+    assert record.run != stopped.run
+    assert record.facts.differing(stopped.facts) == ("harness digest",)
 
 
 def test_auto_and_the_runtime_that_it_comes_to_are_one_run(bench: Bench) -> None:
@@ -206,8 +224,8 @@ FACTS = st.builds(
 
 
 @given(FACTS, FACTS)
-def test_facts_that_differ_in_nothing_are_equal(one: RunFacts, other: RunFacts) -> None:
-    assert (one == other) == (one.differing(other) == ())
+def test_facts_that_differ_in_nothing_are_equal_but_for_the_commit(one: RunFacts, other: RunFacts) -> None:
+    assert (one.model_copy(update={"commit": other.commit}) == other) == (one.differing(other) == ())
     assert RunFacts.model_validate_json(one.model_dump_json()) == one
 
 
