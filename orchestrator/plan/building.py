@@ -1,6 +1,6 @@
 """Manifest to stages: which images do what, in which order, and what is known beforehand to be impossible."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,34 +8,22 @@ from harness.contract import (
     BackendDescription,
     BenchmarkParameters,
     CompressParameters,
-    DatasetDescription,
-    DatasetSource,
     Device,
-    FetchParameters,
     MethodDescription,
     Operation,
     ProfileParameters,
     Reason,
     Scalar,
     TaskDescription,
-    TextFile,
 )
 from orchestrator.errors import BadManifest, located
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.manifest import BenchmarkEntry, CompressEntry, Manifest, ModelEntry
-from orchestrator.manifest.sources import (
-    ModelSource,
-    dataset_source,
-    is_text_file,
-    parse_model,
-    refuse_unpinned,
-    text_file,
-    without_folder,
-)
+from orchestrator.manifest.sources import ModelSource, parse_model, refuse_unpinned, without_folder
 from orchestrator.plan.architectures import ConfigLookUp, known_architectures, refusal
-from orchestrator.plan.data import check_calibration, check_splits
 from orchestrator.plan.evaluating import Engine, scoring_refusal, task_stages
 from orchestrator.plan.exporting import Way, export_stage, find_way
+from orchestrator.plan.fetching import Fetches
 from orchestrator.plan.options import check_options
 from orchestrator.plan.resolving import (
     resolve_backend,
@@ -46,7 +34,7 @@ from orchestrator.plan.resolving import (
 )
 from orchestrator.plan.serving import compressed_checkpoint, computed_in
 from orchestrator.plan.support import Checkpoint, Refused
-from orchestrator.stages import HostFolder, Input, Limits, NotPlanned, Plan, Stage, StageOutput, Subject
+from orchestrator.stages import Input, Limits, NotPlanned, Plan, Stage, StageOutput, Subject
 
 _NOT_KNOWN = "the architecture is not known before the model is there, so that a method or backend may yet refuse it"
 
@@ -72,8 +60,8 @@ class _Builder:
         return self.catalog.only(Operation.FETCH)
 
     @property
-    def datasets(self) -> dict[str, DatasetDescription]:
-        return {dataset.name: dataset for dataset in self.fetch_image.description.datasets}
+    def fetches(self) -> Fetches:
+        return Fetches(self.fetch_image, self.limits, self.data, note=lambda text: self.chosen.setdefault(text, []))
 
     @property
     def limits(self) -> Limits:
@@ -99,7 +87,8 @@ class _Builder:
         """Plan one model with everything that is made and measured of it."""
         if architecture is None:
             self.chosen.setdefault(_NOT_KNOWN, []).append(model.name)
-        fetched, dense = self.fetch_model(model, source), Checkpoint.dense(architecture=architecture, dtype=model.dtype)
+        fetched = self.add(self.fetches.model(model, source, _subject(model)))
+        dense = Checkpoint.dense(architecture=architecture, dtype=model.dtype)
         variants = [(fetched, _subject(model), dense)]
         for index, entry in enumerate(self.manifest.compress):
             with located("compress", index):
@@ -118,53 +107,6 @@ class _Builder:
                 why = next(one.message for one in self.not_planned if one.backend == method.name)
                 with located("compress", index, "method"):
                     raise BadManifest(why, hint=f"it knows: {', '.join(method.architectures)}")
-
-    def fetch_model(self, model: ModelEntry, parsed: ModelSource) -> str:
-        return self.add(
-            Stage(
-                id=f"fetch/{model.name}",
-                image=self.fetch_image.name,
-                operation=Operation.FETCH,
-                parameters=FetchParameters(source=parsed.source, dtype=model.dtype),
-                inputs={} if parsed.folder is None else {"source": HostFolder(parsed.folder)},
-                limits=self.limits,
-                subject=_subject(model),
-                depends_on_device=False,
-            )
-        )
-
-    def fetch_task_data(self, task: TaskDescription) -> str:
-        """Plan the fetch of the data set that a task reads."""
-        what = f"task {task.name!r}"
-        return self.fetch_dataset(
-            task.dataset, check=lambda source: check_splits(source, self.datasets, task.splits, what)
-        )
-
-    def fetch_dataset(
-        self, name: str, substitute: str | None = None, check: Callable[[DatasetSource], str | None] = lambda _: None
-    ) -> str:
-        """Plan the fetch of a known data set, once `check` lets it pass, or of the text file that `file:path` names."""
-        if is_text_file(name):
-            text = text_file(name)
-            return self._fetch_rows(f"data/{text.source.file}-{text.source.sha256[:8]}", text.source, text.folder)
-        source = dataset_source(name, self.datasets, self.data, substitute)
-        if note := check(source):
-            self.chosen.setdefault(note, [])
-        identity = f"data/{name}" if source.substitute is None else f"data/{name}-or-{source.substitute}"
-        return self._fetch_rows(identity, source, self.data if source.files else None)
-
-    def _fetch_rows(self, identity: str, source: DatasetSource | TextFile, folder: Path | None) -> str:
-        return self.add(
-            Stage(
-                id=identity,
-                image=self.fetch_image.name,
-                operation=Operation.FETCH,
-                parameters=FetchParameters(source=source),
-                inputs={} if folder is None else {"source": HostFolder(folder)},
-                limits=self.limits,
-                depends_on_device=False,
-            )
-        )
 
     def compress(
         self, model: ModelEntry, checkpoint: str, dense: Checkpoint, entry: CompressEntry
@@ -220,9 +162,7 @@ class _Builder:
 
     def _calibration(self, method: MethodDescription, dataset: str, substitute: str | None) -> str:
         with located("calibration"):
-            return self.fetch_dataset(
-                dataset, substitute, lambda source: check_calibration(source, self.datasets, method.name)
-            )
+            return self.add(self.fetches.calibration(method, dataset, substitute))
 
     def measure(self, checkpoint: str, subject: Subject, known: Checkpoint) -> None:
         """Plan everything that is measured on one checkpoint."""
@@ -252,7 +192,7 @@ class _Builder:
             with located("evaluate", "engine", index):
                 found = resolve_engine(name, self.catalog)
             if found is None:
-                yield from task_stages(labelled, checkpoint, entry, self.catalog, self.fetch_task_data)
+                yield from task_stages(labelled, checkpoint, entry, self.catalog, self._task_data)
                 continue
             engine = Engine(*found)
             backend = engine.backend
@@ -264,7 +204,10 @@ class _Builder:
             else:
                 served = replace(labelled, caveat=way.caveat, device=common.device)
                 read = self._exported(checkpoint, subject, way)
-                yield from task_stages(served, read, entry, self.catalog, self.fetch_task_data, engine)
+                yield from task_stages(served, read, entry, self.catalog, self._task_data, engine)
+
+    def _task_data(self, task: TaskDescription) -> str:
+        return self.add(self.fetches.task_data(task))
 
     def _profiles(self, common: Stage, checkpoint: str) -> Iterator[Stage]:
         if self.manifest.profile is not None:
