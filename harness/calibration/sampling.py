@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.calibration.text import choose_split, leaks, read_texts
+from harness.calibration.text import choose_split, read_texts
 from harness.checkpoint import open_dataset
 from harness.contract import Calibration, CalibrationPolicy, DatasetDescriptor
 from harness.errors import BadRequest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-__all__ = ["CalibrationSet", "draw_calibration", "leaks"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def _describe(descriptor: DatasetDescriptor, split: str, asked: Calibration, dra
     yield from (f"calibration: {descriptor.name} {note}" for note in descriptor.notes if note.startswith(f"{split}: "))
     if descriptor.name != asked.dataset:
         yield f"calibration: {asked.dataset} was asked for, {descriptor.name} stands in for it"
-    if leaks(descriptor.name):
+    if descriptor.name in asked.evaluated:
         yield f"calibration: {descriptor.name} is also an evaluation set, which favours the scores on it"
 
 

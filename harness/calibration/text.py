@@ -1,4 +1,4 @@
-"""The texts of a data set that a method may calibrate on: which split, which field, and which sets leak."""
+"""The texts of a data set that a method may calibrate on: which split and which field."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,29 +9,8 @@ from harness.contract import DatasetDescriptor
 from harness.errors import BadRequest
 
 _SPLITS = ("train", "validation")
-_TEXT_FIELDS = {"c4": "text", "wikitext2": "text", "boolq": "passage", "pile": "text", "bookcorpus": "text"}
-_USUAL_TEXT_FIELDS = ("text", "passage", "content")
+_TEXT_FIELDS = ("text", "passage", "content")
 _INSTRUCTION_FIELDS = ("instruction", "input", "output")
-_EVALUATED_SETS = frozenset(
-    {
-        "adv_glue",
-        "arc_challenge",
-        "arc_easy",
-        "hellaswag",
-        "mmlu",
-        "mnli",
-        "piqa",
-        "qnli",
-        "truthfulqa",
-        "wikitext2",
-        "winogrande",
-    }
-)
-
-
-def leaks(name: str) -> bool:
-    """Whether calibrating on the data set `name` favours the scores on a task: the task reads the same set."""
-    return name in _EVALUATED_SETS
 
 
 def choose_split(descriptor: DatasetDescriptor) -> str:
@@ -50,7 +29,9 @@ def choose_split(descriptor: DatasetDescriptor) -> str:
 
 
 def read_texts(folder: Path, name: str, split: str) -> list[str]:
-    """The text of every row, in order. Rows of instructions are rendered by `instruction_text`.
+    """The text of every row, in order: its field `text`, else `passage`, else `content`.
+
+    Rows of instructions are rendered by `instruction_text`.
 
     Raises:
         BadCheckpoint: the rows cannot be read.
@@ -60,7 +41,7 @@ def read_texts(folder: Path, name: str, split: str) -> list[str]:
     if rows[0].keys() >= set(_INSTRUCTION_FIELDS):
         texts = [instruction_text(row) for row in rows]
     else:
-        field = _TEXT_FIELDS.get(name) or _usual_text_field(name, rows[0])
+        field = _text_field(name, rows[0])
         if any(field not in row for row in rows):
             raise BadRequest(f"rows of data set {name!r} have no field {field!r}", hint="fetch the data set again")
         texts = [row[field] for row in rows]
@@ -80,11 +61,11 @@ def instruction_prompt(row: Mapping[str, Any]) -> str:
     return f"### Instruction:\n{row['instruction']}\n\n{given}### Response:\n"
 
 
-def _usual_text_field(name: str, row: dict[str, Any]) -> str:
-    for field in _USUAL_TEXT_FIELDS:
+def _text_field(name: str, row: dict[str, Any]) -> str:
+    for field in _TEXT_FIELDS:
         if isinstance(row.get(field), str):
             return field
     raise BadRequest(
         f"data set {name!r} has no text field that is known here; its fields are: {', '.join(sorted(row))}",
-        hint=f"use a set with a field named {', '.join(_USUAL_TEXT_FIELDS)}, or with {', '.join(_INSTRUCTION_FIELDS)}",
+        hint=f"use a set with a field named {', '.join(_TEXT_FIELDS)}, or with {', '.join(_INSTRUCTION_FIELDS)}",
     )

@@ -146,7 +146,7 @@ class SplitDescription(Frozen):
 
 
 class DatasetDescription(Frozen):
-    """`calibration_text` names the field whose text serves for calibration; None where the set cannot serve."""
+    """`calibration_split` is the one whose text serves for calibration; None where the set cannot serve."""
 
     name: str
     splits: dict[str, SplitDescription]
@@ -154,7 +154,6 @@ class DatasetDescription(Frozen):
     hub_revision: str | None = None
     package: str | None = None
     package_version: str | None = None
-    calibration_text: str | None = None
     calibration_split: str | None = None
 
 

@@ -97,7 +97,8 @@ class CalibrationPolicy(StrEnum):
 class Calibration(Frozen):
     """Calibration text, drawn from the input `calibration`. `sequence_length` is in tokens.
 
-    `policy` None is the set's usual one.
+    `policy` None is the set's usual one. `evaluated` names those of the sets that may come, `dataset` and what may
+    stand in for it, which tasks read too: calibrating on one favours the scores on these.
     """
 
     dataset: str
@@ -105,6 +106,7 @@ class Calibration(Frozen):
     sequence_length: PositiveInt
     seed: NonNegativeInt
     policy: CalibrationPolicy | None = None
+    evaluated: tuple[str, ...] = ()
 
 
 class CompressParameters(Frozen):

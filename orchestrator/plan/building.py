@@ -64,6 +64,11 @@ class _Builder:
         return Fetches(self.fetch_image, self.limits, self.data, note=lambda text: self.chosen.setdefault(text, []))
 
     @property
+    def evaluated(self) -> set[str]:
+        """The data sets that tasks read."""
+        return {task.dataset for _, task in self.catalog.tasks.values()}
+
+    @property
     def limits(self) -> Limits:
         memory_gib = self.manifest.limits.memory_gib
         return Limits(
@@ -119,7 +124,8 @@ class _Builder:
         with located("options"):
             check_options(image, "methods", method.name, entry.options)
         asked, substitute = resolve_calibration(method, self.manifest.calibration, entry.calibration)
-        calibration = asked.model_copy(update={"dataset": without_folder(asked.dataset)})
+        evaluated = tuple(sorted(self.evaluated & {asked.dataset, substitute}))
+        calibration = asked.model_copy(update={"dataset": without_folder(asked.dataset), "evaluated": evaluated})
         subject = _subject(model).model_copy(update={"method": entry.name or method.name, "setting": setting.name})
         if unknown_to := refusal(method, dense.architecture):
             source = f"`architectures` of {method.name} in {image.name}/{image.description_path.name}"

@@ -43,8 +43,8 @@ def check_calibration(source: DatasetSource, known: Mapping[str, DatasetDescript
         substitute = known[source.substitute]
         if substitute.calibration_split and _can_come(substitute, source, substitute.calibration_split):
             return None
-    if description.calibration_text is None or description.calibration_split is None:
-        texts = sorted(name for name, one in known.items() if one.calibration_text is not None)
+    if description.calibration_split is None:
+        texts = sorted(name for name, one in known.items() if one.calibration_split is not None)
         raise BadManifest(
             f"{source.name} holds no text to calibrate on, as {what} needs it",
             hint=f"these do: {', '.join(texts)}, or a text of your own as file:PATH",

