@@ -115,7 +115,7 @@ class BackendDescription(Frozen):
     run_by_us: dict[DeviceKind, str] = {}
     scores: bool = False
     architectures: tuple[str, ...] = ()
-    """Empty: any architecture that transformers knows without remote code."""
+    """For an image without a `support.toml`, whose rows say it. Empty: any that transformers knows by itself."""
 
 
 class TaskDescription(Frozen):

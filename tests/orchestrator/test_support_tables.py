@@ -43,6 +43,7 @@ def test_every_backend_of_the_catalog_has_a_table_beside_its_image() -> None:
             row.formats for row in found.rows if row.answer is not Answer.NO and not row.otherwise
         }  # what the description promises is what the table grants
         assert {one for formats in served for one in formats} == set(backend.formats)
+        assert backend.architectures == ()  # which the rows say
 
 
 @each_table
