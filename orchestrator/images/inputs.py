@@ -145,7 +145,7 @@ def container_identity(image: Image, device: DeviceKind, packages: str | None) -
         inputs["worker"] = digest_file(worker_dockerfile(image))
         if modules := own_modules(image):
             inputs["modules"] = _contents(modules)
-    return ImageIdentity(f"docker:inputs:{digest_of(inputs)}{_declared_data(image)}")
+    return ImageIdentity(f"docker:inputs:{digest_of(inputs)}")
 
 
 def process_identity(image: Image, lock: Sha256, abi: str) -> ImageIdentity:
@@ -155,13 +155,7 @@ def process_identity(image: Image, lock: Sha256, abi: str) -> ImageIdentity:
     """
     own = _contents(_files(image, _LEFT_OUT) if image.description.command else own_modules(image))
     brought = f":files-{digest_of(own)}" if own else ""
-    return ImageIdentity(f"process:{lock}:{abi}{_declared_data(image)}{brought}")
-
-
-def _declared_data(image: Image) -> str:
-    """The data sets that `image.toml` describes, which are what the operation `fetch` reads beside its request."""
-    datasets = [one.model_dump(mode="json") for one in image.description.datasets]
-    return f":data-{digest_of({'datasets': datasets})[:_TAG_DIGITS]}" if datasets else ""
+    return ImageIdentity(f"process:{lock}:{abi}{brought}")
 
 
 def image_tag(image: Image, device: DeviceKind) -> str:

@@ -6,8 +6,11 @@ from typing import Any
 
 from harness.contract import (
     CONTRACT_VERSION,
+    DatasetSource,
+    FetchParameters,
     Frozen,
     ImageDescription,
+    Parameters,
     Sha256,
     canonical_json,
     digest_of,
@@ -19,13 +22,17 @@ _ABSENT = object()
 
 
 class KeyPart(StrEnum):
-    """What a stage's result depends on. `code` is the harness's source that the stage can load, by file."""
+    """What a stage's result depends on. `code` is the harness's source that the stage can load, by file.
+
+    `data` is what the image's description says of the data sets that a fetch may deliver, by name.
+    """
 
     CONTRACT = "contract"
     OPERATION = "operation"
     CODE = "code"
     IMAGE = "image"
     PARAMETERS = "parameters"
+    DATA = "data"
     INPUTS = "inputs"
     DEVICE = "device"
 
@@ -55,6 +62,8 @@ def key_material(
         KeyPart.PARAMETERS.value: stage.parameters.model_dump(mode="json"),
         KeyPart.INPUTS.value: dict(inputs),
     }
+    if described := _described_data(image, stage.parameters):
+        material[KeyPart.DATA.value] = described
     if identity is not None:
         material[KeyPart.IMAGE.value] = str(identity)
     if stage.depends_on_device:
@@ -64,6 +73,14 @@ def key_material(
         material[KeyPart.DEVICE.value] = device
     canonical_json(material)
     return material
+
+
+def _described_data(image: ImageDescription, parameters: Parameters) -> dict[str, Any]:
+    """All that a fetch reads of its image's description; what else is described there decides nothing of it."""
+    if not isinstance(parameters, FetchParameters) or not isinstance(parameters.source, DatasetSource):
+        return {}
+    named = (parameters.source.name, parameters.source.substitute)
+    return {one.name: one.model_dump(mode="json") for one in image.datasets if one.name in named}
 
 
 def stage_key(material: Mapping[str, Any]) -> Sha256:

@@ -236,3 +236,31 @@ def test_each_part_of_a_key_is_named_where_it_differs(bench: Bench) -> None:
     assert key_changes(first, first) == ()
     unknown = material(bench, stage, identity=None, inputs={})
     assert key_changes(first, unknown, ("image", "inputs.checkpoint")) == ()
+
+
+def test_a_fetch_depends_on_the_descriptions_of_what_it_may_deliver_alone(bench: Bench) -> None:
+    asked = MANIFEST | {"calibration": {"dataset": "c4", "substitute": "boolq", "samples": 2, "sequence_length": 16}}
+    plan = bench.setup(FakeRuntime(honest_worker), asked).plan
+    stage = next(stage for stage in plan.stages if stage.id.startswith("data/c4"))
+    image = bench.catalog.images[stage.image].description
+
+    def described_otherwise(name: str) -> dict[str, Any]:
+        assert name in [one.name for one in image.datasets]
+        datasets = tuple(
+            one.model_copy(update={"hub_revision": "f" * 40}) if one.name == name else one for one in image.datasets
+        )
+        changed = image.model_copy(update={"datasets": datasets})
+        return key_material(stage, changed, ImageIdentity("image:1"), {}, "cpu")
+
+    first = key_material(stage, image, ImageIdentity("image:1"), {}, "cpu")
+    assert stage_key(described_otherwise("piqa")) == stage_key(first)
+    for name in ("c4", "boolq"):
+        expected = KeyChange(part=KeyPart.DATA, names=(f"{name}.hub_revision",))
+        assert key_changes(first, described_otherwise(name)) == (expected,)
+
+
+def test_what_is_no_data_set_depends_on_no_description_of_one(bench: Bench) -> None:
+    plan = bench.setup(FakeRuntime(honest_worker)).plan
+    data = [stage.id for stage in plan.stages if KeyPart.DATA in material(bench, stage)]
+    assert data == [stage.id for stage in plan.stages if stage.id.startswith("data/")]
+    assert len(data) > 1
