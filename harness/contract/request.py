@@ -128,11 +128,10 @@ class LayerWidthsExport(StrEnum):
 
 
 class ExportParameters(Frozen):
-    """The layout to write a checkpoint in. `dtype` is for dense targets; None keeps the checkpoint's own."""
+    """The layout to write a checkpoint in, in the checkpoint's own dtype."""
 
     target: CheckpointFormat
     layers: LayerWidthsExport = LayerWidthsExport.KEPT
-    dtype: Dtype | None = None
 
 
 REFERENCE_ENGINE = "transformers"

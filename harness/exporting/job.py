@@ -69,10 +69,10 @@ def _target(parameters: ExportParameters) -> _Target:
             hint=f"targets: {', '.join(target for target in CheckpointFormat if _has_module(target))}",
         )
     dense = parameters.target is CheckpointFormat.DENSE
-    if not dense and (parameters.dtype is not None or parameters.layers is not LayerWidthsExport.KEPT):
+    if not dense and parameters.layers is not LayerWidthsExport.KEPT:
         raise BadRequest(
-            f"`dtype` and `layers` are for dense targets, and this one is {parameters.target.value}",
-            hint="leave them out, or export to dense first",
+            f"`layers` is for dense targets, and this one is {parameters.target.value}",
+            hint="leave it out, or export to dense first",
         )
     return cast(_Target, importlib.import_module(export_module(parameters.target)))
 

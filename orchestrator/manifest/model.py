@@ -106,12 +106,13 @@ class ProfileEntry(ProfileParameters):
 
 class BenchmarkEntry(SpeedSizes):
     """`options` maps a backend to its own options. `dense_fallback`: where a backend reads a checkpoint in no layout,
-    time it with the dequantized weights, and say so.
+    time it with the dequantized weights, and say so. `prompts` is a file as `file:path`; None draws them.
     """
 
     backends: Annotated[tuple[str, ...], Field(min_length=1)]
     options: dict[str, dict[str, Scalar]] = {}
     dense_fallback: bool = False
+    prompts: str | None = Field(default=None, pattern=r"^file:.")
 
     @model_validator(mode="after")
     def _options_are_of_listed_backends(self) -> Self:

@@ -248,10 +248,21 @@ class _Builder:
                     image=image.name,
                     operation=Operation.BENCHMARK,
                     parameters=_benchmark_parameters(backend, entry, options),
-                    inputs={"checkpoint": StageOutput(self._exported(checkpoint, subject, way))},
+                    inputs={
+                        "checkpoint": StageOutput(self._exported(checkpoint, subject, way)),
+                        **self._prompts(entry.prompts),
+                    },
                     timed=True,
                     caveat=way.caveat,
                 )
+
+    def _prompts(self, name: str | None) -> dict[str, Input]:
+        if name is None:
+            return {}
+        with located("benchmark", "prompts"):
+            stage = self.add(self.fetches.text(name))
+        self.chosen.setdefault(f"speeds are those of the prompts in {without_folder(name)}, not of drawn ones", [])
+        return {"prompts": StageOutput(stage)}
 
     def _exported(self, checkpoint: str, subject: Subject, way: Way) -> str:
         if way.export is None:
@@ -299,7 +310,7 @@ def _benchmark_parameters(
     return BenchmarkParameters(
         backend=backend.name,
         options=dict(options),
-        **entry.model_dump(exclude={"backends", "options", "dense_fallback"}),
+        **entry.model_dump(exclude={"backends", "options", "dense_fallback", "prompts"}),
     )
 
 

@@ -1,4 +1,4 @@
-"""Stages that fetch: a model, the data of a task, text to calibrate on."""
+"""Stages that fetch: a model, the data of a task, text to calibrate on, prompts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,10 +50,18 @@ class Fetches:
             BadManifest: it is unknown or missing, holds no text, or no source has the split to draw from.
         """
         if is_text_file(dataset):
-            text = text_file(dataset)
-            return self._rows(f"{text.source.file}-{text.source.sha256[:8]}", text.source, text.folder)
+            return self.text(dataset)
         source = dataset_source(dataset, self._datasets, self.data, substitute)
         return self._dataset(source, check_calibration(source, self._datasets, method.name))
+
+    def text(self, name: str) -> Stage:
+        """The text file that `file:path` names.
+
+        Raises:
+            BadManifest: it is missing, or none that holds text.
+        """
+        text = text_file(name)
+        return self._rows(f"{text.source.file}-{text.source.sha256[:8]}", text.source, text.folder)
 
     @property
     def _datasets(self) -> dict[str, DatasetDescription]:

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from harness.checkpoint import read_config
-from harness.contract import Dtype, Reason
-from harness.errors import BadRequest, Unsupported
+from harness.contract import LayerWidthsExport
+from harness.errors import BadRequest
 from tests.exporting.export_requests import AWQ, DENSE, GPTQ, INT, PACK, export, logits
 from tests.support.quantized_weights import Case, case, publish_quantized
-from tests.support.tiny_checkpoints import publish_model, tiny_model, tiny_tokens
+from tests.support.tiny_checkpoints import tiny_tokens
 
 TOKENS = tiny_tokens(2, 24)
 
@@ -40,28 +39,7 @@ def test_a_dequantized_checkpoint_computes_the_same_and_keeps_what_made_it(tmp_p
     assert told is (stored.quantization.activation_bits < 16)
 
 
-def test_weights_are_rounded_once_to_the_dtype_asked_for(tmp_path: Path) -> None:
-    stored = case(PACK, 4, 16, symmetric=True)
-    publish_quantized(tmp_path / "source", "llama", stored)
-    whole, descriptor = export(tmp_path / "source", DENSE, dtype=Dtype.FLOAT32)
-    half, _ = export(tmp_path / "source", DENSE, dtype=Dtype.FLOAT16)
-    exact = load_file(whole / "model.safetensors")
-    rounded = load_file(half / "model.safetensors")
-    assert descriptor.dtype is Dtype.FLOAT32
-    assert all(torch.equal(rounded[name], tensor.half()) for name, tensor in exact.items())
-    assert read_config(half)["torch_dtype"] == "float16"
-
-
-def test_values_beyond_float16_are_refused_with_the_tensor(tmp_path: Path) -> None:
-    model = tiny_model("llama")
-    model.lm_head.weight[3, 5] = 1e6
-    publish_model(tmp_path / "source", model)
-    with pytest.raises(Unsupported, match=r"lm_head\.weight has values beyond") as refusal:
-        export(tmp_path / "source", DENSE, dtype=Dtype.FLOAT16)
-    assert refusal.value.reason is Reason.DTYPE
-
-
 def test_options_of_dense_targets_are_refused_elsewhere(tmp_path: Path) -> None:
     publish_quantized(tmp_path / "source", "llama", case(PACK, 4, 16, symmetric=True))
     with pytest.raises(BadRequest, match="for dense targets"):
-        export(tmp_path / "source", GPTQ, dtype=Dtype.FLOAT16)
+        export(tmp_path / "source", GPTQ, layers=LayerWidthsExport.PADDED)

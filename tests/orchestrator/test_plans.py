@@ -6,8 +6,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from harness.contract import BenchmarkParameters, CompressParameters, Dtype, canonical_json
+from harness.contract import (
+    BenchmarkParameters,
+    CompressParameters,
+    Dtype,
+    FetchParameters,
+    Operation,
+    TextFile,
+    canonical_json,
+    digest_file,
+)
 from orchestrator.errors import BadManifest
 from orchestrator.manifest import Manifest
 from orchestrator.manifest.sources import parse_model
@@ -121,3 +131,23 @@ def test_the_key_does_not_depend_on_the_order_of_fields(document: dict[str, obje
     turned = dict(reversed(list(document.items())))
     assert canonical_json(turned) == canonical_json(document)
     assert json.loads(canonical_json(document)) == document
+
+
+def test_speeds_are_measured_with_prompts_of_ones_own(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("first\n\nsecond", encoding="utf-8")
+    plan = plan_of(bench, benchmark={"backends": ["transformers"], "prompts": f"file:{file}"})
+    speeds = [stage for stage in plan.stages if stage.operation is Operation.BENCHMARK]
+    (prompts,) = {stage.inputs["prompts"] for stage in speeds}
+    assert len(speeds) == 2
+    assert plan.stage(prompts.stage).parameters == FetchParameters(
+        source=TextFile(file="prompts.txt", sha256=digest_file(file))
+    )
+    assert "speeds are those of the prompts in file:prompts.txt, not of drawn ones" in plan.decisions
+
+
+def test_prompts_that_are_no_file_are_refused(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="prompts"):
+        plan_of(bench, benchmark={"backends": ["transformers"], "prompts": "c4"})
+    with pytest.raises(BadManifest, match="does not exist"):
+        plan_of(bench, benchmark={"backends": ["transformers"], "prompts": f"file:{tmp_path / 'gone.txt'}"})
