@@ -3,4 +3,4 @@
 Never imports torch or any library of an image; of the harness it imports `harness.contract` alone.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
