@@ -49,7 +49,7 @@ def test_describe_names_the_harness_that_the_orchestrator_has(runtime, plain):
     ("operation", "parameters", "reason"),
     [
         (Operation.PROFILE, ProfileParameters(), Reason.OPERATION),
-        (Operation.EVALUATE, EvaluateParameters(task="no-such-task"), None),
+        (Operation.EVALUATE, EvaluateParameters(task="no-such-task"), Reason.TASK),
     ],
 )
 def test_what_an_image_cannot_do_is_one_error_in_every_place(runtime, plain, tmp_path, operation, parameters, reason):

@@ -16,11 +16,12 @@ from orchestrator.runtime.docker import DockerRuntime
 from orchestrator.stages import Limits
 from orchestrator.store import Failure
 from tests.support.containers import engine_or_skip, lack
+from tests.support.every_image import write_every_image
 
 PROJECT = Path(__file__).parents[2]
 FAKES = PROJECT / "tests" / "support" / "vendor_fakes"
 IMAGE = ImageCatalog(PROJECT / "images").images["transformers"]
-"""The harness in it has every backend's adapter."""
+"""The harness in it has every backend's adapter; which it offers is told by another description."""
 DEADLINE_SECONDS = 600
 
 
@@ -39,6 +40,9 @@ def test_the_whole_contract_holds_around_an_engine_that_behaves_and_misbehaves(
     backend: str, runtime: DockerRuntime, tmp_path: Path
 ) -> None:
     write_probe(tmp_path / "checkpoint")
+    described = tmp_path / "described"
+    described.mkdir()
+    write_every_image(described / "image.toml")
 
     def do(behaviour: str) -> ResultEvent | Failure:
         folder = tmp_path / behaviour.replace(",", "-")
@@ -52,10 +56,14 @@ def test_the_whole_contract_holds_around_an_engine_that_behaves_and_misbehaves(
             folder=folder,
             stage="vendor",
             run="vendor",
-            inputs={"checkpoint": tmp_path / "checkpoint", "fakes": FAKES},
+            inputs={"checkpoint": tmp_path / "checkpoint", "fakes": FAKES, "described": described},
             device=Device(threads=1),
             limits=Limits(deadline_seconds=DEADLINE_SECONDS),
-            environment={"PYTHONPATH": "/opt/llmcbench:/in/fakes", "FAKE_ENGINE": behaviour},
+            environment={
+                "PYTHONPATH": "/opt/llmcbench:/in/fakes",
+                "FAKE_ENGINE": behaviour,
+                "LLMCBENCH_IMAGE": "/in/described/image.toml",
+            },
         )
         completed = runtime.run(invocation, lambda event: None, threading.Event())
         return judge(invocation, completed)
