@@ -39,8 +39,8 @@ setup: .venv/.orchestrator ## install the orchestrator into .venv
 bench: setup ## compress a model, compare it with the dense one on all tracks
 	@$(ORCHESTRATOR) bench --method '$(METHOD)' --backend '$(BACKEND)' --model '$(MODEL)' --setting '$(SETTING)' --device '$(DEVICE)' --runtime '$(RUNTIME)' $(ARGS)
 
-check: lint ## check style, layers and types, and run the tests that need neither Docker nor a network
-	$(PYTEST) --dist worksteal -m 'not docker and not network' $(ARGS)
+check: lint ## check style, layers and types, and run the tests that need neither Docker, nor a network, nor minutes
+	$(PYTEST) --dist worksteal -m 'not docker and not network and not slow' $(ARGS)
 
 test: .venv/.development ## run all tests; those that need Docker or a network are skipped where there is none
 	$(PYTEST) --dist loadgroup $(ARGS)

@@ -35,6 +35,7 @@ def variables(tmp_path: Path) -> dict[str, str]:
     return kept | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("jq") is None, reason="the page's last part needs jq")
 def test_the_page_can_be_followed(tmp_path: Path, variables: dict[str, str]) -> None:
     folder = tmp_path / "work"

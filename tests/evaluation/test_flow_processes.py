@@ -198,6 +198,7 @@ def test_two_processes_find_what_one_finds(inputs: dict[str, str], tmp_path: Pat
     assert two.cost.asked_tokens == one.cost.asked_tokens > two.cost.computed_tokens > 0
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_with_the_items_that_are_left_even_in_other_processes(
     inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

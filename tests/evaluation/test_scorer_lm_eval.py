@@ -52,6 +52,7 @@ def reference(loaded: LoadedModel) -> Any:
     return HFLM(pretrained=loaded.model, tokenizer=byte_tokenizer(), batch_size=2)
 
 
+@pytest.mark.slow
 def test_lm_eval_evaluates_a_task_with_the_scorer_as_with_its_own_model(loaded: LoadedModel, reference: Any) -> None:
     import lm_eval
 

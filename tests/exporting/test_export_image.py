@@ -63,6 +63,7 @@ def test_no_two_exports_are_the_same_and_only_exact_ones_give_packed_integers() 
     assert all(one.source is DENSE for one in OFFERED if one.layers is not LayerWidthsExport.KEPT)
 
 
+@pytest.mark.slow
 def test_a_worker_exports_a_compressed_model_of_the_zoo(tmp_path: Path) -> None:
     zoo_checkpoint("llama-gqa", tmp_path / "model")
     text = " ".join(f"word {number}" for number in range(400))

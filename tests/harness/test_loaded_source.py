@@ -181,6 +181,10 @@ WORKS = {
 }
 
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("loaded source")]
+"""Everything is served once for all of these tests."""
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every folder that a work reads, by its name."""

@@ -179,6 +179,7 @@ def used(folder: Path, tmp_path: Path) -> dict[str, Check]:
     return {check.name: check for check in use_image(bench, image)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", Kind)
 def test_a_new_image_in_python_does_what_it_offers(tmp_path: Path, kind: Kind) -> None:
     stand_in(tmp_path / "store", ImageCatalog(IMAGES).images["torch-transformers"], DeviceKind.CPU)
