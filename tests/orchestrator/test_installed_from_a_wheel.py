@@ -125,8 +125,8 @@ def test_images_and_findings_are_documents_too(installed: Command) -> None:
 
 @pytest.mark.network
 def test_it_writes_the_completion_of_a_shell(installed: Command) -> None:
-    shown = installed("--show-completion", "bash")
-    assert "_ORCHESTRATOR_COMPLETE" in shown.stdout
+    shown = installed(_ORCHESTRATOR_COMPLETE="source_bash")
+    assert "complete" in shown.stdout and "_ORCHESTRATOR_COMPLETE=" in shown.stdout
 
 
 @pytest.mark.network
