@@ -1,11 +1,16 @@
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.manifest.hub import HubUnavailable
+from orchestrator.run import facts, resources, setup
 from tests.support.every_image import write_every_image
+from tests.support.small_runs import IMAGES, Bench
 
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton asks once, when it is first imported, which any test may do
@@ -31,6 +36,43 @@ def every_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def engine_of_this_machine_is_not_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
     """`clean` in a test takes nothing from the container engine, where other tests and other checkouts have images."""
     monkeypatch.setattr("orchestrator.cli.inspection._prune_engine", lambda *, dry_run: [])
+
+
+@pytest.fixture(autouse=True)
+def device_locks_of_this_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark that runs on this machine meanwhile holds the real ones."""
+    monkeypatch.setattr(resources, "device_lock_path", lambda name: tmp_path / "locks" / f"device-{name}.lock")
+
+
+@pytest.fixture(autouse=True)
+def one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody may be at work on the checkout meanwhile."""
+    monkeypatch.setattr(facts, "checkout_commit", lambda: "0" * 40)
+
+
+@pytest.fixture(autouse=True)
+def hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test asks the real one for a configuration."""
+
+    def refuse(repository: str, revision: str) -> None:
+        raise HubUnavailable(f"no test asks for {repository}")
+
+    monkeypatch.setattr(setup, "model_config", refuse)
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """The smallest image of all, whose worker does what no worker should."""
+    images = tmp_path_factory.mktemp("images")
+    shutil.copytree(IMAGES / "base", images / "base")
+    shutil.copytree(Path(__file__).parent / "runtime" / "hostile", images / "hostile")
+    return ImageCatalog(images).images["hostile"]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Runs of a small catalog of images, each in a store of its own."""
+    return Bench(tmp_path / "store")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A hostile worker, run by either real runtime. Docker needs nothing but the base image; processes need no package."""
 
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.contract import DatasetSource, Device, DeviceKind, EvaluateParameters, Event, FetchParameters, Operation
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import Image
 from orchestrator.runtime.base import Completed, Invocation
 from orchestrator.runtime.docker import RUN_LABEL, DockerRuntime
 from orchestrator.runtime.process import RUNNING_NAME, ProcessRuntime
@@ -18,7 +17,6 @@ from orchestrator.runtime.survivors import INVOCATION_VARIABLE
 from orchestrator.stages import Limits
 from tests.support.containers import engine_or_skip
 
-PROJECT = Path(__file__).parents[2]
 HOSTILE = Path(__file__).parent / "hostile"
 
 
@@ -87,14 +85,6 @@ def _workers_below(root: Path) -> list[str]:
         if all(needle in variables for needle in needles):
             found.append(entry.name)
     return found
-
-
-@pytest.fixture(scope="session")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    images = tmp_path_factory.mktemp("images")
-    shutil.copytree(PROJECT / "images" / "base", images / "base")
-    shutil.copytree(HOSTILE, images / "hostile")
-    return ImageCatalog(images).images["hostile"]
 
 
 @pytest.fixture

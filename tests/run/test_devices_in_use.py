@@ -11,7 +11,7 @@ from orchestrator.manifest import Manifest
 from orchestrator.plan import build_plan
 from orchestrator.run import resources
 from orchestrator.stages import Stage
-from tests.orchestrator.small_runs import MANIFEST, Bench
+from tests.support.small_runs import MANIFEST, Bench
 
 EVALUATION, TIMING = "evaluate/tiny/dense/arc_easy", "benchmark/tiny/dense/transformers"
 

@@ -11,9 +11,9 @@ from orchestrator.run.progress.live import LiveDisplay
 from orchestrator.run.progress.plain import PlainDisplay
 from orchestrator.run.progress.wording import duration
 from orchestrator.store import Failure, FailureKind, StageState, StageStatus
-from tests.orchestrator.small_runs import Bench
-from tests.orchestrator.workers import honest_worker
 from tests.support.fake_runtime import FakeRuntime
+from tests.support.small_runs import Bench
+from tests.support.stage_workers import honest_worker
 
 PLANNED = StageState(operation=Operation.PROFILE, image="evaluate", subject=None, parameters={})
 

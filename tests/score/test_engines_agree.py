@@ -28,9 +28,9 @@ from orchestrator.report.building import build_report
 from orchestrator.score.agreement import RunAgreement
 from orchestrator.stages import Plan
 from orchestrator.tracks import Track
-from tests.orchestrator.small_runs import IMAGES, MANIFEST, Bench
-from tests.orchestrator.workers import honest_worker, is_pruned
 from tests.support.fake_runtime import FakeRuntime
+from tests.support.small_runs import IMAGES, MANIFEST, Bench
+from tests.support.stage_workers import honest_worker, is_pruned
 
 BOTH = {**MANIFEST, "evaluate": {"tasks": ["wikitext2", "arc_easy"], "limit": 4, "engine": ["transformers", "vllm"]}}
 OUTCOMES = {

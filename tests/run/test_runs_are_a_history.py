@@ -22,9 +22,9 @@ from orchestrator.run.scheduling import LocalExecutor
 from orchestrator.store import RunFacts, RunRecord, StageStatus
 from orchestrator.store.cleaning import clean
 from orchestrator.store.history import all_runs, take_run
-from tests.orchestrator.small_runs import MANIFEST, Bench
-from tests.orchestrator.workers import honest_worker
 from tests.support.fake_runtime import FakeRuntime
+from tests.support.small_runs import MANIFEST, Bench
+from tests.support.stage_workers import honest_worker
 
 COMPRESS = "compress/tiny/sparsegpt-50%"
 DIGEST = "1" * 64

@@ -19,9 +19,9 @@ from orchestrator.score.scores import RunScores
 from orchestrator.store import RunRecord, StageStatus, Store, Unreadable, versioned
 from orchestrator.store.cleaning import clean
 from orchestrator.store.history import open_run
-from tests.orchestrator.small_runs import MANIFEST, Bench
-from tests.orchestrator.workers import keeping_worker
 from tests.support.fake_runtime import FakeRuntime
+from tests.support.small_runs import MANIFEST, Bench
+from tests.support.stage_workers import keeping_worker
 
 FORMER = Path(__file__).parent / "former_store"
 """A finished run as version 1 stored it: `runs/` and `stages/` alone, no checkpoints."""

@@ -21,7 +21,7 @@ from orchestrator.plan.exporting import DENSE_FALLBACK, PADDED, Way, find_way
 from orchestrator.plan.support import Checkpoint, Refused
 from orchestrator.stages import Plan
 from orchestrator.store import StageState
-from tests.orchestrator.small_runs import IMAGES, MANIFEST
+from tests.support.small_runs import IMAGES, MANIFEST
 
 ENGINE = """
 name = "{name}"

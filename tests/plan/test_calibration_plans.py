@@ -10,7 +10,7 @@ from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
 from orchestrator.plan import build_plan
 from orchestrator.stages import HostFolder, Plan
-from tests.orchestrator.small_runs import MANIFEST, Bench
+from tests.support.small_runs import MANIFEST, Bench
 
 COMPRESS = "compress/tiny/sparsegpt-50%"
 

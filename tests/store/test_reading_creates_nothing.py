@@ -12,9 +12,9 @@ from orchestrator.cli.app import app
 from orchestrator.errors import OrchestratorError, StoreError
 from orchestrator.store import Store
 from orchestrator.store.cleaning import clean
-from tests.orchestrator.small_runs import Bench
-from tests.orchestrator.workers import keeping_worker
 from tests.support.fake_runtime import FakeRuntime
+from tests.support.small_runs import Bench
+from tests.support.stage_workers import keeping_worker
 
 NOBODY = 65534
 MANIFEST = Path(__file__).parents[2] / "manifests" / "quick.yaml"

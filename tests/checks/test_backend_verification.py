@@ -32,9 +32,9 @@ from orchestrator.cli.app import app
 from orchestrator.errors import StoreError
 from orchestrator.host.devices import ChosenDevice, Gpu
 from orchestrator.images.catalog import ImageCatalog
-from tests.orchestrator.small_runs import IMAGES
-from tests.orchestrator.workers import MEMORY
 from tests.support.fake_runtime import FakeRuntime, Misbehaviour
+from tests.support.small_runs import IMAGES
+from tests.support.stage_workers import MEMORY
 
 CATALOG = ImageCatalog(IMAGES)
 CPU = ChosenDevice(Device(threads=1), "test processor", "cpu: asked for")

@@ -10,7 +10,7 @@ from orchestrator.evidence.value import DENSE
 from orchestrator.score.comparing import Side, compare
 from orchestrator.score.comparison import Comparison, mcnemar
 from orchestrator.tracks import Mode, Track
-from tests.scoring.measured_runs import GPTQ, WANDA, RunMaker, coin_flips
+from tests.support.measured_runs import GPTQ, WANDA, RunMaker, coin_flips
 
 QUICK = Resampling(resamples=1000)
 DENSE_FLIPS = coin_flips(0.7, 200, 1)

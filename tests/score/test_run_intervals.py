@@ -9,7 +9,7 @@ from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import DENSE, Values, Variant
 from orchestrator.score.scores import RunScores, score_run
 from orchestrator.tracks import Mode, Track
-from tests.scoring.measured_runs import GPTQ, WANDA, RunMaker, choices, coin_flips, pack
+from tests.support.measured_runs import GPTQ, WANDA, RunMaker, choices, coin_flips, pack
 
 QUICK = Resampling(resamples=500)
 

@@ -24,7 +24,7 @@ from orchestrator.manifest.sources import parse_model
 from orchestrator.plan import build_plan
 from orchestrator.run.keys import key_material, stage_key
 from orchestrator.stages import ImageIdentity, Plan
-from tests.orchestrator.small_runs import MANIFEST, Bench
+from tests.support.small_runs import MANIFEST, Bench
 
 
 def plan_of(bench: Bench, **changes: object) -> Plan:

@@ -23,9 +23,9 @@ from orchestrator.run.preview import StagePreview, preview
 from orchestrator.stages import ImageIdentity, Stage
 from orchestrator.store import versioned
 from orchestrator.store.store import PROVENANCE_NAME
-from tests.orchestrator.small_runs import MANIFEST, Bench
-from tests.orchestrator.workers import honest_worker
 from tests.support.fake_runtime import FakeRuntime
+from tests.support.small_runs import MANIFEST, Bench
+from tests.support.stage_workers import honest_worker
 
 TWO_METHODS = MANIFEST | {
     "compress": [{"method": "sparsegpt", "setting": "50%"}, {"method": "wanda", "setting": "50%"}],

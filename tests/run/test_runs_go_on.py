@@ -21,9 +21,9 @@ from orchestrator.evidence.value import Variant
 from orchestrator.report.building import build_report
 from orchestrator.store import FailureKind, Provenance, StageRecord, StageStatus, Store
 from orchestrator.tracks import Track
-from tests.orchestrator.small_runs import MANIFEST, Bench
-from tests.orchestrator.workers import honest_worker, is_pruned
 from tests.support.fake_runtime import FakeRuntime, Misbehaviour
+from tests.support.small_runs import MANIFEST, Bench
+from tests.support.stage_workers import honest_worker, is_pruned
 
 PRUNED = Variant(method="sparsegpt", setting="50%")
 

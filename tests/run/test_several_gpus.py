@@ -13,9 +13,9 @@ from orchestrator.plan import build_plan
 from orchestrator.run import resources
 from orchestrator.run.keys import key_material
 from orchestrator.stages import ImageIdentity, Stage
-from tests.orchestrator.small_runs import MANIFEST, Bench
-from tests.orchestrator.workers import honest_worker
 from tests.support.fake_runtime import FakeRuntime
+from tests.support.small_runs import MANIFEST, Bench
+from tests.support.stage_workers import honest_worker
 
 TWO = (Gpu("GPU-b", "H100", 80, "1"), Gpu("GPU-a", "H100", 80, "1"))
 OTHER = Gpu("GPU-c", "L4", 24, "1")

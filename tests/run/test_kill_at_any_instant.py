@@ -8,9 +8,9 @@ from pathlib import Path
 from harness.contract import DESCRIPTOR_NAME, WorkRequest, WorkResult, describe_tree
 from orchestrator.store.cleaning import clean
 from orchestrator.store.history import all_runs
-from tests.orchestrator.small_runs import Bench
-from tests.orchestrator.workers import honest_worker
 from tests.support.fake_runtime import FakeRuntime
+from tests.support.small_runs import Bench
+from tests.support.stage_workers import honest_worker
 
 KILLS = 40
 _FORK = multiprocessing.get_context("fork")

@@ -15,9 +15,9 @@ from orchestrator.report.building import build_report
 from orchestrator.score.comparison import Comparison
 from orchestrator.score.scores import RunScores
 from orchestrator.tracks import Track
-from tests.orchestrator.small_runs import MANIFEST
-from tests.orchestrator.workers import ITEMS, honest_worker, keeping_worker
 from tests.support.fake_runtime import FakeRuntime
+from tests.support.small_runs import MANIFEST
+from tests.support.stage_workers import ITEMS, honest_worker, keeping_worker
 
 
 @pytest.fixture

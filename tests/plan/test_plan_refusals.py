@@ -17,7 +17,7 @@ from orchestrator.manifest.hub import HubUnavailable
 from orchestrator.plan import build_plan
 from orchestrator.plan.options import check_options
 from orchestrator.stages import Plan
-from tests.orchestrator.small_runs import IMAGES
+from tests.support.small_runs import IMAGES
 
 CATALOG = ImageCatalog(IMAGES)
 COMMIT = "0" * 40

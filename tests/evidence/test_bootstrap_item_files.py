@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from orchestrator.evidence.items import ItemsFile, NoInterval, read_items
-from tests.scoring.measured_runs import choices, pack, segments
+from tests.support.measured_runs import choices, pack, segments
 
 OUTCOMES = [1.0, 0.0, 1.0, 1.0]
 
