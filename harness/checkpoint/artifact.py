@@ -25,6 +25,8 @@ from harness.errors import BadCheckpoint, BadRequest
 
 _DESCRIPTOR: TypeAdapter[CheckpointDescriptor | DatasetDescriptor] = TypeAdapter(Descriptor)
 _FILE_MODE = 0o644
+_OUTPUT_EMBEDDING = "lm_head.weight"
+_INPUT_EMBEDDING = "embed_tokens.weight"
 _AGAIN = "fetch or compress it again; a published artifact is never changed by hand"
 
 Made = TypeVar("Made", bound=CheckpointDescriptor | DatasetDescriptor)
@@ -41,8 +43,7 @@ def open_checkpoint(folder: Path, *, verify: bool = False) -> CheckpointDescript
         raise BadCheckpoint(f"{folder} is a data set, not a checkpoint", hint="name a checkpoint as this input")
     _compare(folder, descriptor.files, verify=verify)
     refuse_pickles(folder, descriptor.files)
-    read_config(folder)
-    read_tensors(folder)
+    _check_layout(folder)
     return descriptor
 
 
@@ -77,8 +78,7 @@ def publish(staging: Path, destination: Path, make: Callable[[dict[str, FileEntr
     descriptor = make(files)
     if isinstance(descriptor, CheckpointDescriptor):
         refuse_pickles(staging, files)
-        read_config(staging)
-        read_tensors(staging)
+        _check_layout(staging)
     (staging / DESCRIPTOR_NAME).write_bytes(canonical_json(descriptor.model_dump(mode="json")))
     for name in (*files, DESCRIPTOR_NAME):
         (staging / name).chmod(_FILE_MODE)
@@ -118,6 +118,20 @@ def _read_descriptor(folder: Path) -> CheckpointDescriptor | DatasetDescriptor:
         return _DESCRIPTOR.validate_json(path.read_bytes())
     except ValidationError as invalid:
         raise BadCheckpoint(f"{path} is not a valid descriptor: {invalid}", hint=_AGAIN) from invalid
+
+
+def _check_layout(folder: Path) -> None:
+    """Config and headers are readable, and an output embedding that is tied is not stored beside the other one.
+
+    Fetch has seen to the latter, which readers disagree on; other images may write what they like.
+    """
+    tied = read_config(folder).get("tie_word_embeddings") is True
+    tensors = read_tensors(folder)
+    if tied and _OUTPUT_EMBEDDING in tensors and any(name.endswith(_INPUT_EMBEDDING) for name in tensors):
+        raise BadCheckpoint(
+            f"{folder}: {_OUTPUT_EMBEDDING} is stored although config.json ties it to the input embedding",
+            hint="leave it out, or set tie_word_embeddings to false; readers do not agree on which counts",
+        )
 
 
 def _compare(folder: Path, listed: dict[str, FileEntry], *, verify: bool) -> None:

@@ -5,6 +5,7 @@ what the tensors mean, which is the business of whoever loads them.
 """
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,10 @@ WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 
+_DTYPE_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+    "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
 _CONVERT = "convert the weights to safetensors first, for example with transformers' save_pretrained"
 
 
@@ -28,6 +33,15 @@ class TensorEntry:
     file: str
     dtype: str
     shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Raises BadCheckpoint for a dtype of unknown size."""
+        if self.dtype not in _DTYPE_BYTES:
+            raise BadCheckpoint(
+                f"{self.file} holds a tensor of {self.dtype}, whose size is not known", hint="convert the weights"
+            )
+        return math.prod(self.shape) * _DTYPE_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -82,25 +96,33 @@ def read_tensors(folder: Path) -> dict[str, TensorEntry]:
     """Every tensor of a checkpoint by name, from the headers alone: no weight is read.
 
     Raises:
-        BadCheckpoint: there are no safetensors, a shard is missing or truncated, or the index and the shards disagree.
+        BadCheckpoint: there are no safetensors, a shard is missing or truncated, or the index and the shards disagree
+            on a tensor, whichever of them has it.
     """
     if (folder / WEIGHTS_NAME).is_file():
         return _read_header(folder, WEIGHTS_NAME)
     if not (folder / INDEX_NAME).is_file():
         raise _no_weights(folder, sorted(list_files(folder)))
     placed = read_index(folder)
-    tensors: dict[str, TensorEntry] = {}
+    found: dict[tuple[str, str], TensorEntry] = {}
     for shard in sorted(set(placed.values())):
         if not (folder / shard).is_file():
             raise BadCheckpoint(f"{folder}: shard {shard} is missing", hint="copy or download every shard of the index")
-        tensors |= _read_header(folder, shard)
-    absent = sorted(name for name, shard in placed.items() if name not in tensors or tensors[name].file != shard)
-    if absent:
+        found |= {(name, shard): entry for name, entry in _read_header(folder, shard).items()}
+    hint = "the index and the shards come from different checkpoints; copy or download them together"
+    if absent := sorted(placed.items() - found.keys()):
         raise BadCheckpoint(
-            f"{folder}: {len(absent)} tensor(s) are not in the shard that the index names, the first {absent[0]}",
-            hint="the index and the shards come from different checkpoints; copy or download them together",
+            f"{folder}: {len(absent)} tensor(s) are not in the shard that the index names, the first {absent[0][0]}",
+            hint=hint,
         )
-    return {name: tensors[name] for name in placed}
+    if unplaced := sorted(found.keys() - placed.items()):
+        name, shard = unplaced[0]
+        raise BadCheckpoint(
+            f"{folder}: {len(unplaced)} tensor(s) lie in a shard in which the index does not place them, "
+            f"the first {name} in {shard}",
+            hint=hint,
+        )
+    return {name: found[name, shard] for name, shard in placed.items()}
 
 
 def read_index(folder: Path) -> dict[str, str]:

@@ -1,33 +1,90 @@
 """`config.json` of a fetched model: whether we can load it without remote code, and a form that all readers know."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from harness.checkpoint import TensorEntry
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+
+from harness.architectures.pruned_shapes import LAYERS_KEY
+from harness.architectures.usable import read_architecture
+from harness.checkpoint import CONFIG_NAME
 from harness.contract import Dtype, Reason
 from harness.errors import BadCheckpoint, Unsupported
 
 _LEFT_OUT = frozenset({"auto_map", "_name_or_path", "_model_name_or_path"})
 
 
-def check_loadable(config: Mapping[str, Any]) -> str:
+_NULL_IS_ABSENT = frozenset({"architectures", "auto_map", "quantization_config", LAYERS_KEY})
+"""Keys of which transformers takes `null` for "not there"; of others `null` can be a value, as for `sliding_window`."""
+
+_Sizes = PositiveInt | list[PositiveInt] | None
+
+
+class _KnownKeys(BaseModel):
+    """The keys of config.json that this project reads itself, and what each may hold where it is there."""
+
+    model_config = ConfigDict(strict=True)
+
+    model_type: str
+    architectures: list[str] | None = None
+    auto_map: dict[str, Any] | None = None
+    quantization_config: dict[str, Any] | None = None
+    tie_word_embeddings: bool | None = None
+    hidden_size: _Sizes = None
+    intermediate_size: _Sizes = None
+    ffn_dim: _Sizes = None
+    word_embed_proj_dim: _Sizes = None
+    num_hidden_layers: PositiveInt | None = None
+    num_attention_heads: _Sizes = None
+    num_key_value_heads: _Sizes = None
+    head_dim: _Sizes = None
+    vocab_size: PositiveInt | None = None
+    max_position_embeddings: int | None = None
+    sliding_window: int | None = None
+    attention_bias: bool | None = None
+    mlp_bias: bool | None = None
+    rope_parameters: dict[str, Any] | None = None
+    rope_scaling: dict[str, Any] | None = None
+
+
+def known_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without the keys whose `null` means that they are not there.
+
+    Raises:
+        BadCheckpoint: a key that this project reads holds something of another kind.
+    """
+    try:
+        _KnownKeys.model_validate(dict(config))
+    except ValidationError as invalid:
+        first = invalid.errors(include_url=False)[0]
+        key = str(first["loc"][0])
+        found = f"is {config[key]!r}" if key in config else "is missing"
+        raise BadCheckpoint(
+            f"{key} in {CONFIG_NAME} {found}: {first['msg']}", hint=f"copy or download {CONFIG_NAME} again, or mend it"
+        ) from invalid
+    return {key: value for key, value in config.items() if value is not None or key not in _NULL_IS_ABSENT}
+
+
+def check_loadable(given: Mapping[str, Any]) -> str:
     """The architecture's class name, once transformers is known to have it without remote code.
 
     Raises:
-        Unsupported: remote code, an unknown or non-causal architecture, or weights that are quantized already.
+        Unsupported: remote code, an architecture that is unknown, not causal or cannot be computed with here, or
+            weights that are quantized already.
+        BadCheckpoint: the config holds what no config can.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    config = known_keys(given)
     if "quantization_config" in config:
-        method = dict(config["quantization_config"]).get("quant_method", "unknown")
+        method = config["quantization_config"].get("quant_method", "unknown")
         raise Unsupported(
             Reason.FORMAT,
             f"the model is quantized already ({method}), so there is nothing dense to compare with",
             hint="fetch the unquantized model; compression is done by a method of this project",
         )
-    model_type = str(config.get("model_type"))
+    model_type = config["model_type"]
     if model_type not in CONFIG_MAPPING:
         needs = "needs the repository's own code (auto_map)" if "auto_map" in config else "is not known to transformers"
         raise Unsupported(
@@ -44,12 +101,17 @@ def check_loadable(config: Mapping[str, Any]) -> str:
             f"{named[0] if named else model_type!r} is not a causal language model",
             hint="choose a model with a language modelling head",
         )
+    read_architecture(config)
     return str(named[0])
 
 
 def for_all_readers(config: Mapping[str, Any], architecture: str, dtype: Dtype) -> dict[str, Any]:
-    """The config with both the new and the old names of what transformers 5 renamed, and without remote code."""
-    mended = {key: value for key, value in config.items() if key not in _LEFT_OUT}
+    """The config with both the new and the old names of what transformers 5 renamed, and without remote code.
+
+    Whether the embeddings are tied is always said: its default differs from one model type to another.
+    """
+    mended = {key: value for key, value in known_keys(config).items() if key not in _LEFT_OUT}
+    mended["tie_word_embeddings"] = bool(read_architecture(mended).tie_word_embeddings)
     mended |= {"architectures": [architecture], "dtype": dtype.value, "torch_dtype": dtype.value}
     rope = mended.get("rope_parameters")
     if isinstance(rope, dict) and not any(isinstance(value, dict) for value in rope.values()):
@@ -59,31 +121,3 @@ def for_all_readers(config: Mapping[str, Any], architecture: str, dtype: Dtype) 
             scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
             mended.setdefault("rope_scaling", {"type": rope["rope_type"], **scaling})
     return mended
-
-
-def count_parameters(folder: Path, tensors: Mapping[str, TensorEntry]) -> int:
-    """Parameters of the model that `folder/config.json` describes, tied ones once, without allocating any.
-
-    Raises:
-        BadCheckpoint: transformers cannot read the config, or a stored tensor has another shape than it says.
-    """
-    import torch
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))  # type: ignore[no-untyped-call]
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as invalid:
-        raise BadCheckpoint(
-            f"transformers cannot build the model that config.json describes: {invalid}",
-            hint="copy or download config.json again",
-        ) from invalid
-    for name, parameter in model.named_parameters():
-        stored = tensors.get(name)
-        if stored is not None and stored.shape != tuple(parameter.shape):
-            raise BadCheckpoint(
-                f"{name} is stored as {stored.shape}, but config.json says {tuple(parameter.shape)}",
-                hint="the config and the weights come from different models; copy or download them together",
-            )
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -9,7 +9,8 @@ from typing import Any
 from harness.checkpoint import CONFIG_NAME, ForeignCheckpoint, inspect_foreign, publish
 from harness.contract import DESCRIPTOR_NAME, CheckpointDescriptor, CheckpointFormat, Dtype, FileEntry
 from harness.fetch import tokenizer
-from harness.fetch.configuration import check_loadable, count_parameters, for_all_readers
+from harness.fetch.configuration import check_loadable, for_all_readers
+from harness.fetch.soundness import check_tokenizer, check_weights
 from harness.fetch.weights import Transfer, convert_weights, place_weights, stored_dtype
 from harness.fetch.workspace import Workspace
 from harness.reporter import Reporter
@@ -45,15 +46,17 @@ def normalise(origin: Origin, dtype: Dtype | None, workspace: Workspace, reporte
     config = for_all_readers(foreign.config, architecture, stored)
     staging = workspace.staging
     (staging / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-    parameter_count = count_parameters(staging, foreign.tensors)
+    sound = check_weights(staging, origin.folder, foreign.tensors)
     for name in KEPT_NAMES.intersection(foreign.other_files):
         origin.transfer(origin.folder / name, staging / name)
     code_notes = (*_note_code(foreign.config), *tokenizer.mend_settings(staging))
+    tokenizer_notes = check_tokenizer(staging)
     if stored is own_dtype:
-        place_weights(origin.folder, foreign, staging, origin.transfer, reporter)
+        place_weights(origin.folder, foreign, staging, origin.transfer, reporter, leave_out=sound.copies)
     else:
-        convert_weights(origin.folder, foreign, staging, stored, reporter)
+        convert_weights(origin.folder, foreign, staging, stored, reporter, leave_out=sound.copies)
         dtype_notes = (f"converted from {own_dtype.value} to {stored.value}",)
+    code_notes = (*code_notes, *sound.notes, *tokenizer_notes)
     notes = (*origin.notes, *dtype_notes, *code_notes, *_note_left_out(origin.folder, foreign))
 
     def make(files: dict[str, FileEntry]) -> CheckpointDescriptor:
@@ -63,7 +66,7 @@ def normalise(origin: Origin, dtype: Dtype | None, workspace: Workspace, reporte
             format=CheckpointFormat.DENSE,
             dtype=stored,
             architecture=architecture,
-            parameter_count=parameter_count,
+            parameter_count=sound.parameter_count,
             source=origin.source,
         )
 
@@ -71,7 +74,7 @@ def normalise(origin: Origin, dtype: Dtype | None, workspace: Workspace, reporte
 
 
 def _note_code(config: Mapping[str, Any]) -> tuple[str, ...]:
-    if "auto_map" not in config:
+    if not config.get("auto_map"):
         return ()
     return (f"auto_map left out of {CONFIG_NAME}: transformers has this model itself",)
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
+from harness.errors import BadRequest
+
 Row = dict[str, Any]
 
 
@@ -39,13 +41,31 @@ def read_rows_from(file: BinaryIO, name: str) -> list[Row]:
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> int:
-    """Write `<split>.jsonl.gz`, reproducibly, and return the number of rows."""
+    """Write `<split>.jsonl.gz`, reproducibly, and return the number of rows.
+
+    Raises:
+        BadRequest: a row holds text that is no UTF-8, which no tokenizer takes, or a value that JSON does not have.
+    """
     count = 0
     with path.open("wb") as raw, gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            file.write(_encoded(row, count) + b"\n")
             count += 1
     return count
+
+
+def _encoded(row: Row, place: int) -> bytes:
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError as lone:
+        raise BadRequest(
+            f"row {place} (counted from 0) holds {lone.object[lone.start]!r}, half of a surrogate pair: it is no text",
+            hint="mend or drop this row; it was cut within a character, or written with an escape such as \\ud83d",
+        ) from lone
+    except (ValueError, TypeError) as strange:
+        raise BadRequest(
+            f"row {place} (counted from 0) holds what JSON cannot: {strange}", hint="write it as text or leave it out"
+        ) from strange
 
 
 def _read_json(file: io.TextIOBase) -> list[Any]:

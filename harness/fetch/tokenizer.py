@@ -53,7 +53,7 @@ def mend_settings(folder: Path) -> tuple[str, ...]:
         mended["additional_special_tokens"] = mended.pop("extra_special_tokens")
     if mended != settings:
         path.write_text(json.dumps(mended, indent=2, sort_keys=True, ensure_ascii=False), encoding="utf-8")
-    if "auto_map" not in settings:
+    if not settings.get("auto_map"):
         return ()
     if not (folder / TOKENIZER_NAME).is_file():
         raise Unsupported(

@@ -3,14 +3,18 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.checkpoint import INDEX_NAME, ForeignCheckpoint, TensorEntry
+from harness.checkpoint import INDEX_NAME, ForeignCheckpoint, TensorEntry, read_tensors
 from harness.contract import Dtype, Reason
 from harness.errors import Unsupported
 from harness.reporter import Reporter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Transfer = Callable[[Path, Path], object]
 """How a file reaches the checkpoint: copied from a source that is not ours, moved from our own scratch folder."""
@@ -40,45 +44,90 @@ def stored_dtype(tensors: Mapping[str, TensorEntry]) -> tuple[Dtype, tuple[str, 
 
 
 def place_weights(
-    source: Path, foreign: ForeignCheckpoint, staging: Path, transfer: Transfer, reporter: Reporter
+    source: Path,
+    foreign: ForeignCheckpoint,
+    staging: Path,
+    transfer: Transfer,
+    reporter: Reporter,
+    *,
+    leave_out: Collection[str] = (),
 ) -> None:
-    """Bring the weights into `staging` unchanged, byte for byte."""
+    """Bring the weights into `staging`: byte for byte, but for files with a tensor to leave out, which are written."""
     sizes = {name: (source / name).stat().st_size for name in foreign.weight_files}
     total, done = sum(sizes.values()), 0
+    written = {foreign.tensors[name].file for name in leave_out}
     for name, size in sizes.items():
-        transfer(source / name, staging / name)
+        if name in written:
+            _write_file(source, staging, name, leave_out, lambda _, tensor: tensor)
+        else:
+            transfer(source / name, staging / name)
         done += size
         reporter.progress(done, total, "bytes")
-    if len(sizes) > 1 or (source / INDEX_NAME).is_file():
+    if written:
+        _write_index(source, staging, leave_out)
+    elif len(sizes) > 1 or (source / INDEX_NAME).is_file():
         transfer(source / INDEX_NAME, staging / INDEX_NAME)
 
 
-def convert_weights(source: Path, foreign: ForeignCheckpoint, staging: Path, dtype: Dtype, reporter: Reporter) -> None:
+def convert_weights(
+    source: Path,
+    foreign: ForeignCheckpoint,
+    staging: Path,
+    dtype: Dtype,
+    reporter: Reporter,
+    *,
+    leave_out: Collection[str] = (),
+) -> None:
     """Write the weights into `staging` in another dtype, one file at a time, so that memory holds one file at most.
 
     Raises:
-        Unsupported: a finite weight does not fit into `dtype`.
+        Unsupported: a weight does not fit into `dtype`.
     """
     import torch
-    from safetensors.torch import load_file, save_file
 
     target: torch.dtype = getattr(torch, dtype.value)
-    total_bytes = 0
+
+    def convert(name: str, tensor: "Tensor") -> "Tensor":
+        if not tensor.is_floating_point():
+            return tensor
+        converted = tensor.to(target)
+        if not torch.equal(tensor.isfinite(), converted.isfinite()):
+            raise Unsupported(
+                Reason.DTYPE, f"{name} has weights too large for {dtype.value}", hint="keep the source's own dtype"
+            )
+        return converted
+
     for done, name in enumerate(foreign.weight_files, start=1):
-        converted = {}
-        for key, tensor in load_file(source / name).items():
-            converted[key] = tensor.to(target) if tensor.is_floating_point() else tensor
-            if tensor.is_floating_point() and not torch.equal(tensor.isfinite(), converted[key].isfinite()):
-                raise Unsupported(
-                    Reason.DTYPE, f"{key} has weights too large for {dtype.value}", hint="keep the source's own dtype"
-                )
-            total_bytes += converted[key].numel() * converted[key].element_size()
-        save_file(converted, staging / name, metadata={"format": "pt"})
+        _write_file(source, staging, name, leave_out, convert)
         reporter.progress(done, len(foreign.weight_files), "files")
-    if (source / INDEX_NAME).is_file():
-        index = json.loads((source / INDEX_NAME).read_text(encoding="utf-8"))
-        index["metadata"] = {**index.get("metadata", {}), "total_size": total_bytes}
-        (staging / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True), encoding="utf-8")
+    _write_index(source, staging, leave_out)
+
+
+def _write_file(
+    source: Path,
+    staging: Path,
+    name: str,
+    leave_out: Collection[str],
+    make: Callable[[str, "Tensor"], "Tensor"],
+) -> None:
+    """Write one file of weights anew; a file of which nothing is left is not written."""
+    from safetensors.torch import load_file, save_file
+
+    kept = {key: make(key, tensor) for key, tensor in load_file(source / name).items() if key not in leave_out}
+    if kept:
+        save_file(kept, staging / name, metadata={"format": "pt"})
+
+
+def _write_index(source: Path, staging: Path, leave_out: Collection[str]) -> None:
+    """The source's index, if it has one, for the files that are in `staging`."""
+    if not (source / INDEX_NAME).is_file():
+        return
+    index = json.loads((source / INDEX_NAME).read_text(encoding="utf-8"))
+    index["weight_map"] = {name: file for name, file in index["weight_map"].items() if name not in leave_out}
+    (staging / INDEX_NAME).write_text(json.dumps(index), encoding="utf-8")
+    total = sum(entry.size_bytes for entry in read_tensors(staging).values())
+    index["metadata"] = {**(index.get("metadata") or {}), "total_size": total}
+    (staging / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def copy(source: Path, destination: Path) -> None:

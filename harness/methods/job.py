@@ -25,7 +25,7 @@ from harness.contract import (
     digest_of,
     work_source,
 )
-from harness.errors import BadRequest, Unsupported
+from harness.errors import BadCheckpoint, BadRequest, Unsupported
 from harness.inputs import input_folder
 from harness.methods.base import CompressionContext, Compressor, Method, Outcome
 from harness.methods.skeleton.finished import FinishedBlocks
@@ -60,6 +60,7 @@ def compress(request: CompressRequest, reporter: Reporter) -> CompressResult:
     with FinishedBlocks(Path(request.output) / RESUME_NAME, fingerprint, storage) as finished:
         with PeakMemory(loaded.device) as peak, Stopwatch(loaded.device) as watch:
             drawn = draw_calibration(calibration_folder, loaded.tokenizer, parameters.calibration)
+            _refuse_tokens_without_row(drawn, loaded)
             for note in drawn.notes:
                 reporter.log(note)
             outcome = compressor.compress(_context(request, loaded, blocks, drawn, finished, reporter))
@@ -75,6 +76,17 @@ def compress(request: CompressRequest, reporter: Reporter) -> CompressResult:
         memory=peak.memory,
     )
     return CompressResult(artifact=artifact, cost=cost, layers=outcome.layers)
+
+
+def _refuse_tokens_without_row(drawn: CalibrationSet, loaded: LoadedModel) -> None:
+    """On a GPU, looking one up ends the process."""
+    largest = max(int(sequence.max()) for sequence in drawn.sequences)
+    rows = int(loaded.model.config.vocab_size)
+    if largest >= rows:
+        raise BadCheckpoint(
+            f"the tokenizer gives token {largest} in the calibration text, the model's embedding has {rows} rows",
+            hint="use the tokenizer that belongs to the model, or resize the embedding",
+        )
 
 
 def parse_request(parameters: CompressParameters) -> Compressor:

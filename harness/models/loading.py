@@ -15,6 +15,7 @@ import torch
 
 from harness.architectures.blocks import decoder_blocks
 from harness.architectures.pruned_shapes import model_class
+from harness.architectures.usable import ATTENTION, read_architecture
 from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, DeviceKind, Dtype, Reason
 from harness.environment import available_threads
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 TORCH_DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16, Dtype.FLOAT16: torch.float16}
 
-_ATTENTION = "sdpa"
 _PROBE = "w1 some words 2"
 
 
@@ -65,7 +65,7 @@ def load_model(
     begin = time.perf_counter()
     descriptor = open_checkpoint(folder)
     packed = packed_format(folder, descriptor, linears_empty=linears_empty)
-    _refuse_unknown_architecture(folder)
+    load_config(folder)
     where = select_device(device)
     chosen, reason = choose_dtype(descriptor.dtype, device.kind, dtype)
     model = _load_weights(folder, packed, TORCH_DTYPES[chosen])
@@ -103,12 +103,10 @@ def load_config(folder: Path) -> "PretrainedConfig":
     """The configuration of a checkpoint as its architecture reads it.
 
     Raises:
-        Unsupported: transformers does not know the architecture without remote code.
+        Unsupported: the architecture cannot be used; see `harness.architectures.usable`.
+        BadCheckpoint: transformers cannot read it.
     """
-    from transformers import AutoConfig
-
-    _refuse_unknown_architecture(folder)
-    config: PretrainedConfig = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    config: PretrainedConfig = read_architecture(read_config(folder))
     return config
 
 
@@ -189,22 +187,10 @@ def _plain_uuid(uuid: object) -> str:
     return str(uuid).lower().removeprefix("gpu-")
 
 
-def _refuse_unknown_architecture(folder: Path) -> None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    model_type = read_config(folder).get("model_type")
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise Unsupported(
-            Reason.ARCHITECTURE,
-            f"model_type {model_type!r} is no causal language model that transformers knows without remote code",
-            hint="remote code is never run; use a model whose architecture is part of transformers",
-        )
-
-
 def _load_weights(folder: Path, packed: PackedFormat | None, dtype: torch.dtype) -> "PreTrainedModel":
     model: PreTrainedModel
     if packed is not None:
-        model, report = load_dequantized(folder, packed, dtype, attn_implementation=_ATTENTION)
+        model, report = load_dequantized(folder, packed, dtype, attn_implementation=ATTENTION)
     else:
         loaded: Any = model_class(folder).from_pretrained(
             str(folder),
@@ -212,7 +198,7 @@ def _load_weights(folder: Path, packed: PackedFormat | None, dtype: torch.dtype)
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            attn_implementation=_ATTENTION,
+            attn_implementation=ATTENTION,
             output_loading_info=True,
         )
         model, report = loaded

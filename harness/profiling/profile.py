@@ -1,6 +1,5 @@
 """One profile request from beginning to end: sizes from the files, MACs from the shape, memory from a run."""
 
-import math
 from pathlib import Path
 
 from harness.architectures.shape import Shape, read_shape
@@ -13,7 +12,6 @@ from harness.contract import (
     ProfileRequest,
     ProfileResult,
 )
-from harness.errors import BadCheckpoint
 from harness.inputs import input_folder
 from harness.models.decoding import check_lengths, decode, random_prompts
 from harness.models.loading import TORCH_DTYPES, LoadedModel, choose_dtype, load_model, select_device
@@ -23,10 +21,6 @@ from harness.reporter import Reporter
 from harness.telemetry import PeakMemory, resident_bytes
 
 _PROMPT_SEED = 0
-_DTYPE_BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-    "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1,
-}  # fmt: skip
 
 
 def profile(request: ProfileRequest, reporter: Reporter) -> ProfileResult:
@@ -75,12 +69,7 @@ def weight_bytes(folder: Path) -> int:
     Raises:
         BadCheckpoint: a tensor has a dtype of unknown size.
     """
-    total = 0
-    for name, entry in read_tensors(folder).items():
-        if entry.dtype not in _DTYPE_BYTES:
-            raise BadCheckpoint(f"{name} is stored as {entry.dtype}, whose size is not known", hint="convert it")
-        total += math.prod(entry.shape) * _DTYPE_BYTES[entry.dtype]
-    return total
+    return sum(entry.size_bytes for entry in read_tensors(folder).values())
 
 
 def _predict(shape: Shape, descriptor: CheckpointDescriptor, request: ProfileRequest) -> MemoryPrediction:

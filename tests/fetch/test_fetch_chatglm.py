@@ -19,7 +19,7 @@ from tests.fetch.sentencepiece_files import ModelFile
 Fetch = Callable[..., Any]
 
 HEADS, GROUPS, CHANNELS = 4, 2, 8
-HIDDEN, FFN, LAYERS, VOCABULARY = 24, 40, 3, 64
+HIDDEN, FFN, LAYERS, VOCABULARY = 24, 40, 3, 512
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
     "model_type": "chatglm",

@@ -85,8 +85,11 @@ def test_tokenizer_settings_are_readable_by_transformers_4(fetch_folder: Fetch, 
 
 def test_tied_weights_count_once(fetch_folder: Fetch, model: Path):
     edit_json(model / "config.json", tie_word_embeddings=True)
-    untied = sum(tensor.numel() for tensor in load_file(model / "model.safetensors").values())
-    assert fetch_folder().result.artifact.parameter_count == untied - 16 * 32
+    weights = load_file(model / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    stored = sum(tensor.numel() for tensor in weights.values())
+    assert fetch_folder().result.artifact.parameter_count == stored
 
 
 def test_asked_dtype_is_stored(fetch_folder: Fetch, model: Path):
@@ -184,7 +187,7 @@ def test_weights_of_another_shape_than_the_config_are_refused(fetch_folder: Fetc
 
 def test_config_that_describes_no_model_is_refused(fetch_folder: Fetch, model: Path):
     edit_json(model / "config.json", hidden_size="many")
-    with pytest.raises(BadCheckpoint, match="cannot build the model"):
+    with pytest.raises(BadCheckpoint, match=r"hidden_size in config\.json is .many."):
         fetch_folder()
 
 

@@ -75,6 +75,18 @@ def test_a_file_without_readable_text_is_refused(fetch_file: Fetch, name: str, c
         fetch_file(name, content)
 
 
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (b'{"text": "Smile \\ud83d now"}', r"row 1 .* holds '\\ud83d', half of a surrogate pair"),
+        (b'{"text": "a", "score": NaN}', "row 1 .* holds what JSON cannot"),
+    ],
+)
+def test_a_row_that_no_reader_takes_is_named(fetch_file: Fetch, second: bytes, message: str):
+    with pytest.raises(BadRequest, match=message):
+        fetch_file("mine.jsonl", b'{"text": "fine"}\n' + second + b"\n")
+
+
 @pytest.mark.parametrize("file", ["../mine.txt", "/mine.txt", "mine.csv", "mine", ".txt"])
 def test_only_the_name_of_a_text_file_can_be_asked_for(file: str):
     with pytest.raises(ValidationError):

@@ -194,8 +194,6 @@ def _checkpoint_tensors(
     checkpoint: Path, config: Any, family: _Family, find_name: Callable[..., str | None]
 ) -> Iterator[_Stored]:
     for name, entry in sorted(read_tensors(checkpoint).items()):
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
         target = find_name(name, try_suffixes=(".weight", ".bias"))
         if target is None or (name.endswith(".bias") and name.split(".")[-2] not in family.biased):
             raise BadCheckpoint(
