@@ -1,6 +1,7 @@
 """What the digest of a folder is. Both sides of the contract compute it, so it is defined once, here."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.contract.artifact import FileEntry
@@ -22,6 +23,20 @@ def digest_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def list_tree(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Every regular file below `folder`, with its path relative to it, in the order of these.
+
+    Raises:
+        UnsafeTree: something below is neither a regular file nor a folder, or is a symbolic link.
+    """
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise UnsafeTree(f"{name} in {folder} is not a regular file")
+        if path.is_file():
+            yield name, path
+
+
 def describe_tree(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> dict[str, FileEntry]:
     """Size and sha256 of every regular file below `folder`, by its path relative to it.
 
@@ -29,14 +44,11 @@ def describe_tree(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> d
         UnsafeTree: something below is neither a regular file nor a folder, or is a symbolic link.
         OSError: a file cannot be read.
     """
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise UnsafeTree(f"{name} in {folder} is not a regular file")
-        if path.is_file() and name not in leave_out:
-            files[name] = FileEntry(size_bytes=path.stat().st_size, sha256=digest_file(path))
-    return files
+    return {
+        name: FileEntry(size_bytes=path.stat().st_size, sha256=digest_file(path))
+        for name, path in list_tree(folder)
+        if name not in leave_out
+    }
 
 
 def digest_tree(folder: Path) -> str:

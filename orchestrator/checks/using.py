@@ -46,7 +46,7 @@ from orchestrator.run.verdict import judge
 from orchestrator.runtime.base import Invocation, Runtime
 from orchestrator.stages import Limits
 from orchestrator.store import BadArtifact, Failure
-from orchestrator.store.store import check_artifact
+from orchestrator.store.artifacts import check_new
 
 EVALUATED_TASK = "piqa"
 _LIMITS = Limits(deadline_seconds=1800.0)
@@ -173,7 +173,7 @@ def _use_method(bench: Bench, image: Image, method: MethodDescription) -> Iterat
 def _is_described(method: MethodDescription, artifact: Path, made: CheckpointDescriptor) -> Check:
     clause = f"{method.name}: its files are what its descriptor says"
     try:
-        check_artifact(artifact, made)
+        check_new(artifact, made)
     except BadArtifact as bad:
         return Check(clause, False, str(bad))
     return Check(clause, True, f"{len(made.files)} files, {made.size_bytes / 2**20:.1f} MiB")

@@ -12,6 +12,7 @@ from orchestrator.cli.inspection import clean, doctor, paper, report, status
 from orchestrator.cli.manifest import app as manifest
 from orchestrator.cli.measuring import bench, plan, run
 from orchestrator.cli.scoring import agreement, compare, score
+from orchestrator.cli.store import app as store
 from orchestrator.cli.support import support
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ def _common(
 app.add_typer(images, name="images")
 app.add_typer(backends, name="backends")
 app.add_typer(manifest, name="manifest")
+app.add_typer(store, name="store")
 app.command()(bench)
 app.command()(run)
 app.command()(plan)

@@ -65,6 +65,16 @@ def attempt(path: Path, *, shared: bool = False) -> Iterator[bool]:
         os.close(descriptor)
 
 
+@contextmanager
+def hold_existing(path: Path) -> Iterator[None]:
+    """Share the lock, for who only reads: where there is none, or it cannot be opened, nothing is held or created."""
+    if os.access(path, os.R_OK | os.W_OK):
+        with hold(path, shared=True):
+            yield
+    else:
+        yield
+
+
 def shared_folder() -> Path:
     """A folder that all orchestrators of this host share, whoever runs them; this user's own where that cannot be had.
 

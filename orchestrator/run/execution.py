@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from orchestrator.images.catalog import ImageCatalog
 from orchestrator.run.keys import key_material, stage_key
 from orchestrator.run.resources import hold_devices
 from orchestrator.run.verdict import judge
-from orchestrator.runtime.base import Invocation, Runtime
+from orchestrator.runtime.base import Completed, Invocation, Runtime
 from orchestrator.stages import HostFolder, ImageIdentity, Stage
 from orchestrator.store import BadArtifact, Failure, FailureKind, Provenance, StageRecord, Store, now
+from orchestrator.store.verifying import Verifier
 
 
 @dataclass
@@ -31,8 +33,17 @@ class Workshop:
     run: str
     cancel: threading.Event
     note: Callable[[str], None]
+    verifier: Verifier = field(init=False)
     _identities: dict[tuple[str, DeviceKind], ImageIdentity] = field(default_factory=dict)
     _preparing: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.verifier = Verifier(self.store, self.cancel, self.note)
+
+    def find(self, key: Sha256) -> StageRecord | None:
+        """The finished stage with this key, with its artifact held against its digests; None where it has to be run."""
+        record = self.store.find(key)
+        return record if record is not None and self.verifier.is_whole(record) else None
 
     def identity(self, stage: Stage) -> ImageIdentity:
         """Make the stage's image ready, once a run."""
@@ -77,15 +88,15 @@ def execute(
     key: Sha256 | None = None
     try:
         key, material = workshop.key(stage, inputs)
-        if record := workshop.store.find(key):
+        if record := workshop.find(key):
             return Finished(key, record, cached=True)
         waits = partial(workshop.note, f"{stage.id}: waits for another orchestrator that is at this very stage")
         with workshop.store.claim(key, workshop.cancel, waits):
-            if record := workshop.store.find(key):
+            if record := workshop.find(key):
                 return Finished(key, record, cached=True)
-            with hold_devices(stage, workshop.cancel, workshop.note):
-                on_start()
-                return _run(stage, inputs, workshop, key, material, on_event)
+            with workshop.store.attempt(key) as folder:
+                ran = _run(stage, inputs, workshop, folder, on_start, on_event)
+                return _keep(ran, stage, workshop, key, material)
     except Interrupted:
         raise
     except OrchestratorError as failure:
@@ -94,42 +105,86 @@ def execute(
         return Finished(key, _host_failure(failure))
 
 
+@dataclass(frozen=True)
+class _Ran:
+    """What a worker was asked, how it ended, and when it was started."""
+
+    invocation: Invocation
+    completed: Completed
+    started: datetime
+
+
 def _run(
     stage: Stage,
     inputs: dict[str, Sha256],
     workshop: Workshop,
-    key: Sha256,
-    material: dict[str, object],
+    folder: Path,
+    on_start: Callable[[], None],
     on_event: Callable[[Event], None],
-) -> Finished:
-    begin, started = time.monotonic(), now()
-    with workshop.store.attempt(key) as folder:
+) -> _Ran:
+    """Have the worker run. The devices are held for that alone: what it leaves is judged after them."""
+    with (
+        workshop.store.reading(inputs.values(), workshop.cancel),
+        hold_devices(stage, workshop.cancel, workshop.note),
+    ):
+        on_start()
+        started = now()
         invocation = _invocation(stage, inputs, workshop, folder)
-        completed = workshop.runtime.run(invocation, on_event, workshop.cancel)
-        verdict = judge(invocation, completed)
-        wall_seconds = time.monotonic() - begin
-        if isinstance(verdict, Failure):
-            if verdict.kind is FailureKind.INTERRUPTED:
-                raise Interrupted(verdict.message)
-            return Finished(key, _keep(verdict, workshop.store, folder, key), wall_seconds)
-        provenance = Provenance(
-            stage=stage.id,
-            key=key,
-            material=material,
-            runtime=workshop.runtime.name,
-            host=socket.gethostname(),
-            started=started,
-            wall_seconds=completed.wall_seconds,
-            host_peak_memory_bytes=completed.peak_memory_bytes,
-        )
-        try:
-            record = workshop.store.commit(folder, verdict, provenance)
-        except BadArtifact as bad:
-            failure = Failure(
-                kind=FailureKind.BAD_ARTIFACT, message=str(bad), hint="the image is at fault; its attempt is kept"
-            )
-            return Finished(key, _keep(failure, workshop.store, folder, key), wall_seconds)
-    return Finished(key, record, wall_seconds)
+        return _Ran(invocation, workshop.runtime.run(invocation, on_event, workshop.cancel), started)
+
+
+def _keep(ran: _Ran, stage: Stage, workshop: Workshop, key: Sha256, material: dict[str, object]) -> Finished:
+    """Judge what the worker left, and keep it."""
+    folder, completed = ran.invocation.folder, ran.completed
+
+    def failed(failure: Failure) -> Finished:
+        kept = failure.model_copy(update={"folder": workshop.store.keep_failure(folder, key)})
+        return Finished(key, kept, completed.wall_seconds)
+
+    verdict = judge(ran.invocation, completed)
+    if isinstance(verdict, Failure):
+        if verdict.kind is FailureKind.INTERRUPTED:
+            raise Interrupted(verdict.message)
+        return failed(verdict)
+    provenance = Provenance(
+        stage=stage.id,
+        key=key,
+        material=material,
+        runtime=workshop.runtime.name,
+        host=socket.gethostname(),
+        started=ran.started,
+        wall_seconds=completed.wall_seconds,
+        host_peak_memory_bytes=completed.peak_memory_bytes,
+    )
+    try:
+        poll = _until(workshop.cancel, stage.limits.deadline_seconds)
+        record = workshop.store.commit(folder, verdict, provenance, workshop.cancel, poll)
+    except BadArtifact as bad:
+        hint = "the image is at fault; its attempt is kept"
+        return failed(Failure(kind=FailureKind.BAD_ARTIFACT, message=str(bad), hint=hint))
+    except _TookTooLong:
+        message = f"what the worker left could not be hashed within {stage.limits.deadline_seconds:.0f} s"
+        hint = "raise limits.deadline_seconds in the manifest"
+        return failed(Failure(kind=FailureKind.TIMED_OUT, message=message, hint=hint))
+    workshop.verifier.published(record)
+    return Finished(key, record, completed.wall_seconds)
+
+
+class _TookTooLong(Exception):
+    """Reading what a worker left took longer than a stage may."""
+
+
+def _until(cancel: threading.Event, seconds: float) -> Callable[[], None]:
+    """What is to be called again and again by work that ends with the run, and after `seconds` at the latest."""
+    end = time.monotonic() + seconds
+
+    def poll() -> None:
+        if cancel.is_set():
+            raise Interrupted("stopped while the worker's output was read")
+        if time.monotonic() > end:
+            raise _TookTooLong
+
+    return poll
 
 
 def _invocation(stage: Stage, inputs: dict[str, Sha256], workshop: Workshop, folder: Path) -> Invocation:
@@ -148,10 +203,6 @@ def _invocation(stage: Stage, inputs: dict[str, Sha256], workshop: Workshop, fol
         device=stage.device,
         limits=stage.limits,
     )
-
-
-def _keep(failure: Failure, store: Store, folder: Path, key: Sha256) -> Failure:
-    return failure.model_copy(update={"folder": store.keep_failure(folder, key)})
 
 
 def _host_failure(failure: OSError) -> Failure:

@@ -31,8 +31,14 @@ class Known:
         return {name: digest for name, digest in found.items() if digest is not None}
 
 
-def look_up(stages: Sequence[Stage], store: Store, key_of: KeyOf) -> Known:
-    """Follow results to the stages that read them. A result stands without its artifact where nobody will read that."""
+def look_up(
+    stages: Sequence[Stage], store: Store, key_of: KeyOf, is_whole: Callable[[StageRecord], bool] | None = None
+) -> Known:
+    """Follow results to the stages that read them. A result stands without its artifact where nobody will read that.
+
+    `is_whole` says of an artifact that a stage to run reads whether it can; by default, whether it is there.
+    """
+    is_whole = is_whole or store.has_artifact
     known = Known()
     for stage in stages:
         if all(need in known.records for need in stage.needs):
@@ -40,7 +46,7 @@ def look_up(stages: Sequence[Stage], store: Store, key_of: KeyOf) -> Known:
     wanted: set[str] = set()
     for stage in reversed(stages):
         record = known.records.get(stage.id)
-        if record is not None and (stage.id not in wanted or store.has_artifact(record)):
+        if record is not None and (stage.id not in wanted or is_whole(record)):
             continue
         known.records.pop(stage.id, None)
         known.missing.insert(0, stage)

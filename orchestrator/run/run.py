@@ -1,6 +1,7 @@
 """A whole run: make the images ready, take its record, see what is already known, check the space, run the rest."""
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +80,12 @@ class Run:
             facts = resolve_facts(setup.manifest, setup.plan, setup.runtime.name.value, setup.device, data, images)
             with take_run(setup.store, setup.manifest.name, facts) as taken:
                 workshop.run = taken.name
-                known = look_up(setup.plan.stages, setup.store, lambda stage, inputs: workshop.key(stage, inputs)[0])
+                known = look_up(
+                    setup.plan.stages,
+                    setup.store,
+                    lambda stage, inputs: workshop.key(stage, inputs)[0],
+                    workshop.verifier.is_whole,
+                )
                 record = _Record(setup, facts, taken, check_space(setup.store.root, known.missing))
                 self._announce(record, known)
                 return _Work(record, known, workshop, self._display).perform(executor)
@@ -122,14 +128,16 @@ class _Record:
         earlier = self._done.get(stage)
         return earlier is not None and (earlier.status, earlier.key) == (StageStatus.DONE, key)
 
-    def at(self, states: dict[str, StageState], *, interrupted: bool = False, ended: bool = False) -> RunRecord:
-        """The record as it is now."""
+    def at(
+        self, states: dict[str, StageState], damages: Iterable[str], *, interrupted: bool = False, ended: bool = False
+    ) -> RunRecord:
+        """The record as it is now. `damages` are the artifacts that were found damaged and are made again."""
         moment = now()
         return RunRecord(
             run=self.name,
             facts=self._facts,
             manifest=self._manifest,
-            decisions=self._decisions,
+            decisions=tuple(dict.fromkeys((*self._decisions, *damages))),
             not_planned=self.plan.not_planned,
             stages=states,
             created=self._created,
@@ -230,6 +238,6 @@ class _Work:
                     name: state.reached(StageStatus.INTERRUPTED) if state.status is StageStatus.RUNNING else state
                     for name, state in states.items()
                 }
-            record = self._record.at(states, interrupted=interrupted, ended=ended)
+            record = self._record.at(states, self._workshop.verifier.damages, interrupted=interrupted, ended=ended)
             self._workshop.store.save_run(record)
             return record

@@ -1,5 +1,6 @@
 """Content-addressed results and artifacts, shared by any number of orchestrators."""
 
+from orchestrator.store.artifacts import BadArtifact
 from orchestrator.store.records import (
     Failure,
     FailureKind,
@@ -11,7 +12,7 @@ from orchestrator.store.records import (
     StageStatus,
     now,
 )
-from orchestrator.store.store import BadArtifact, Store
+from orchestrator.store.store import Store
 from orchestrator.store.versioned import Unreadable
 
 __all__ = [

@@ -99,6 +99,7 @@ def _doomed(store: Store, dropped: Path | None) -> tuple[list[Path], tuple[Unrea
         if path.name not in keys
     ]
     doomed += [path for path in _inside(store.artifacts) if path.name not in digests]
+    doomed += [path for path in _inside(store.blocks) if path.stem not in digests]
     return doomed, (*unreadable, *damaged)
 
 

@@ -1,9 +1,10 @@
 """The store: results by stage key, artifacts by digest, runs by name. Everything in it appears by one rename.
 
 Layout: `stages/<key>/` (the worker's `result.json`, `provenance.json` with the digests of what is kept, and request,
-events and stderr), `artifacts/<digest>/`, `runs/<run>/run.json`, `failures/<key>/` (the last failed attempt),
-`attempts/<key>@<random>@<owner>/` (work in flight), `resume/<key>/` (what unfinished work left to go on from) and
-`locks/`. Results stand by themselves: without `artifacts/` they are read, scored and reported all the same.
+events and stderr), `artifacts/<digest>/`, `blocks/<digest>.json` (digests of the blocks of an artifact's large files),
+`runs/<run>/run.json`, `failures/<key>/` (the last failed attempt), `attempts/<key>@<random>@<owner>/` (work in flight),
+`resume/<key>/` (what unfinished work left to go on from) and `locks/`. Results stand by themselves: without
+`artifacts/` they are read, scored and reported all the same.
 """
 
 import hashlib
@@ -12,46 +13,36 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
 
 from harness.contract import (
     ARTIFACT_NAME,
     DESCRIPTOR_NAME,
     RESULT_NAME,
     RESUME_NAME,
-    CheckpointDescriptor,
-    DatasetDescriptor,
     Descriptor,
     EvaluateResult,
     FileEntry,
     ResultEvent,
     Sha256,
-    UnsafeTree,
     canonical_json,
-    describe_tree,
     digest_file,
 )
-from orchestrator.documents import first_difference, why_invalid
 from orchestrator.errors import StoreError
 from orchestrator.host import locks
 from orchestrator.host.files import protect, remove, sync_folder, write_atomically
+from orchestrator.host.hashing import Poll, never
 from orchestrator.host.owner import Owner
 from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import versioned
+from orchestrator.store.artifacts import BadArtifact, BlockDigests, check_new, check_published
 from orchestrator.store.records import Provenance, RunRecord, StageRecord, described
 from orchestrator.store.upgrades import RUN_UPGRADES, RUN_VERSION, STAGE_UPGRADES, STAGE_VERSION
 from orchestrator.store.versioned import Unreadable
 
 PROVENANCE_NAME = "provenance.json"
 RUN_NAME = "run.json"
-_DESCRIPTOR: TypeAdapter[CheckpointDescriptor | DatasetDescriptor] = TypeAdapter(Descriptor)
-
-
-class BadArtifact(Exception):
-    """What a worker left as its artifact is not what it said it made."""
 
 
 class Store:
@@ -65,6 +56,7 @@ class Store:
         self.failures = self.root / "failures"
         self.attempts = self.root / "attempts"
         self.resumable = self.root / "resume"
+        self.blocks = self.root / "blocks"
         self.locks = self.root / "locks"
 
     def make(self) -> None:
@@ -75,7 +67,7 @@ class Store:
         """
         moved = (self.stages, self.artifacts, self.runs, self.failures, self.attempts, self.resumable)
         try:
-            for folder in (*moved, self.locks):
+            for folder in (*moved, self.blocks, self.locks):
                 folder.mkdir(parents=True, exist_ok=True)
             apart = [folder.name for folder in moved if folder.stat().st_dev != self.root.stat().st_dev]
         except OSError as failure:
@@ -124,11 +116,21 @@ class Store:
 
     def has_outcomes(self, record: StageRecord) -> bool:
         """Whether the outcomes of items are there that the stage kept, as it kept them."""
+        return next(self.damaged_outcomes(record), None) is None
+
+    def damaged_outcomes(self, record: StageRecord) -> Iterator[tuple[str, str]]:
+        """The files of a stage's outcomes that are not as it kept them: the name within its folder, and why."""
         folder = self.stages / record.provenance.key
-        outcomes = {name: entry for name, entry in record.provenance.files.items() if name != RESULT_NAME}
-        return _has(folder, outcomes) and all(
-            digest_file(folder / name) == entry.sha256 for name, entry in outcomes.items()
-        )
+        for name, entry in record.provenance.files.items():
+            path = folder / name
+            if name == RESULT_NAME:
+                continue
+            if path.is_symlink() or not path.is_file():
+                yield name, "it is missing"
+            elif path.stat().st_size != entry.size_bytes:
+                yield name, f"it has {path.stat().st_size} bytes, and {entry.size_bytes} were kept"
+            elif digest_file(path) != entry.sha256:
+                yield name, "it has another sha256 than when it was kept"
 
     def has_artifact(self, record: StageRecord) -> bool:
         """Whether what the stage made for others is there, if it made anything; by names and sizes."""
@@ -146,6 +148,76 @@ class Store:
     def artifact(self, digest: Sha256) -> Path:
         """Where the artifact with this digest lies."""
         return self.artifacts / digest
+
+    def check_artifact(self, digest: Sha256, descriptor: Descriptor, poll: Poll = never) -> None:
+        """Hold every byte of an artifact against its digests; a large file by those of its blocks, where they are kept.
+
+        Raises:
+            BadArtifact: it is damaged, or not there.
+        """
+        check_published(self.artifact(digest), descriptor, blocks=self._blocks(digest), poll=poll)
+
+    @contextmanager
+    def reading(self, digests: Collection[Sha256], cancel: threading.Event) -> Iterator[None]:
+        """Keep these artifacts from being discarded meanwhile.
+
+        Raises:
+            StoreError: one is not there.
+            Interrupted: `cancel` was set while waiting for somebody who discards one.
+        """
+        with ExitStack() as held:
+            for digest in sorted(set(digests)):
+                held.enter_context(locks.hold(self._reading_lock(digest), shared=True, cancel=cancel))
+                if not self.artifact(digest).is_dir():
+                    raise StoreError(
+                        f"artifact {digest[:12]} was discarded meanwhile, since it was damaged",
+                        hint="run the same command again, which makes it again",
+                    )
+            yield
+
+    def discard(
+        self,
+        digest: Sha256,
+        descriptor: Descriptor,
+        cancel: threading.Event | None,
+        on_wait: Callable[[], None] | None = None,
+        poll: Poll = never,
+    ) -> None:
+        """Remove a damaged artifact once nobody reads it. One that is whole by then, made again by others, stays.
+
+        Raises:
+            StoreError: it cannot be removed.
+            Interrupted: `cancel` was set while waiting for who reads it.
+        """
+        with locks.hold(self._reading_lock(digest), cancel=cancel, on_wait=on_wait):
+            try:
+                self.check_artifact(digest, descriptor, poll)
+            except BadArtifact as bad:
+                if self.artifact(digest).exists():
+                    self._remove_artifact(digest, bad)
+
+    def _remove_artifact(self, digest: Sha256, why: BadArtifact) -> None:
+        try:
+            remove(self.artifact(digest))
+        except OSError as failure:
+            raise StoreError(
+                f"artifacts/{digest} is damaged ({why}) and cannot be removed: {failure}",
+                hint="run as who owns the store, or remove that folder",
+            ) from failure
+
+    def _reading_lock(self, digest: Sha256) -> Path:
+        return self.locks / f"reading-{digest}"
+
+    def _blocks_path(self, digest: Sha256) -> Path:
+        return self.blocks / f"{digest}.json"
+
+    def _blocks(self, digest: Sha256) -> BlockDigests | None:
+        """The digests of the blocks; None where none are kept, or they are damaged: files have their own as well."""
+        try:
+            stored = versioned.unsealed(versioned.parse(self._blocks_path(digest).read_bytes()))
+            return BlockDigests.model_validate(stored)
+        except (OSError, ValueError):
+            return None
 
     @contextmanager
     def attempt(self, key: Sha256) -> Iterator[Path]:
@@ -172,18 +244,27 @@ class Store:
             shutil.rmtree(self.resumable / key, ignore_errors=True)
             left.rename(self.resumable / key)
 
-    def commit(self, attempt: Path, final: ResultEvent, provenance: Provenance) -> StageRecord:
+    def commit(
+        self,
+        attempt: Path,
+        final: ResultEvent,
+        provenance: Provenance,
+        cancel: threading.Event | None = None,
+        poll: Poll = never,
+    ) -> StageRecord:
         """Keep a successful attempt. The rename of its folder is the moment at which the result exists.
 
         A result that is known already, and whose artifact came out the same again, stays as it is: runs refer to it.
+        `poll` is called while the artifact is hashed.
 
         Raises:
             BadArtifact: the artifact differs from its descriptor.
+            Interrupted: `cancel` was set while waiting for who reads a damaged artifact that this one replaces.
         """
         output, descriptor = attempt / OUTPUT_NAME, described(final)
         digest = None if descriptor is None else descriptor.digest
         if descriptor is not None:
-            self._publish(output / ARTIFACT_NAME, descriptor)
+            self._publish(output / ARTIFACT_NAME, descriptor, cancel, poll)
         shutil.rmtree(output / RESUME_NAME, ignore_errors=True)
         shutil.rmtree(self.failures / provenance.key, ignore_errors=True)
         if digest is not None and (known := self.find(provenance.key)) and known.provenance.artifact == digest:
@@ -217,7 +298,8 @@ class Store:
         folder = self.runs / record.run
         try:
             folder.mkdir(exist_ok=True)
-            write_atomically(folder / RUN_NAME, record.model_dump_json(indent=1))
+            document = json.dumps(versioned.sealed(record.model_dump(mode="json")), indent=1, ensure_ascii=False)
+            write_atomically(folder / RUN_NAME, document)
         except OSError as failure:
             raise StoreError(
                 f"the record of run {record.run} cannot be written: {failure}",
@@ -268,19 +350,24 @@ class Store:
         """In the order of their names, which is that of their numbers where the manifest is the same."""
         return sorted(path.parent.name for path in self.runs.glob(f"*/{RUN_NAME}"))
 
-    def _publish(self, folder: Path, descriptor: Descriptor) -> None:
-        check_artifact(folder, descriptor)
+    def _publish(self, folder: Path, descriptor: Descriptor, cancel: threading.Event | None, poll: Poll) -> None:
+        """Move what a worker left to its address. What lies there already stays if it is whole."""
+        blocks = check_new(folder, descriptor, poll)
         canonical = canonical_json(descriptor.model_dump(mode="json"))
         if (folder / DESCRIPTOR_NAME).read_bytes() != canonical:  # the same values, in another image's way of writing
             write_atomically(folder / DESCRIPTOR_NAME, canonical)
         protect(folder)
-        target = self.artifact(descriptor.digest)
-        with locks.hold(self.locks / f"artifact-{descriptor.digest}"):
-            if _has(target, descriptor.files):
+        digest = descriptor.digest
+        target = self.artifact(digest)
+        if blocks.files:
+            document = json.dumps(versioned.sealed(blocks.model_dump(mode="json")))
+            write_atomically(self._blocks_path(digest), document)
+        with locks.hold(self.locks / f"artifact-{digest}"):
+            if target.exists():
+                self.discard(digest, descriptor, cancel, poll=poll)
+            if target.exists():
                 shutil.rmtree(folder)
                 return
-            if target.exists():
-                remove(target)
             folder.rename(target)
         sync_folder(self.artifacts)
 
@@ -304,7 +391,10 @@ def _stage(folder: Path, key: Sha256) -> StageRecord:
 
 def _run(path: Path) -> RunRecord:
     """A stored run; raises what `versioned.read` makes a reason of."""
-    document = versioned.upgraded(versioned.parse(path.read_bytes()), RUN_UPGRADES, RUN_VERSION)
+    stored = versioned.parse(path.read_bytes())
+    if versioned.SEAL in stored:  # records had no seal at first
+        stored = versioned.unsealed(stored)
+    document = versioned.upgraded(stored, RUN_UPGRADES, RUN_VERSION)
     record = RunRecord.model_validate(document, extra="ignore")
     if record.run != path.parent.name:
         raise ValueError(f"it is the record of {record.run}")
@@ -327,28 +417,3 @@ def _files(attempt: Path, final: ResultEvent) -> dict[str, FileEntry]:
 def _has(folder: Path, files: Mapping[str, FileEntry]) -> bool:
     paths = ((folder / name, entry.size_bytes) for name, entry in files.items())
     return all(path.is_file() and path.stat().st_size == size for path, size in paths)
-
-
-def check_artifact(folder: Path, descriptor: Descriptor) -> None:
-    """Hash what the worker left: a result is trusted no further than its bytes.
-
-    Raises:
-        BadArtifact: it is not what `descriptor` says; the message names the field or the file.
-    """
-    try:
-        found = describe_tree(folder, leave_out=frozenset({DESCRIPTOR_NAME}))
-        text = (folder / DESCRIPTOR_NAME).read_bytes()
-        written = _DESCRIPTOR.validate_json(text)
-    except (UnsafeTree, OSError) as unsafe:
-        raise BadArtifact(f"the artifact cannot be read: {unsafe}") from unsafe
-    except ValidationError as invalid:
-        raise BadArtifact(f"{DESCRIPTOR_NAME} is no descriptor: {why_invalid(invalid, text)}") from invalid
-    if difference := first_difference(written, descriptor):
-        raise BadArtifact(f"{DESCRIPTOR_NAME} differs from the descriptor in the result: {difference}")
-    for name in sorted(found.keys() | descriptor.files.keys()):
-        if name not in found:
-            raise BadArtifact(f"{name} is described but missing")
-        if name not in descriptor.files:
-            raise BadArtifact(f"{name} is there but not described")
-        if found[name] != descriptor.files[name]:
-            raise BadArtifact(f"{name} has another size or sha256 than described")

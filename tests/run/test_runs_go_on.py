@@ -3,6 +3,7 @@
 import errno
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -188,10 +189,10 @@ def test_a_disk_without_room_refuses_before_anything_starts(bench: Bench, monkey
 def test_a_disk_that_fills_up_fails_the_stage_and_loses_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = Store.commit
 
-    def full(store: Store, attempt: Path, final: ResultEvent, provenance: Provenance) -> StageRecord:
+    def full(store: Store, attempt: Path, final: ResultEvent, provenance: Provenance, *rest: Any) -> StageRecord:
         if provenance.stage == "profile/tiny/dense":
             raise OSError(errno.ENOSPC, "No space left on device")
-        return commit(store, attempt, final, provenance)
+        return commit(store, attempt, final, provenance, *rest)
 
     monkeypatch.setattr(Store, "commit", full)
     record = bench.run(FakeRuntime(honest_worker))
