@@ -4,6 +4,7 @@ A thread asks about 20 times a second. Asking takes the interpreter and the driv
 timed work is repeated once more, untimed. Not covered: GPUs of other makers, and several GPUs at once.
 """
 
+import os
 import statistics
 import threading
 import time
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from harness.contract import DeviceTelemetry, Extent
+from harness.contract import VISIBLE_GPUS, DeviceTelemetry, Extent
 
 if TYPE_CHECKING:
     import torch
@@ -48,9 +49,12 @@ def watch(uuid: str | None, work: Callable[[], int]) -> tuple[DeviceTelemetry | 
 
 
 def gpu_uuid(device: "torch.device") -> str | None:
-    """How NVML names a CUDA device; None for a CPU."""
+    """How NVML names a CUDA device; None for a CPU. torch does not tell a part of a GPU by its own name."""
     if device.type != "cuda":
         return None
+    visible = os.environ.get(VISIBLE_GPUS, "")
+    if visible.startswith("MIG-"):
+        return visible
     import torch
 
     return f"GPU-{str(torch.cuda.get_device_properties(device).uuid).removeprefix('GPU-')}"

@@ -29,6 +29,7 @@ from harness.contract import (
 )
 from harness.errors import BadRequest, DiskFull, OutOfMemory, WorkerError
 from harness.reporter import Reporter
+from harness.visible_devices import see_only
 
 
 def claim_stdout() -> io.TextIOBase:
@@ -74,6 +75,8 @@ def _read_request(text: bytes) -> DescribeRequest | WorkRequest:
 
 
 def _serve(request: DescribeRequest | WorkRequest, reporter: Reporter) -> ResultEvent:
+    if not isinstance(request, DescribeRequest):
+        see_only(request.device)
     from harness.environment import describe_environment
     from harness.operations import perform
 

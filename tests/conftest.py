@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from harness.contract import Device, DeviceKind
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.manifest.hub import HubUnavailable
 from orchestrator.run import facts, resources, setup
@@ -14,6 +15,8 @@ from tests.support.small_runs import IMAGES, Bench
 
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton asks once, when it is first imported, which any test may do
+else:
+    os.environ |= Device(kind=DeviceKind.CUDA).variables(os.environ)  # work in this process has one GPU, as a worker's
 
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")  # how long an example takes says how busy the machine is

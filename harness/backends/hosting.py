@@ -1,4 +1,4 @@
-"""What every library that brings its own engine needs around it: environment variables, a bound on its start, one GPU.
+"""What every library that brings its own engine needs around it: environment variables, a bound on its start.
 
 The engine runs in the worker's own process wherever the library allows it: its memory is the worker's, and nothing is
 left behind when the worker is killed. If it dies in native code, so does the worker, and the orchestrator reports the
@@ -12,9 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
-from harness.contract import Device, Reason
-from harness.errors import Unsupported, WorkerError
-from harness.models.loading import select_device
+from harness.errors import WorkerError
 
 START_UP_SECONDS = 1800.0
 _GRACE_SECONDS = 60.0
@@ -62,14 +60,3 @@ def start_up_deadline(library: str, seconds: float = START_UP_SECONDS) -> Iterat
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, previous)
-
-
-def refuse_other_gpus(library: str, device: Device) -> None:
-    """For a library that takes the first GPU that it sees. Raises Unsupported where the request names another."""
-    where = select_device(device)
-    if where.type == "cuda" and where.index != 0:
-        raise Unsupported(
-            Reason.DEVICE,
-            f"{library} computes on the first visible GPU, and {device.uuids[0]} is number {where.index}",
-            hint=f"start the worker with CUDA_VISIBLE_DEVICES={device.uuids[0]}",
-        )

@@ -70,6 +70,7 @@ from harness.contract.measurement import (
 from harness.contract.request import (
     REFERENCE_ENGINE,
     REQUEST,
+    VISIBLE_GPUS,
     BenchmarkParameters,
     BenchmarkRequest,
     Calibration,
@@ -134,6 +135,7 @@ __all__ = [
     "REQUEST",
     "RESULT_NAME",
     "RESUME_NAME",
+    "VISIBLE_GPUS",
     "BackendDescription",
     "BenchmarkParameters",
     "BenchmarkRequest",

@@ -1,5 +1,6 @@
 """What the orchestrator asks of a worker: one request, on stdin, then end of file."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -20,12 +21,25 @@ class Operation(StrEnum):
     BENCHMARK = "benchmark"
 
 
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+
+
 class Device(Frozen):
     """Where to compute. `uuids` names the GPUs; `threads` bounds the CPU threads (None: all that there are)."""
 
     kind: DeviceKind = DeviceKind.CPU
     uuids: tuple[str, ...] = ()
     threads: PositiveInt | None = None
+
+    def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """What makes a process see this device and no other, from before its first library loads.
+
+        A GPU without a name is the first that `environment` shows.
+        """
+        if self.kind is DeviceKind.CPU:
+            return {VISIBLE_GPUS: ""}
+        first = environment.get(VISIBLE_GPUS, "0").split(",")[0]
+        return {VISIBLE_GPUS: ",".join(self.uuids) or first}
 
 
 class HubModel(Frozen):

@@ -1,4 +1,4 @@
-"""One task on several processes: one for each GPU, or several that share a CPU's threads.
+"""One task on several processes: one for each GPU, which sees that one alone, or several that share a CPU's threads.
 
 Each process loads the model for itself. Pieces are handed out one after the other to whoever is free, with one piece in
 reserve, so that a slow process delays the others by a piece at most. Whatever a process prints goes to stderr. When one
@@ -167,6 +167,7 @@ def _start(job: EngineJob, theirs: "Connection[Any, Any]") -> "subprocess.Popen[
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(harness_folder().parent), *filter(None, [environment.get("PYTHONPATH")])]
     )
+    environment |= job.device.variables(environment)
     if job.device.kind is DeviceKind.CPU:
         environment["OMP_NUM_THREADS"] = str(job.device.threads)
     return subprocess.Popen(  # noqa: S603  this interpreter and this package

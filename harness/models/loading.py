@@ -17,7 +17,7 @@ from harness.architectures.blocks import decoder_blocks
 from harness.architectures.pruned_shapes import model_class
 from harness.architectures.usable import ATTENTION, read_architecture
 from harness.checkpoint import open_checkpoint, read_config
-from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, DeviceKind, Dtype, Reason
+from harness.contract import VISIBLE_GPUS, CheckpointDescriptor, CheckpointFormat, Device, DeviceKind, Dtype, Reason
 from harness.environment import available_threads
 from harness.errors import BadCheckpoint, Unsupported
 from harness.models.packed import PackedFormat, load_dequantized
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 TORCH_DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16, Dtype.FLOAT16: torch.float16}
 
 _PROBE = "w1 some words 2"
+_WHOLE_GPU = "GPU-"
+"""What the name of a GPU begins with; torch tells the UUID of a part of one (`MIG-`) in another way."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,10 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 def select_device(device: Device) -> torch.device:
     """The torch device for `device`, with its thread count set and TF32 off, so that float32 means float32.
 
+    A GPU is `cuda:0`, the only one that this process sees: see `harness.visible_devices`.
+
     Raises:
-        Unsupported: there is no CUDA here, the GPU is not visible, or more than one is named.
+        Unsupported: there is no CUDA here, another GPU is visible, or more than one is named.
     """
     torch.set_num_threads(device.threads or available_threads())
     torch.set_float32_matmul_precision("highest")
@@ -151,7 +155,8 @@ def select_device(device: Device) -> torch.device:
             "a GPU was asked for, but torch finds none",
             hint="use the image's cuda lock on a machine with an NVIDIA driver, or ask for the cpu",
         )
-    return torch.device("cuda", _gpu_index(device.uuids))
+    _refuse_other_gpus(device)
+    return torch.device("cuda", 0)
 
 
 def choose_dtype(stored: Dtype, kind: DeviceKind, asked: Dtype | None) -> tuple[Dtype, str]:
@@ -165,22 +170,22 @@ def choose_dtype(stored: Dtype, kind: DeviceKind, asked: Dtype | None) -> tuple[
     return Dtype.FLOAT32, f"float32 on the cpu, where {stored.value} is slower without special units and less exact"
 
 
-def _gpu_index(uuids: tuple[str, ...]) -> int:
-    if not uuids:
-        return 0
-    if len(uuids) > 1:
-        raise Unsupported(
-            Reason.DEVICE, f"{len(uuids)} GPUs were named, but this work uses one", hint="name one GPU for this stage"
-        )
-    visible = [_plain_uuid(torch.cuda.get_device_properties(index).uuid) for index in range(torch.cuda.device_count())]
-    wanted = _plain_uuid(uuids[0])
-    if wanted not in visible:
+def _refuse_other_gpus(device: Device) -> None:
+    if len(device.uuids) > 1:
         raise Unsupported(
             Reason.DEVICE,
-            f"GPU {uuids[0]} is not visible here (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')!r})",
-            hint=f"name one of: {', '.join(visible) or 'none'}",
+            f"{len(device.uuids)} GPUs were named, but this work uses one",
+            hint="name one GPU for this stage",
         )
-    return visible.index(wanted)
+    name = device.uuids[0] if device.uuids else device.variables(os.environ)[VISIBLE_GPUS]
+    hint = f"start the process with {VISIBLE_GPUS}={name}"
+    if (count := torch.cuda.device_count()) != 1:
+        raise Unsupported(
+            Reason.DEVICE, f"this process sees {count} GPUs, and computes only where it sees a single one", hint=hint
+        )
+    found = _plain_uuid(torch.cuda.get_device_properties(0).uuid)
+    if name.startswith(_WHOLE_GPU) and found != _plain_uuid(name):
+        raise Unsupported(Reason.DEVICE, f"this process sees GPU {found}, and not {name}", hint=hint)
 
 
 def _plain_uuid(uuid: object) -> str:

@@ -25,7 +25,8 @@ ProgressOption = Annotated[
     ProgressMode, typer.Option("--progress", help="live: bars; plain: lines; none: nothing; auto: live on a terminal.")
 ]
 Device = Annotated[
-    str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:all, or UUIDs of GPUs: GPU-a,GPU-b.")
+    str,
+    typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:all, or GPUs: GPU-a,GPU-b or cuda:1."),
 ]
 Runtime = Annotated[str, typer.Option("--runtime", "-r", help="auto, docker or process.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]

@@ -1,13 +1,17 @@
 """Which devices this host has, and which one a run uses. Every automatic choice comes with its reason."""
 
 import os
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from harness.contract import Device, DeviceKind, cpu_model
 from orchestrator.errors import BadManifest
 
 _ALL_GPUS = "cuda:all"
+_PLACE = re.compile(r"cuda:(\d+)")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class NoGpu:
 
 
 def find_gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs that the driver reports; none where there is no driver."""
+    """The NVIDIA GPUs that the driver reports, a divided one by its parts (MIG); none where there is no driver."""
     import pynvml
 
     try:
@@ -49,7 +53,8 @@ def find_gpus() -> tuple[Gpu, ...]:
         return ()
     try:
         driver = _text(pynvml.nvmlSystemGetDriverVersion())
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        whole = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        handles = [part for handle in whole for part in _parts(handle)]
         return tuple(
             Gpu(
                 uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
@@ -61,6 +66,23 @@ def find_gpus() -> tuple[Gpu, ...]:
         )
     finally:
         pynvml.nvmlShutdown()
+
+
+def _parts(handle: Any) -> list[Any]:
+    """The parts of a GPU that is divided, none of which is the whole; or the GPU itself."""
+    import pynvml
+
+    try:
+        divided = pynvml.nvmlDeviceGetMigMode(handle)[0] == pynvml.NVML_DEVICE_MIG_ENABLE
+    except pynvml.NVMLError:
+        divided = False
+    if not divided:
+        return [handle]
+    parts = []
+    for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        with suppress(pynvml.NVMLError_NotFound):
+            parts.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index))
+    return parts
 
 
 def why_no_gpu() -> NoGpu:
@@ -93,7 +115,9 @@ def why_no_gpu() -> NoGpu:
 
 
 def choose_device(requested: str) -> ChosenDevice:
-    """Resolve `auto`, `cpu`, `cuda`, `cuda:all`, or one or several UUIDs of GPUs with commas between them.
+    """Resolve `auto`, `cpu`, `cuda`, `cuda:all`, or one or several GPUs with commas between them.
+
+    Each is named by its UUID, or as `cuda:1` by its place among those that the driver reports, from 0.
 
     Raises:
         BadManifest: a device does not exist here, is named twice, or the GPUs are not of one model.
@@ -111,15 +135,19 @@ def choose_device(requested: str) -> ChosenDevice:
                 hint=f"use the device 'cpu' (DEVICE=cpu), or {why.hint}",
             )
         return _gpu(gpus[0], "asked for") if requested == "cuda" else _several(gpus, "all GPUs are asked for")
-    return _several([_named(name.strip(), gpus) for name in requested.split(",")], "asked for by UUID")
+    return _several([_named(name.strip(), gpus) for name in requested.split(",")], "asked for by name")
 
 
 def _named(name: str, gpus: Sequence[Gpu]) -> Gpu:
     for gpu in gpus:
         if gpu.uuid == name:
             return gpu
+    if (place := _PLACE.fullmatch(name)) and int(place[1]) < len(gpus):
+        return gpus[int(place[1])]
     known = ", ".join(["auto", "cpu", "cuda", _ALL_GPUS, *(gpu.uuid for gpu in gpus)])
-    raise BadManifest(f"unknown device {name!r}", hint=f"use one of these, or UUIDs with commas between them: {known}")
+    raise BadManifest(
+        f"unknown device {name!r}", hint=f"use one of these, or several with commas between them: {known}"
+    )
 
 
 def _cpu(reason: str) -> ChosenDevice:

@@ -237,7 +237,7 @@ def _mounts(work: Launch, sources: PackageSources) -> list["Mount"]:
 
 
 def _variables(work: Launch, sources: PackageSources) -> dict[str, str]:
-    variables = work.variables()
+    variables = work.variables({})
     if work.network:
         variables |= dict(sources.proxies)
         variables |= sources.pip_environment(certificate=CERTIFICATE_PATH, shares_files=False)
@@ -254,7 +254,7 @@ def _gpus(work: Launch) -> list["DeviceRequest"]:
         return []
     if work.device.uuids:
         return [DeviceRequest(device_ids=list(work.device.uuids), capabilities=[["gpu"]])]
-    return [DeviceRequest(count=-1, capabilities=[["gpu"]])]
+    return [DeviceRequest(count=1, capabilities=[["gpu"]])]
 
 
 @contextmanager

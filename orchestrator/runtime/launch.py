@@ -38,9 +38,9 @@ class Launch:
     user: tuple[int, int] | None = None
     hold_stdin: bool = False
 
-    def variables(self) -> dict[str, str]:
-        """The environment variables that every worker gets, whatever runs it."""
-        variables = dict(OFFLINE_VARIABLES)
+    def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """The environment variables that every worker gets, whatever runs it. `environment` is where it starts."""
+        variables = OFFLINE_VARIABLES | self.device.variables(environment)
         if self.network:
             variables["HF_HUB_OFFLINE"] = "0"
         if self.device.threads is not None:

@@ -192,15 +192,10 @@ def _variables(work: Launch, environment: WorkerEnvironment, home: Path) -> dict
         "PYTHONUNBUFFERED": "1",
         "PYTHONPYCACHEPREFIX": str(environment.bytecode.resolve()),
         "LLMCBENCH_IMAGE": str(work.image.description_path.resolve()),
-        "CUDA_VISIBLE_DEVICES": "",
     }
-    if work.device.kind is DeviceKind.CUDA:
-        del variables["CUDA_VISIBLE_DEVICES"]
-        if work.device.uuids:
-            variables["CUDA_VISIBLE_DEVICES"] = ",".join(work.device.uuids)
     if work.network:
         variables |= _network_variables()
-    return variables | work.variables() | dict(work.environment)
+    return variables | work.variables(os.environ) | dict(work.environment)
 
 
 def _network_variables() -> dict[str, str]:

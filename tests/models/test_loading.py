@@ -97,22 +97,34 @@ def test_a_gpu_that_is_not_there_is_unsupported(monkeypatch):
 
 
 @pytest.fixture
-def two_gpus(monkeypatch):
-    uuids = ["aaaa-1", "bbbb-2"]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(uuids))
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=uuids[index]))
+def gpus(monkeypatch):
+    """Makes torch see GPUs of these UUIDs."""
+
+    def seen(*uuids):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(uuids))
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=uuids[index]))
+
+    return seen
 
 
-@pytest.mark.usefixtures("two_gpus")
-def test_a_gpu_is_found_by_its_uuid():
-    assert select_device(Device(kind=DeviceKind.CUDA, uuids=("GPU-BBBB-2",))) == torch.device("cuda", 1)
-    assert select_device(Device(kind=DeviceKind.CUDA)) == torch.device("cuda", 0)
+@pytest.mark.parametrize("uuids", [(), ("GPU-BBBB-2",), ("MIG-cccc-3",)])
+def test_the_only_gpu_that_is_seen_is_the_one_that_is_used(gpus, uuids):
+    gpus("bbbb-2")
+    assert select_device(Device(kind=DeviceKind.CUDA, uuids=uuids)) == torch.device("cuda", 0)
 
 
-@pytest.mark.usefixtures("two_gpus")
-@pytest.mark.parametrize("uuids", [("GPU-cccc-3",), ("GPU-aaaa-1", "GPU-bbbb-2")])
-def test_an_invisible_gpu_or_several_are_refused(uuids):
-    with pytest.raises(Unsupported) as refusal:
-        select_device(Device(kind=DeviceKind.CUDA, uuids=uuids))
+@pytest.mark.parametrize(
+    ("seen", "asked", "words"),
+    [
+        (("aaaa-1", "bbbb-2"), ("GPU-bbbb-2",), "sees 2 GPUs"),
+        (("aaaa-1", "bbbb-2"), (), "sees 2 GPUs"),
+        (("aaaa-1",), ("GPU-bbbb-2",), "sees GPU aaaa-1, and not GPU-bbbb-2"),
+        (("aaaa-1", "bbbb-2"), ("GPU-aaaa-1", "GPU-bbbb-2"), "2 GPUs were named"),
+    ],
+)
+def test_where_other_gpus_are_seen_nothing_is_computed(gpus, seen, asked, words):
+    gpus(*seen)
+    with pytest.raises(Unsupported, match=words) as refusal:
+        select_device(Device(kind=DeviceKind.CUDA, uuids=asked))
     assert refusal.value.reason is Reason.DEVICE

@@ -1,7 +1,9 @@
 """Several GPUs are chosen by name or all at once: evaluations get them all, everything else the first one alone."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import pynvml
 import pytest
 
 from harness.contract import Device, DeviceKind, Operation, WorkRequest, WorkResult
@@ -34,6 +36,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cuda", ("GPU-b",)),
         ("cuda:all", ("GPU-b", "GPU-a")),
         ("GPU-a", ("GPU-a",)),
+        ("cuda:1", ("GPU-a",)),
+        ("cuda:0,GPU-a", ("GPU-b", "GPU-a")),
         ("GPU-a,GPU-b", ("GPU-a", "GPU-b")),
         ("GPU-a, GPU-b", ("GPU-a", "GPU-b")),
     ],
@@ -45,10 +49,45 @@ def test_gpus_are_chosen_in_the_order_in_which_they_are_named(requested: str, uu
     assert uuids[0] in chosen.reason
 
 
+def test_a_divided_gpu_is_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def part(handle: str, index: int) -> str:
+        if index == 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return f"MIG-{index}"
+
+    def mode(handle: str) -> list[int]:
+        if handle == "GPU-old":
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return [int(handle == "GPU-divided"), 0]
+
+    handles = ["GPU-whole", "GPU-divided", "GPU-old"]
+    for name, answer in {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlSystemGetDriverVersion": lambda: "580.1",
+        "nvmlDeviceGetCount": lambda: len(handles),
+        "nvmlDeviceGetHandleByIndex": handles.__getitem__,
+        "nvmlDeviceGetMigMode": mode,
+        "nvmlDeviceGetMaxMigDeviceCount": lambda handle: 3,
+        "nvmlDeviceGetMigDeviceHandleByIndex": part,
+        "nvmlDeviceGetUUID": lambda handle: handle,
+        "nvmlDeviceGetName": lambda handle: "H100 1g.10gb" if handle.startswith("MIG") else "H100",
+        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=1),
+    }.items():
+        monkeypatch.setattr(pynvml, name, answer)
+    assert [gpu.uuid for gpu in devices.find_gpus()] == ["GPU-whole", "MIG-0", "MIG-2", "GPU-old"]
+    assert choose_device("MIG-2").device == Device(kind=DeviceKind.CUDA, uuids=("MIG-2",))
+
+
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize(
     ("requested", "words"),
-    [("GPU-a,GPU-x", "unknown device 'GPU-x'"), ("GPU-a,GPU-a", "named twice"), ("GPU-a,", "unknown device ''")],
+    [
+        ("cuda:2", "unknown device 'cuda:2'"),
+        ("GPU-a,GPU-x", "unknown device 'GPU-x'"),
+        ("GPU-a,GPU-a", "named twice"),
+        ("GPU-a,", "unknown device ''"),
+    ],
 )
 def test_gpus_that_are_not_there_or_named_twice_are_refused(requested: str, words: str) -> None:
     with pytest.raises(BadManifest) as refused:

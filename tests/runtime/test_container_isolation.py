@@ -56,10 +56,22 @@ def test_the_gpus_asked_for_are_named_by_uuid(hostile, gpus):
     assert options["device_requests"] == [
         {"Driver": "", "Count": 0, "DeviceIDs": list(gpus), "Capabilities": [["gpu"]], "Options": {}}
     ]
+    assert options["environment"]["CUDA_VISIBLE_DEVICES"] == ",".join(gpus)
+
+
+def test_a_container_for_any_gpu_gets_one(hostile, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    options = container_options(Launch(hostile, b"", device=Device(kind=DeviceKind.CUDA)))
+
+    assert [one["Count"] for one in options["device_requests"]] == [1]
+    assert options["environment"]["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_a_cpu_worker_gets_no_gpu(hostile):
-    assert container_options(Launch(hostile, b""))["device_requests"] == []
+    options = container_options(Launch(hostile, b""))
+
+    assert options["device_requests"] == []
+    assert options["environment"]["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_a_proxy_on_this_machine_puts_fetch_on_the_host_network(hostile, monkeypatch):

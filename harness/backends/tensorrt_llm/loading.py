@@ -13,12 +13,13 @@ from typing import Any
 
 from harness.architectures.pruned_shapes import refuse_layer_widths
 from harness.backends.base import ServeOrder
-from harness.backends.hosting import refuse_other_gpus, start_up_deadline, variables_set
+from harness.backends.hosting import start_up_deadline, variables_set
 from harness.backends.refusals import refuse_unread_rotation
 from harness.backends.tensorrt_llm.refusals import explain, refuse_format
 from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, Dtype, Reason
 from harness.errors import Unsupported
+from harness.models.loading import select_device
 from harness.options import NoOptions
 from harness.quantization.layouts import check_config
 
@@ -57,7 +58,7 @@ def load_engine(order: ServeOrder[NoOptions]) -> Iterator[LoadedEngine]:
     check_config(descriptor.format, descriptor.quantization, config)
     refuse_unread_rotation("TensorRT-LLM", config)
     refuse_layer_widths(config, "TensorRT-LLM")
-    refuse_other_gpus("TensorRT-LLM", order.device)
+    select_device(order.device)
     chosen = order.dtype or descriptor.dtype
     kv_cache_tokens = order.kv_tokens + order.sequences * _SPARE_TOKENS
     with (

@@ -13,12 +13,13 @@ from typing import Any
 
 from harness.architectures.pruned_shapes import refuse_layer_widths
 from harness.backends.base import served_as_dense
-from harness.backends.hosting import refuse_other_gpus, start_up_deadline, variables_set
+from harness.backends.hosting import start_up_deadline, variables_set
 from harness.backends.vllm.refusals import explain
 from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, DeviceKind, Dtype, Reason
 from harness.environment import available_threads
 from harness.errors import BadCheckpoint, Unsupported
+from harness.models.loading import select_device
 from harness.quantization.layouts import check_config
 
 _BLOCK_TOKENS = 128
@@ -86,7 +87,7 @@ def load_engine(
         "disable_log_stats": True,
         **options,
     }
-    refuse_other_gpus("vLLM", device)
+    select_device(device)
     with _engine_environment(device):
         begin = time.perf_counter()
         with start_up_deadline("vLLM"):
