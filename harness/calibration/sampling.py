@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """`sequences`: each int64 [tokens], on the host. `notes` say what was drawn from where, and how."""
+    """`sequences`: each int64 [tokens], on the host. `notes` say what was drawn from where, and how.
+
+    For a method that looks at no text there are none, and no policy.
+    """
 
     sequences: tuple[torch.Tensor, ...]
-    policy: CalibrationPolicy
+    policy: CalibrationPolicy | None
     notes: tuple[str, ...]
 
     @property
@@ -38,7 +41,7 @@ class CalibrationSet:
         Raises:
             BadRequest: the sequences differ in length.
         """
-        if len({len(sequence) for sequence in self.sequences}) > 1:
+        if self.policy is not None and len({len(sequence) for sequence in self.sequences}) > 1:
             raise BadRequest(
                 f"the policy {self.policy.value!r} gave sequences of different lengths, where one length is needed",
                 hint="choose another calibration policy, such as packed",

@@ -39,12 +39,23 @@ class Sparsity(Frozen):
     measured: float
 
 
+class AttentionRounding(StrEnum):
+    """Where queries, keys and values are rounded, each with one scale for a token.
+
+    `heads`: as attention reads them, behind the rotary embedding, each head by itself. `projections`: as the
+    projections put them out, over all heads.
+    """
+
+    HEADS = "heads"
+    PROJECTIONS = "projections"
+
+
 class Quantization(Frozen):
     """`simulated`: quantized values in a floating-point layout, so size and speed say nothing about the method.
 
     `group_size` 0 is a whole row. Activations of fewer than 16 bits are quantized token by token as they occur, at the
-    inputs of the quantized linears; with `attention_bits`, also the queries, keys and values (simulated only).
-    `float8`: E4M3 numbers instead of integers, the weights with one scale a tensor.
+    inputs of the quantized linears; with `attention_bits`, also the queries, keys and values (simulated only), where
+    `attention_rounding` says. `float8`: E4M3 numbers instead of integers, the weights with one scale a tensor.
     """
 
     weight_bits: PositiveInt
@@ -53,6 +64,7 @@ class Quantization(Frozen):
     symmetric: bool = True
     activations_symmetric: bool = True
     attention_bits: PositiveInt | None = None
+    attention_rounding: AttentionRounding = AttentionRounding.HEADS
     simulated: bool = False
     float8: bool = False
 

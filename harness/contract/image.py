@@ -60,6 +60,8 @@ class MethodDescription(Frozen):
     `produces`, unless `produces_for` gives one for the setting (without its group), or `layouts` one for the value of
     the option `layout`, which comes first. Of the `traits` that hold, the last to state a property counts. `module` is
     the Python module that does the work (see `harness.methods.base.Method`), for images whose worker is the harness.
+    `calibration` None: the method looks at weights alone, and is asked without calibration. `baseline`: it is what any
+    method at one of its settings must beat to be worth its cost.
     """
 
     name: str
@@ -72,7 +74,8 @@ class MethodDescription(Frozen):
     recovery: bool = False
     patterns: tuple[str, ...] = ()
     default_setting: str
-    calibration: CalibrationDefaults
+    calibration: CalibrationDefaults | None = None
+    baseline: bool = False
     architectures: tuple[str, ...]
     produces: CheckpointFormat = CheckpointFormat.DENSE
     produces_for: dict[str, CheckpointFormat] = {}

@@ -124,11 +124,14 @@ class Calibration(Frozen):
 
 
 class CompressParameters(Frozen):
-    """`offload_activations` keeps the calibration's hidden states in host memory: slower, for small GPUs."""
+    """`calibration` is None for a method that looks at weights alone; the input `calibration` is then absent, too.
+
+    `offload_activations` keeps the calibration's hidden states in host memory: slower, for small GPUs.
+    """
 
     method: str
     setting: Setting
-    calibration: Calibration
+    calibration: Calibration | None = None
     options: dict[str, Scalar] = {}
     offload_activations: bool = False
 

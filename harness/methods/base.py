@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompressionContext:
-    """`sequences`: calibration text, each int64 [tokens]. `device` is where to compute; the model is in host memory.
+    """`sequences`: calibration text, each int64 [tokens]; none for a method that looks at weights alone.
+
+    `device` is where to compute; the model is in host memory.
 
     `storage_dtype` is what the weights will be written in: a method rounds to it, so that the next block is fed by the
     very weights that are stored. `source` is the folder of the checkpoint; `inputs` are the request's, by name.

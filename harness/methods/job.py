@@ -12,6 +12,7 @@ from harness.checkpoint import open_checkpoint, open_dataset, publish
 from harness.contract import (
     ARTIFACT_NAME,
     RESUME_NAME,
+    Calibration,
     CheckpointDescriptor,
     CheckpointFormat,
     CompressionCost,
@@ -36,7 +37,7 @@ from harness.telemetry import PeakMemory, Stopwatch
 
 
 def compress(request: CompressRequest, reporter: Reporter) -> CompressResult:
-    """Compress the input `checkpoint`, calibrated on the input `calibration`, into `<output>/artifact`.
+    """Compress the input `checkpoint` into `<output>/artifact`, calibrated on the input `calibration` if asked for.
 
     The peak memory is that of calibration and compression, with the model already in host memory.
 
@@ -46,9 +47,9 @@ def compress(request: CompressRequest, reporter: Reporter) -> CompressResult:
     parameters = request.parameters
     compressor = parse_request(parameters)
     source = input_folder(request, "checkpoint")
-    calibration_folder = input_folder(request, "calibration")
+    text = None if parameters.calibration is None else input_folder(request, "calibration")
     _refuse_compressed(open_checkpoint(source), parameters.method)
-    calibration = open_dataset(calibration_folder)
+    calibration = None if text is None else open_dataset(text)
 
     loaded = load_model(source, request.device, in_host=True)
     blocks = decoder_blocks(loaded.model)
@@ -59,13 +60,14 @@ def compress(request: CompressRequest, reporter: Reporter) -> CompressResult:
     storage = TORCH_DTYPES[loaded.descriptor.dtype]
     with FinishedBlocks(Path(request.output) / RESUME_NAME, fingerprint, storage) as finished:
         with PeakMemory(loaded.device) as peak, Stopwatch(loaded.device) as watch:
-            drawn = draw_calibration(calibration_folder, loaded.tokenizer, parameters.calibration)
+            drawn = _draw(text, loaded, parameters.calibration)
             _refuse_tokens_without_row(drawn, loaded)
             for note in drawn.notes:
                 reporter.log(note)
             outcome = compressor.compress(_context(request, loaded, blocks, drawn, finished, reporter))
         with Stopwatch(loaded.device) as saving:
-            artifact = _publish(request, loaded.descriptor, compressor, calibration.name, drawn, outcome)
+            calibrated_on = None if calibration is None else calibration.name
+            artifact = _publish(request, loaded.descriptor, compressor, calibrated_on, drawn, outcome)
     shutil.rmtree(finished.folder)
     cost = CompressionCost(
         load_seconds=loaded.load_seconds,
@@ -80,7 +82,7 @@ def compress(request: CompressRequest, reporter: Reporter) -> CompressResult:
 
 def _refuse_tokens_without_row(drawn: CalibrationSet, loaded: LoadedModel) -> None:
     """On a GPU, looking one up ends the process."""
-    largest = max(int(sequence.max()) for sequence in drawn.sequences)
+    largest = max((int(sequence.max()) for sequence in drawn.sequences), default=-1)
     rows = int(loaded.model.config.vocab_size)
     if largest >= rows:
         raise BadCheckpoint(
@@ -94,10 +96,25 @@ def parse_request(parameters: CompressParameters) -> Compressor:
 
     Raises:
         Unsupported: the image offers no such method, or it does not have this setting.
-        BadRequest: an option is unknown or out of range.
+        BadRequest: an option is unknown or out of range, or calibration is missing, or given and not looked at.
     """
-    method = cast(Method, offered_module(describe_image().methods, parameters.method, Reason.METHOD))
+    offered = describe_image().methods
+    method = cast(Method, offered_module(offered, parameters.method, Reason.METHOD))
+    described = next(one for one in offered if one.name == parameters.method)
+    if (parameters.calibration is None) != (described.calibration is None):
+        needs = "looks at weights alone" if described.calibration is None else "needs calibration text"
+        given = "names none" if parameters.calibration is None else "names some"
+        raise BadRequest(
+            f"{parameters.method} {needs}, and the request {given}",
+            hint="give `calibration` in the parameters exactly where the method's description has it",
+        )
     return method.parse(parameters)
+
+
+def _draw(folder: Path | None, loaded: LoadedModel, asked: Calibration | None) -> CalibrationSet:
+    if folder is None or asked is None:
+        return CalibrationSet(sequences=(), policy=None, notes=())
+    return draw_calibration(folder, loaded.tokenizer, asked)
 
 
 def _refuse_compressed(descriptor: CheckpointDescriptor, method: str) -> None:
@@ -111,7 +128,7 @@ def _refuse_compressed(descriptor: CheckpointDescriptor, method: str) -> None:
 
 def _refuse_long_sequences(loaded: LoadedModel, parameters: CompressParameters) -> None:
     context = getattr(loaded.model.config, "max_position_embeddings", None)
-    length = parameters.calibration.sequence_length
+    length = parameters.calibration.sequence_length if parameters.calibration is not None else 0
     if context is not None and length > context:
         raise BadRequest(
             f"calibration sequences of {length} tokens exceed the model's context of {context}",
@@ -119,13 +136,13 @@ def _refuse_long_sequences(loaded: LoadedModel, parameters: CompressParameters) 
         )
 
 
-def _fingerprint(request: CompressRequest, loaded: LoadedModel, calibration: DatasetDescriptor) -> str:
+def _fingerprint(request: CompressRequest, loaded: LoadedModel, calibration: DatasetDescriptor | None) -> str:
     """What two attempts must share for one to go on where the other stopped."""
     return digest_of(
         {
             "parameters": request.parameters.model_dump(mode="json"),
             "checkpoint": loaded.descriptor.digest,
-            "calibration": calibration.digest,
+            "calibration": None if calibration is None else calibration.digest,
             "device": request.device.kind.value,
             "torch": torch.__version__,
             "source": work_source(describe_image(), Operation.COMPRESS, request.parameters),
@@ -160,7 +177,7 @@ def _publish(
     request: CompressRequest,
     parent: CheckpointDescriptor,
     compressor: Compressor,
-    calibrated_on: str,
+    calibrated_on: str | None,
     drawn: CalibrationSet,
     outcome: Outcome,
 ) -> CheckpointDescriptor:

@@ -13,7 +13,15 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from harness.architectures.blocks import Block, LinearGroup
-from harness.contract import CheckpointFormat, CompressParameters, Frozen, LayerReport, Quantization, Reason
+from harness.contract import (
+    AttentionRounding,
+    CheckpointFormat,
+    CompressParameters,
+    Frozen,
+    LayerReport,
+    Quantization,
+    Reason,
+)
 from harness.errors import BadCheckpoint, Unsupported
 from harness.methods.base import CompressionContext, Outcome
 from harness.methods.numerics.rounding import RoundingGrid, quantize
@@ -98,6 +106,7 @@ class SmoothQuant:
             weight_bits=self._weight_bits,
             activation_bits=self._activation_bits,
             attention_bits=self._activation_bits if self.options.quantize_bmm else None,
+            attention_rounding=AttentionRounding.PROJECTIONS if self.options.quantize_bmm else AttentionRounding.HEADS,
             simulated=not packed,
         )
         checkpoint_format = CheckpointFormat.INT_QUANTIZED if packed else CheckpointFormat.DENSE

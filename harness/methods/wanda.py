@@ -14,7 +14,7 @@ from harness.architectures.blocks import Block, LinearGroup
 from harness.contract import CompressParameters, Frozen, LayerReport
 from harness.errors import BadCheckpoint, BadRequest
 from harness.methods.base import CompressionContext, Outcome
-from harness.methods.numerics.masks import smallest_of_columns, smallest_of_rows
+from harness.methods.numerics.masks import smallest_of_groups, smallest_of_rows
 from harness.methods.skeleton.saving import finish
 from harness.methods.skeleton.sequential import GroupResult, Sequential, compress_blocks
 from harness.methods.sparsity import Target, refuse_broken_patterns, sparsity_of, target_of
@@ -158,9 +158,7 @@ def _scores(weight: Tensor, norm: Tensor) -> Tensor:
 def _smallest(scores: Tensor, target: Target) -> Tensor:
     if isinstance(target, float):
         return smallest_of_rows(scores, int(scores.shape[1] * target))
-    zeros, length = target
-    groups = scores.reshape(-1, length).T.contiguous()
-    return smallest_of_columns(groups, zeros).T.reshape(scores.shape)
+    return smallest_of_groups(scores, *target)
 
 
 def choose_by_share(scores: Tensor, ratio: float) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.architectures.blocks import Block
-from harness.contract import Quantization
+from harness.contract import AttentionRounding, Quantization
 
 _NOT_QUANTIZED_BITS = 16
 
@@ -49,9 +49,10 @@ def fake_quantize_tokens(x: Tensor, bits: int, symmetric: bool) -> Tensor:
 def attach(blocks: Sequence[Block], quantization: Quantization) -> tuple[Handle, ...]:
     """Quantize the inputs of every linear of `blocks` from now on and, with `attention_bits`, those of attention.
 
-    These are the queries and keys after the rotary embedding, and the values, each per token and head: a token-wise
-    quantized key-value cache has the same codes. The softmax stays as it is. The blocks' modules keep their code: the
-    attention function is exchanged through the configuration that each attention module looks it up by.
+    By heads, these are the queries and keys after the rotary embedding, and the values, each per token and head: a
+    token-wise quantized key-value cache has the same codes. By projections, they are the outputs of the linears, biases
+    included, each per token. The softmax stays as it is. The blocks' modules keep their code: the attention function is
+    exchanged through the configuration that each attention module looks it up by.
 
     Returns:
         What to remove to have the blocks as they were; empty where nothing is quantized.
@@ -60,7 +61,13 @@ def attach(blocks: Sequence[Block], quantization: Quantization) -> tuple[Handle,
     if quantization.activation_bits < _NOT_QUANTIZED_BITS:
         hook = _InputQuantizer(quantization.activation_bits, quantization.activations_symmetric)
         handles += [linear.module.register_forward_pre_hook(hook) for block in blocks for linear in block.linears]
-    if quantization.attention_bits is not None:
+    if quantization.attention_bits is None:
+        return tuple(handles)
+    if quantization.attention_rounding is AttentionRounding.PROJECTIONS:
+        projected = _OutputQuantizer(quantization.attention_bits, quantization.activations_symmetric)
+        groups = (block.groups[0] for block in blocks)
+        handles += [linear.module.register_forward_hook(projected) for group in groups for linear in group.linears]
+    else:
         name = _register_attention(quantization.attention_bits, quantization.activations_symmetric)
         handles += [_ExchangedAttention(block.attention, name) for block in blocks]
     return tuple(handles)
@@ -75,6 +82,17 @@ class _InputQuantizer:
 
     def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         return (fake_quantize_tokens(arguments[0], self._bits, self._symmetric), *arguments[1:])
+
+
+class _OutputQuantizer:
+    """A forward hook."""
+
+    def __init__(self, bits: int, symmetric: bool) -> None:
+        self._bits = bits
+        self._symmetric = symmetric
+
+    def __call__(self, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+        return fake_quantize_tokens(output, self._bits, self._symmetric)
 
 
 class _ExchangedAttention:

@@ -146,14 +146,14 @@ def _use_method(bench: Bench, image: Image, method: MethodDescription) -> Iterat
     except ValueError as invalid:
         yield Check(f"{method.name} has a default setting", False, str(invalid))
         return
-    name = method.calibration.dataset
-    asked = CompressParameters(
-        method=method.name,
-        setting=setting,
-        calibration=Calibration(dataset=name, samples=_SAMPLES, sequence_length=_SEQUENCE_TOKENS, seed=0),
-    )
-    calibration = bench.dataset(name, "train", _text_rows())
-    answer = bench.ask(image, Operation.COMPRESS, asked, {"checkpoint": bench.checkpoint, "calibration": calibration})
+    asked = CompressParameters(method=method.name, setting=setting)
+    inputs = {"checkpoint": bench.checkpoint}
+    if method.calibration is not None:
+        name = method.calibration.dataset
+        text = Calibration(dataset=name, samples=_SAMPLES, sequence_length=_SEQUENCE_TOKENS, seed=0)
+        asked = asked.model_copy(update={"calibration": text})
+        inputs["calibration"] = bench.dataset(name, "train", _text_rows())
+    answer = bench.ask(image, Operation.COMPRESS, asked, inputs)
     clause = f"{method.name} compresses a tiny model at {setting.name}"
     if not isinstance(answer.result, CompressResult):
         yield Check(clause, False, answer.failure)

@@ -7,6 +7,7 @@ from pathlib import Path
 from harness.contract import (
     BackendDescription,
     BenchmarkParameters,
+    Calibration,
     CompressParameters,
     Device,
     MethodDescription,
@@ -123,9 +124,8 @@ class _Builder:
             setting = resolve_setting(entry, method)
         with located("options"):
             check_options(image, "methods", method.name, entry.options)
-        asked, substitute = resolve_calibration(method, self.manifest.calibration, entry.calibration)
-        evaluated = tuple(sorted(self.evaluated & {asked.dataset, substitute}))
-        calibration = asked.model_copy(update={"dataset": without_folder(asked.dataset), "evaluated": evaluated})
+        with located("calibration"):
+            asked, substitute = resolve_calibration(method, self.manifest.calibration, entry.calibration)
         subject = _subject(model).model_copy(update={"method": entry.name or method.name, "setting": setting.name})
         if unknown_to := refusal(method, dense.architecture):
             source = f"`architectures` of {method.name} in {image.name}/{image.description_path.name}"
@@ -139,13 +139,13 @@ class _Builder:
             parameters=CompressParameters(
                 method=method.name,
                 setting=setting,
-                calibration=calibration,
+                calibration=None if asked is None else self._seen(asked, substitute),
                 options=entry.options,
                 offload_activations=entry.offload_activations,
             ),
             inputs={
                 "checkpoint": StageOutput(checkpoint),
-                "calibration": StageOutput(self._calibration(method, asked.dataset, substitute)),
+                **({} if asked is None else self._calibration_input(method, asked.dataset, substitute)),
                 **self._recovery(method, entry.recovery),
             },
             device=self.first_device,
@@ -165,6 +165,14 @@ class _Builder:
             )
         with located("recovery"):
             return {"recovery": StageOutput(self._calibration(method, dataset, None))}
+
+    def _seen(self, asked: Calibration, substitute: str | None) -> Calibration:
+        """Without folders of this host, and with those of its sets that tasks read."""
+        evaluated = tuple(sorted(self.evaluated & {asked.dataset, substitute}))
+        return asked.model_copy(update={"dataset": without_folder(asked.dataset), "evaluated": evaluated})
+
+    def _calibration_input(self, method: MethodDescription, dataset: str, substitute: str | None) -> dict[str, Input]:
+        return {"calibration": StageOutput(self._calibration(method, dataset, substitute))}
 
     def _calibration(self, method: MethodDescription, dataset: str, substitute: str | None) -> str:
         with located("calibration"):

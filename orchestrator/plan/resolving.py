@@ -92,11 +92,22 @@ def _takes(method: MethodDescription) -> str:
 
 def resolve_calibration(
     method: MethodDescription, common: CalibrationEntry, own: CalibrationEntry
-) -> tuple[Calibration, str | None]:
+) -> tuple[Calibration | None, str | None]:
     """The method's defaults, overridden by the manifest's common entry, overridden by the method's own entry.
 
-    The method's policy was made for its own data set, so it does not carry over to another.
+    The method's policy was made for its own data set, so it does not carry over to another. None, and no substitute,
+    for a method that looks at weights alone.
+
+    Raises:
+        BadManifest: such a method's own entry asks for calibration.
     """
+    if method.calibration is None:
+        if own != CalibrationEntry():
+            raise BadManifest(
+                f"{method.name} looks at weights alone, so it has no calibration",
+                hint="leave `calibration` out of this entry",
+            )
+        return None, None
     asked = {**common.model_dump(exclude_none=True), **own.model_dump(exclude_none=True)}
     merged = {**method.calibration.model_dump(), **asked}
     if merged["dataset"] != method.calibration.dataset:

@@ -1,6 +1,7 @@
 """A run's stored stages as one report: everything in it is derived again from the store, nothing is run."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from harness.contract import (
     REFERENCE_ENGINE,
@@ -86,15 +87,19 @@ def _variant(variant: Variant, record: RunRecord, results: Mapping[str, StageRec
         for name, state in record.stages.items()
         if state.operation is Operation.COMPRESS and state.subject is not None and Variant.of(state.subject) == variant
     ]
-    calibration = record.stages[names[0]].parameters["calibration"]
+    calibration = record.stages[names[0]].parameters.get("calibration")
     notes = (note for name in names if name in results for note in notes_of(results[name]))
     return VariantEntry(
         variant=variant,
         image=record.stages[names[0]].image,
-        calibration=f"{calibration['dataset']}, {calibration['samples']} x {calibration['sequence_length']} tokens, "
-        f"seed {calibration['seed']}",
+        calibration=_calibration_text(calibration) if calibration else None,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _calibration_text(calibration: Mapping[str, Any]) -> str:
+    size = f"{calibration['samples']} x {calibration['sequence_length']} tokens"
+    return f"{calibration['dataset']}, {size}, seed {calibration['seed']}"
 
 
 def _stages(record: RunRecord, results: Mapping[str, StageRecord]) -> Iterator[StageEntry]:

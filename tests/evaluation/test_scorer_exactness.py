@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from harness.architectures.blocks import decoder_blocks
 from harness.architectures.pruned_shapes import note_heads, resize
-from harness.contract import Device, Dtype, Quantization
+from harness.contract import AttentionRounding, Device, Dtype, Quantization
 from harness.evaluation.prepared import TokenRequest
 from harness.evaluation.scorer import Scorer, engine
 from harness.evaluation.scorer.chains import ModelLimits, make_chains
@@ -119,10 +119,12 @@ def test_a_pruned_model_whose_layers_differ_in_width_is_answered(tmp_path: Path)
     assert_answers_equal(loaded, requests, dict(Scorer(loaded, report=silent).score(requests)))
 
 
-def test_activations_quantized_token_by_token_are_answered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounding", AttentionRounding)
+def test_activations_quantized_token_by_token_are_answered(tmp_path: Path, rounding: AttentionRounding) -> None:
     """A value beside a rounding threshold may fall to its other side, so a few answers may differ a little more."""
     loaded = load_small(tmp_path / "model", small_model("llama"))
-    attach(decoder_blocks(loaded.model), Quantization(weight_bits=8, activation_bits=8, attention_bits=8))
+    quantization = Quantization(weight_bits=8, activation_bits=8, attention_bits=8, attention_rounding=rounding)
+    attach(decoder_blocks(loaded.model), quantization)
     requests = examination(Random(4), preamble=50, items=25)
     assert_answers_equal(loaded, requests, dict(Scorer(loaded, report=silent).score(requests)), relative=2e-2)
 

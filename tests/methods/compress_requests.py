@@ -13,18 +13,25 @@ from harness.contract import Calibration, CompressParameters, CompressRequest, D
 from harness.methods import run
 from harness.models.loading import load_model
 from harness.reporter import Reporter
+from tests.support.offered import METHODS
 from tests.support.tiny_checkpoints import publish_rows, tiny_text
 
 SAMPLES, LENGTH = 6, 16
 
 
 def parameters_of(method: str, setting: str, *, length: int = LENGTH, **options: Any) -> CompressParameters:
+    """As a plan would ask; for a method that looks at weights alone without calibration."""
+    text = Calibration(dataset="c4", samples=SAMPLES, sequence_length=length, seed=0)
     return CompressParameters(
         method=method,
         setting=Setting.parse(setting),
-        calibration=Calibration(dataset="c4", samples=SAMPLES, sequence_length=length, seed=0),
+        calibration=text if calibrates(method) else None,
         options=options,
     )
+
+
+def calibrates(method: str) -> bool:
+    return METHODS[method].calibration is not None
 
 
 class Requests:
@@ -43,13 +50,16 @@ class Requests:
         request = CompressRequest(
             id="request",
             device=Device(threads=1),
-            inputs={"checkpoint": str(self._folder / "model"), "calibration": str(self._folder / "c4")},
+            inputs={"checkpoint": str(self._folder / "model")} | self._text(),
             output=str(output),
             parameters=parameters_of(self._method, setting, length=length, **options),
         )
         events = stream or io.StringIO()
         result = run(request, Reporter(events))
         return result, output / "artifact", [json.loads(line) for line in events.getvalue().splitlines()]
+
+    def _text(self) -> dict[str, str]:
+        return {"calibration": str(self._folder / "c4")} if calibrates(self._method) else {}
 
     def new_output(self) -> Path:
         self._runs += 1

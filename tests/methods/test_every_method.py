@@ -15,7 +15,7 @@ from harness.methods import run
 from harness.methods.job import parse_request
 from harness.quantization.activations import attach
 from harness.reporter import Reporter
-from tests.methods.compress_requests import LENGTH, Requests, keep_models, logits_of, parameters_of
+from tests.methods.compress_requests import LENGTH, Requests, calibrates, keep_models, logits_of, parameters_of
 from tests.support.offered import METHODS, formats_of, settings_of, small_setting
 from tests.support.tiny_checkpoints import FAMILIES, LAYERS, publish_model, tiny_model, tiny_tokens
 
@@ -59,8 +59,13 @@ KINDS = [
     for made, (setting, options) in formats_of(METHODS[name]).items()
 ]
 
+CALIBRATING = [name for name in RUN_HERE if calibrates(name)]
+WITHOUT_TEXT = [name for name in RUN_HERE if not calibrates(name)]
+
 every_method = pytest.mark.parametrize("name", METHODS)
 every_method_that_runs_here = pytest.mark.parametrize("name", RUN_HERE)
+every_method_that_calibrates = pytest.mark.parametrize("name", CALIBRATING)
+every_method_without_text = pytest.mark.parametrize("name", WITHOUT_TEXT)
 
 
 every_format = pytest.mark.parametrize(("name", "setting", "options", "made"), KINDS)
@@ -103,11 +108,12 @@ def test_the_descriptor_says_what_was_done(tmp_path, work, name):
     described, setting = result.artifact, Setting.parse(usual_setting(name))
     asked = parse(name, **SHORTER.get(name, {})).options.model_dump()
     decided = {option: described.options[option] for option, value in asked.items() if value in (None, "auto")}
-    assert (described.method, described.setting, described.calibrated_on) == (name, setting.name, "c4")
+    calibrated_on = "c4" if calibrates(name) else None
+    assert (described.method, described.setting, described.calibrated_on) == (name, setting.name, calibrated_on)
     assert described.options == asked | decided
     assert (described.parent, described.source, described.dtype) == (parent.digest, parent.source, parent.dtype)
     assert described.notes[0] == "a note of the parent"
-    assert any("policy crop" in note for note in described.notes)
+    assert any("policy crop" in note for note in described.notes) == calibrates(name)
     if setting.weight_bits is not None:
         quantization = described.quantization
         assert (quantization.weight_bits, quantization.activation_bits) == (
@@ -188,7 +194,7 @@ class EndsAtTheLastStep(io.StringIO):
         return super().write(line)
 
 
-@every_method_that_runs_here
+@every_method_that_calibrates
 def test_two_tokens_a_sequence_suffice(tmp_path, work, name):
     publish_model(tmp_path / "model", tiny_model("llama"))
     _, artifact, _ = work.usual(length=2)
@@ -265,7 +271,7 @@ def test_a_compressed_checkpoint_is_refused(tmp_path, work, name):
     assert refusal.value.reason is Reason.FORMAT
 
 
-@every_method_that_runs_here
+@every_method_that_calibrates
 def test_sequences_beyond_the_context_are_refused(tmp_path, work, name):
     publish_model(tmp_path / "model", tiny_model("llama"))
     with pytest.raises(BadRequest, match="sequences of 65 tokens exceed the model's context of 64"):
@@ -304,7 +310,7 @@ def test_a_damaged_weight_is_refused_by_the_name_of_its_block(tmp_path, work, na
         work.usual()
 
 
-@every_method_that_runs_here
+@every_method_that_calibrates
 def test_a_damaged_norm_is_refused_by_the_name_of_its_block(tmp_path, work, name):
     model = tiny_model("llama")
     model.model.layers[1].input_layernorm.weight[3] = float("nan")
@@ -316,9 +322,34 @@ def test_a_damaged_norm_is_refused_by_the_name_of_its_block(tmp_path, work, name
 @every_method_that_runs_here
 def test_a_missing_input_is_named(tmp_path, name):
     publish_model(tmp_path / "model", tiny_model("llama"))
-    parameters = parameters_of(name, usual_setting(name))
+    there, missing = ("checkpoint", "calibration") if calibrates(name) else ("other", "checkpoint")
     request = CompressRequest(
-        id="request", inputs={"checkpoint": str(tmp_path / "model")}, output=str(tmp_path), parameters=parameters
+        id="request",
+        inputs={there: str(tmp_path / "model")},
+        output=str(tmp_path),
+        parameters=parameters_of(name, usual_setting(name)),
     )
-    with pytest.raises(BadRequest, match="'calibration'"):
+    with pytest.raises(BadRequest, match=f"'{missing}'"):
         run(request, Reporter(io.StringIO()))
+
+
+@every_method
+def test_calibration_is_asked_for_exactly_where_the_image_has_it(name):
+    asked = parameters_of(name, usual_setting(name))
+    text = None if calibrates(name) else parameters_of("wanda", "50%").calibration
+    why = "needs calibration text, and the request names none" if calibrates(name) else "looks at weights alone"
+    with pytest.raises(BadRequest, match=f"{name} {why}"):
+        parse_request(asked.model_copy(update={"calibration": text}))
+
+
+@every_method_without_text
+def test_a_method_without_text_does_not_run_the_model(work, name, tmp_path, monkeypatch):
+    publish_model(tmp_path / "model", tiny_model("llama"))
+
+    def forward(*_, **__):
+        raise AssertionError("the model was run")
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+    monkeypatch.setattr(torch.nn.Embedding, "forward", forward)
+    result, _, _ = work.usual()
+    assert result.layers

@@ -23,7 +23,7 @@ def test_the_image_lists_the_architectures_that_the_code_knows(name: str) -> Non
     assert set(METHODS[name].architectures) == set(KNOWN_ARCHITECTURES)
 
 
-@pytest.mark.parametrize("name", ["gptq", "omniquant"])
+@pytest.mark.parametrize("name", ["gptq", "omniquant", "rtn"])
 def test_the_method_makes_of_every_setting_and_layout_the_format_that_its_image_says(name: str) -> None:
     method = METHODS[name]
     for setting in settings_of(method):

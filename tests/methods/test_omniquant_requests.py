@@ -5,7 +5,7 @@ import torch
 
 from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.checkpoint import open_checkpoint
-from harness.contract import CheckpointFormat, Reason
+from harness.contract import AttentionRounding, CheckpointFormat, Reason
 from harness.errors import BadRequest, Unsupported
 from harness.quantization.activations import attach
 from tests.methods.compress_requests import LENGTH, SAMPLES, Requests, keep_models, logits_of, tensors_of
@@ -117,6 +117,7 @@ def test_all_that_was_left_open_is_recorded_as_decided(tmp_path, compress):
     }
     assert any("authors' for OPT" in note for note in result.artifact.notes)
     assert result.artifact.quantization.attention_bits == 4
+    assert result.artifact.quantization.attention_rounding is AttentionRounding.PROJECTIONS
     assert result.artifact.quantization.activations_symmetric is False
 
 
@@ -137,6 +138,7 @@ def test_the_options_choose_how_the_result_is_stored(
     result, artifact, _ = compress(setting, **QUICK, **options)
     assert result.artifact.format is checkpoint_format
     assert result.artifact.quantization.attention_bits == attention_bits
+    assert result.artifact.quantization.attention_rounding is AttentionRounding.HEADS
     assert torch.isfinite(logits_of(artifact, tiny_tokens(1, LENGTH))).all()
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness.architectures.blocks import decoder_blocks, linears_of
-from harness.contract import CheckpointFormat, Quantization, Reason
+from harness.contract import AttentionRounding, CheckpointFormat, Quantization, Reason
 from harness.errors import BadRequest, Unsupported
 from harness.methods.job import parse_request
 from harness.methods.numerics.rounding import RoundingGrid, quantize
@@ -112,6 +112,7 @@ def test_rounded_queries_keys_and_values_are_simulated(tmp_path):
     artifact = bench.compress("smoothquant", "W8A8", quantize_bmm=True, layout="dense").artifact
     assert artifact.format is CheckpointFormat.DENSE
     assert artifact.quantization.attention_bits == 8
+    assert artifact.quantization.attention_rounding is AttentionRounding.PROJECTIONS
     assert artifact.quantization.simulated
 
 

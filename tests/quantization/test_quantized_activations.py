@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from harness.architectures.blocks import decoder_blocks, linears_of
-from harness.contract import Quantization
+from harness.contract import AttentionRounding, Quantization
 from harness.quantization.activations import attach, fake_quantize_tokens
 from tests.support.tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
 
@@ -159,6 +159,40 @@ def test_attention_multiplies_queries_keys_and_values_rounded_per_token_and_head
     for name, value in plain[3].items():
         same = torch.equal(first[3][name], value) if isinstance(value, torch.Tensor) else first[3][name] == value
         assert same, name
+    assert not torch.allclose(after, before, atol=1e-3)
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(model(tokens).logits, before)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("family", ["llama", "opt", "qwen2", "glm"])
+def test_projections_are_rounded_as_they_come_out_token_by_token_over_all_heads(family, symmetric):
+    quantization = Quantization(
+        weight_bits=8,
+        activation_bits=16,
+        activations_symmetric=symmetric,
+        attention_bits=4,
+        attention_rounding=AttentionRounding.PROJECTIONS,
+        simulated=True,
+    )
+    tokens, model = tiny_tokens(2, 11), tiny_model(family)
+    block = decoder_blocks(model)[0]
+    plain, rounded = {}, {}
+    linears = {linear.name: linear.module for linear in block.groups[0].linears}
+    for name, linear in linears.items():
+        linear.register_forward_hook(lambda _, __, output, name=name: plain.__setitem__(name, output))
+    before = model(tokens).logits
+    handles = attach([block], quantization)
+    for name, linear in linears.items():
+        linear.register_forward_hook(lambda _, __, output, name=name: rounded.__setitem__(name, output))
+    after = model(tokens).logits
+    assert len(handles) == len(linears) == 3
+    for name, output in plain.items():
+        for sequence in range(2):
+            for token in range(11):
+                expected = fake_quantize_tokens(output[sequence, token], 4, symmetric)
+                assert torch.equal(rounded[name][sequence, token], expected)
     assert not torch.allclose(after, before, atol=1e-3)
     for handle in handles:
         handle.remove()

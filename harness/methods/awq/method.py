@@ -36,7 +36,7 @@ from harness.methods.skeleton.sequential import compress_blocks, observe, put_qu
 from harness.methods.skeleton.stream import open_stream
 from harness.models.loading import TORCH_DTYPES
 from harness.options import parse_options
-from harness.quantization.layouts.refusals import refuse_bits
+from harness.quantization.layouts.refusals import refuse_bits, refuse_uneven_rows
 from harness.quantization.weight import QuantizedWeight
 from harness.telemetry import Stopwatch
 
@@ -46,7 +46,6 @@ _FORMATS = {
     "dense": CheckpointFormat.DENSE,
 }
 _AWQ_BITS = (4,)
-_AWQ_ROWS = 8
 _CLIPPING_TOKENS = 512
 """The authors' sample of tokens for the clipping."""
 _NEVER_CLIPPED = ("q_proj", "k_proj")
@@ -105,7 +104,7 @@ class Awq:
         if self._group_size:
             refuse_indivisible(blocks, self._group_size, f"a group size of {self._group_size}")
         if self.options.layout == "awq":
-            _refuse_uneven_rows(blocks)
+            refuse_uneven_rows("awq", linears_of(blocks))
         if self.options.search_scale:
             for block in blocks:
                 smoothable_pairs(block)
@@ -125,17 +124,6 @@ class Awq:
         )
         return finish(
             context, summary, checkpoint_format=checkpoint_format, quantization=quantization, notes=work.notes
-        )
-
-
-def _refuse_uneven_rows(blocks: Sequence[Block]) -> None:
-    uneven = [linear for linear in linears_of(blocks) if linear.module.out_features % _AWQ_ROWS]
-    if uneven:
-        listed = ", ".join(f"{linear.name} ({linear.module.out_features})" for linear in uneven[:4])
-        raise Unsupported(
-            Reason.SHAPE,
-            f"the layout awq needs output sizes that are multiples of {_AWQ_ROWS}; {len(uneven)} have others: {listed}",
-            hint="use layout 'compressed-tensors', which holds any size",
         )
 
 

@@ -83,6 +83,7 @@ def parse(parameters: CompressParameters) -> "LlmPruner":
             "a uniform checkpoint prunes every layer alike, so it has no first_layer and last_layer",
             hint="leave them out, or use `export: original`",
         )
+    assert parameters.calibration is not None  # noqa: S101  the job has refused it
     return LlmPruner(setting.ratio, setting.official_flag, options, uniform=uniform, seed=parameters.calibration.seed)
 
 

@@ -26,6 +26,12 @@ def smallest_of_rows(scores: Tensor, count: int) -> Tensor:
     return mask
 
 
+def smallest_of_groups(scores: Tensor, count: int, length: int) -> Tensor:
+    """True at the `count` smallest of each `length` consecutive scores of a row, which `length` divides."""
+    groups = scores.reshape(-1, length).T.contiguous()
+    return smallest_of_columns(groups, count).T.reshape(scores.shape)
+
+
 def smallest_of_columns(scores: Tensor, count: int) -> Tensor:
     """True at the `count` smallest scores of each column: `scores` is [a few, columns]."""
     if scores.is_cuda or len(scores) > _FEW:

@@ -11,13 +11,21 @@ import torch
 from pydantic import Field, PositiveInt
 
 from harness.architectures.blocks import Block, linears_of
-from harness.contract import CheckpointFormat, CompressParameters, Frozen, Quantization, Reason, Setting
+from harness.contract import (
+    AttentionRounding,
+    CheckpointFormat,
+    CompressParameters,
+    Frozen,
+    Quantization,
+    Reason,
+    Setting,
+)
 from harness.errors import BadRequest, Unsupported
 from harness.methods.base import CompressionContext, Outcome, refuse_indivisible
 from harness.methods.numerics.rounding import RoundingGrid
 from harness.methods.numerics.scaling import smoothable_pairs
 from harness.methods.omniquant.blocks import OmniQuantWork, Recipe
-from harness.methods.omniquant.published import published
+from harness.methods.omniquant.published import attention_rounding, published
 from harness.methods.omniquant.training import Schedule
 from harness.methods.omniquant.transform import plan_transformation
 from harness.methods.skeleton.saving import finish
@@ -115,7 +123,7 @@ class OmniQuant:
         recipe, notes = self._decide(context)
         for note in notes:
             context.reporter.log(note)
-        quantization = self._quantization()
+        quantization = self._quantization(attention_rounding(type(context.model).__name__))
         storage = TORCH_DTYPES[context.storage_dtype]
         grid = RoundingGrid(self._bits, self._setting.group_size, quantization.symmetric, storage)
         work = OmniQuantWork(context, recipe, grid, quantization)
@@ -163,17 +171,19 @@ class OmniQuant:
         dtype = torch.float32 if full else first.linears[0].module.weight.dtype
         return _recipe(self.options, dtype, shift=shift), tuple(notes)
 
-    def _quantization(self) -> Quantization:
+    def _quantization(self, rounding: AttentionRounding) -> Quantization:
         activation_bits = self._setting.activation_bits or _NOT_QUANTIZED_BITS
         symmetric = bool(self.options.symmetric)
         integers = activation_bits == 8 and symmetric
+        attention = not integers and activation_bits != _NOT_QUANTIZED_BITS
         return Quantization(
             weight_bits=self._bits,
             activation_bits=activation_bits,
             group_size=self._setting.group_size,
             symmetric=symmetric,
             activations_symmetric=symmetric or activation_bits == _NOT_QUANTIZED_BITS,
-            attention_bits=None if integers or activation_bits == _NOT_QUANTIZED_BITS else activation_bits,
+            attention_bits=activation_bits if attention else None,
+            attention_rounding=rounding if attention else AttentionRounding.HEADS,
             simulated=self.options.layout == "dense",
         )
 

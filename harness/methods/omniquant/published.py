@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from harness.contract import Setting
+from harness.contract import AttentionRounding, Setting
 
+_OPT = "OPTForCausalLM"
 _LLAMA_1_CONTEXT = 2048
 _LLAMA_1_30B_HIDDEN = 6656
 _NOT_QUANTIZED_BITS = 16
@@ -59,8 +60,13 @@ def published(setting: Setting, architecture: str, config: Any) -> Published:
     )
 
 
+def attention_rounding(architecture: str) -> AttentionRounding:
+    """Where the authors' layers round queries, keys and values: OPT's before they are split into heads."""
+    return AttentionRounding.PROJECTIONS if architecture == _OPT else AttentionRounding.HEADS
+
+
 def _family(architecture: str, config: Any) -> tuple[Family, str]:
-    if architecture == "OPTForCausalLM":
+    if architecture == _OPT:
         return Family.OPT, "by its architecture"
     if architecture == "LlamaForCausalLM":
         context = getattr(config, "max_position_embeddings", 0)

@@ -9,6 +9,9 @@ from harness.errors import BadCheckpoint, Unsupported
 from harness.quantization.bits import WORD_BITS
 from harness.quantization.weight import QuantizedWeight
 
+_ROWS = 8
+"""Codes of neighbouring rows that the AWQ layout packs into one word."""
+
 
 def refuse_bits(layout: str, bits: int, held: tuple[int, ...]) -> None:
     """Raise Unsupported unless `bits` is among `held`."""
@@ -45,6 +48,18 @@ def refuse_broken_words(layout: str, linears: Iterable[NamedLinear], bits: int) 
                     f"the layout {layout} holds {bits} bits in multiples of {codes}; {linear.name} has {size} {side}",
                     hint="use layout=compressed-tensors, which holds any size",
                 )
+
+
+def refuse_uneven_rows(layout: str, linears: Iterable[NamedLinear]) -> None:
+    """Raise Unsupported unless eight divides every output size. For whoever would compress: before any work."""
+    uneven = [linear for linear in linears if linear.module.out_features % _ROWS]
+    if uneven:
+        named = ", ".join(f"{linear.name} ({linear.module.out_features})" for linear in uneven[:4])
+        raise Unsupported(
+            Reason.SHAPE,
+            f"the layout {layout} needs output sizes that are multiples of {_ROWS}; {len(uneven)} have others: {named}",
+            hint="use layout 'compressed-tensors', which holds any size",
+        )
 
 
 def refuse_uneven_groups(layout: str, weight: QuantizedWeight) -> None:
