@@ -70,7 +70,7 @@ def read_shape(config: Mapping[str, Any]) -> Shape:
 
     Raises:
         Unsupported: the model type is not among those known here.
-        BadCheckpoint: the config lacks a dimension.
+        BadCheckpoint: the config lacks a dimension, or it is no number.
     """
     family = config.get("model_type")
     if family not in _FAMILIES:
@@ -83,6 +83,10 @@ def read_shape(config: Mapping[str, Any]) -> Shape:
         shape = _FAMILIES[family](config)
     except KeyError as missing:
         raise BadCheckpoint(f"config.json lacks {missing}", hint="fetch the checkpoint again") from missing
+    except (TypeError, ValueError) as odd:
+        raise BadCheckpoint(
+            f"a dimension in config.json is no number: {odd}", hint="fetch the checkpoint again"
+        ) from odd
     return replace(shape, layer_widths=read_layer_widths(config) or ())
 
 

@@ -124,7 +124,8 @@ class BackendDescription(Frozen):
 class TaskDescription(Frozen):
     """`protocol` names how the figure is computed; `metric` is the one that enters the overall metric.
 
-    `splits` names those of the data set that the task reads; empty where the image does not say.
+    `splits` names those of the data set that the task reads; empty where the image does not say. Where a manifest asks
+    for the task that this one `stands_for`, models of `architectures` are evaluated on this one in its place.
     """
 
     name: str
@@ -134,6 +135,8 @@ class TaskDescription(Frozen):
     metric: str
     higher_is_better: bool = True
     track: int = Field(ge=1, le=6, default=1)
+    stands_for: str | None = None
+    architectures: tuple[str, ...] = ()
 
 
 class SplitDescription(Frozen):

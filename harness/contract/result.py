@@ -165,14 +165,17 @@ class EvaluateResult(Frozen):
 class ProfileResult(Frozen):
     """`macs` maps a convention (`macs/shape`, `macs/density`, `macs/paper-bitops`) to multiply-accumulates.
 
-    `notes` says what the measurement did with a quantized checkpoint, and so what its memory does not show.
+    It is empty where the dimensions of the architecture are not known, with the reason in `macs_absent`; nothing is
+    predicted then, and `kv_cache_bytes` are measured. `notes` says what the measurement did with a quantized
+    checkpoint, and so what its memory does not show.
     """
 
     operation: Literal["profile"] = "profile"
     disk_bytes: PositiveInt
     weight_bytes: PositiveInt
     parameter_count: PositiveInt
-    macs: dict[str, PositiveInt]
+    macs: dict[str, PositiveInt] = {}
+    macs_absent: str | None = None
     macs_tokens: PositiveInt
     memory: Memory
     memory_parts: MemoryParts | None = None

@@ -117,13 +117,33 @@ class LetterTask(_Task):
         return digest_of({split: part.model_dump(mode="json") for split, part in self.parts.items()})
 
 
+BEGINNING_ARCHITECTURES = (
+    "GemmaForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "Gemma3nForCausalLM",
+    "Gemma4ForCausalLM",
+    "VaultGemmaForCausalLM",
+)
+"""Models that make little of a text that their beginning token does not precede, and of which no figure is published
+without it: their perplexities have it before every segment. Llama, Mistral, OPT and GLM have one as well, lose little
+without, and are published by the code of GPTQ, which puts it before the first segment only."""
+
+
 class PerplexityTask(_Task):
-    """Perplexity over segments of `sequence_length` tokens; None makes a segment as long as the model's context."""
+    """Perplexity over segments of `sequence_length` tokens; None makes a segment as long as the model's context.
+
+    `beginning` says what the tokenizer's beginning token stands before: the `text`, and so the first segment alone, or
+    each `segment`, as one of its tokens. A task of the latter kind takes the place of the one that it `stands_for`, in
+    manifests that ask for that one, for models of `BEGINNING_ARCHITECTURES`.
+    """
 
     kind: Literal["perplexity"]
     split: str
     metric: Literal["perplexity"]
     sequence_length: PositiveInt | None
+    beginning: Literal["text", "segment"] = "text"
+    stands_for: str | None = None
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -186,4 +206,6 @@ def describe_task(task: Task) -> TaskDescription:
         metric=task.metric,
         higher_is_better=not isinstance(task, PerplexityTask | WordPerplexityTask),
         track=task.track,
+        stands_for=task.stands_for if isinstance(task, PerplexityTask) else None,
+        architectures=BEGINNING_ARCHITECTURES if isinstance(task, PerplexityTask) and task.stands_for else (),
     )

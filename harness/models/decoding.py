@@ -20,7 +20,7 @@ class Decoded:
     """Generated tokens int64 [batch, generated], and the wall time of the first one and of all the others.
 
     `step_seconds` are the times between one token of the batch and the next, on the device's own clock. `cache_bytes`
-    is what keys and values took in the end.
+    is what keys and values, of all tokens but the last, took in the end.
     """
 
     tokens: Tensor
@@ -92,5 +92,11 @@ def decode(loaded: "LoadedModel", prompts: Tensor, generate_tokens: int) -> Deco
             token = output.logits[:, -1:].argmax(dim=-1)
             generated.append(token)
             clock.tick()
-    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in output.past_key_values.layers)
+    held = _held_bytes(output.past_key_values)
     return Decoded(torch.cat(generated, dim=1), prefill.seconds, rest.seconds, clock.seconds(), held)
+
+
+def _held_bytes(cache: Any) -> int:
+    """Keys and values, and in layers without attention the states that they keep instead."""
+    held = (value for layer in cache.layers for value in vars(layer).values())
+    return sum(value.nbytes for value in held if isinstance(value, Tensor))

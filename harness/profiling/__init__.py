@@ -8,7 +8,7 @@ def run(request: ProfileRequest, reporter: Reporter) -> ProfileResult:
     """Measure the checkpoint that the request names.
 
     Raises:
-        Unsupported: the architecture's multiply-accumulates are not known, or the model cannot be loaded.
+        Unsupported: the model cannot be loaded.
         BadRequest: an input is missing or not usable, or the lengths exceed the model's context.
     """
     from harness.profiling.profile import profile

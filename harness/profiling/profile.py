@@ -1,5 +1,6 @@
 """One profile request from beginning to end: sizes from the files, MACs from the shape, memory from a run."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.architectures.shape import Shape, read_shape
@@ -12,9 +13,10 @@ from harness.contract import (
     ProfileRequest,
     ProfileResult,
 )
+from harness.errors import Unsupported
 from harness.inputs import input_folder
 from harness.models.decoding import check_lengths, decode, random_prompts
-from harness.models.loading import TORCH_DTYPES, LoadedModel, choose_dtype, load_model, select_device
+from harness.models.loading import TORCH_DTYPES, LoadedModel, choose_dtype, load_config, load_model, select_device
 from harness.profiling.macs import count_macs
 from harness.profiling.memory import free_bytes, measured_parts, predict, refuse_if_too_large, tensor_bytes
 from harness.reporter import Reporter
@@ -28,23 +30,25 @@ def profile(request: ProfileRequest, reporter: Reporter) -> ProfileResult:
     parameters = request.parameters
     folder = input_folder(request, "checkpoint")
     descriptor = open_checkpoint(folder)
-    shape = read_shape(read_config(folder))
-    check_lengths(parameters.prompt_tokens, parameters.generate_tokens, context=shape.context)
-    macs = count_macs(shape, parameters.macs_tokens, density=_density(descriptor), weight_bits=_bits(descriptor))
-    prediction = _predict(shape, descriptor, request)
-    refuse_if_too_large(prediction)
+    config = load_config(folder)
+    check_lengths(parameters.prompt_tokens, parameters.generate_tokens, context=config.max_position_embeddings)
+    counted = _count(folder, descriptor, parameters.macs_tokens)
+    prediction = None if counted.shape is None else _predict(counted.shape, descriptor, request)
+    if prediction is not None:
+        refuse_if_too_large(prediction)
     reporter.progress(0, 2, "measurement")
     resident_before = resident_bytes()
     loaded = load_model(folder, request.device, parameters.dtype)
     reporter.progress(1, 2, "measurement")
-    memory = _peak_while_generating(loaded, request)
+    memory, held_bytes = _measure_generating(loaded, request)
     reporter.progress(2, 2, "measurement")
-    kv_cache_bytes = _kv_cache_bytes(shape, loaded, request)
+    kv_cache_bytes = held_bytes if counted.shape is None else _kv_cache_bytes(counted.shape, loaded, request)
     return ProfileResult(
         disk_bytes=descriptor.size_bytes,
         weight_bytes=weight_bytes(folder),
         parameter_count=descriptor.parameter_count,
-        macs=macs,
+        macs=counted.macs,
+        macs_absent=counted.reason,
         macs_tokens=parameters.macs_tokens,
         memory=memory,
         memory_parts=measured_parts(
@@ -61,6 +65,24 @@ def profile(request: ProfileRequest, reporter: Reporter) -> ProfileResult:
         dtype_reason=loaded.dtype_reason,
         notes=_notes(loaded),
     )
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What config.json alone gives; without a shape, the reason why it gives nothing."""
+
+    shape: Shape | None
+    macs: dict[str, int]
+    reason: str | None = None
+
+
+def _count(folder: Path, descriptor: CheckpointDescriptor, tokens: int) -> _Counted:
+    try:
+        shape = read_shape(read_config(folder))
+    except Unsupported as unknown:
+        return _Counted(None, {}, unknown.message)
+    macs = count_macs(shape, tokens, density=_density(descriptor), weight_bits=_bits(descriptor))
+    return _Counted(shape, macs)
 
 
 def weight_bytes(folder: Path) -> int:
@@ -101,14 +123,15 @@ def _notes(loaded: LoadedModel) -> tuple[str, ...]:
     return (f"{loaded.quantization_note}; the peak memory is that of the dequantized model, not of the packed one",)
 
 
-def _peak_while_generating(loaded: LoadedModel, request: ProfileRequest) -> Memory:
+def _measure_generating(loaded: LoadedModel, request: ProfileRequest) -> tuple[Memory, int]:
+    """The peak, and the bytes that keys and values took in the end."""
     parameters = request.parameters
     prompts = random_prompts(
         loaded, batch_size=parameters.batch_size, tokens=parameters.prompt_tokens, seed=_PROMPT_SEED
     )
     with PeakMemory(loaded.device) as peak:
-        decode(loaded, prompts, parameters.generate_tokens)
-    return peak.memory
+        decoded = decode(loaded, prompts, parameters.generate_tokens)
+    return peak.memory, decoded.cache_bytes
 
 
 def _kv_cache_bytes(shape: Shape, loaded: LoadedModel, request: ProfileRequest) -> int:

@@ -12,7 +12,7 @@ from harness.contract import (
     ProfileResult,
     TaskDescription,
 )
-from orchestrator.evidence.gaps import run_gaps, stage_gaps
+from orchestrator.evidence.gaps import counted_task, run_gaps, stage_gaps
 from orchestrator.evidence.resampling import Draws, Printed
 from orchestrator.evidence.value import Gap, Value, Values, Variant
 from orchestrator.images.catalog import ImageCatalog
@@ -65,18 +65,17 @@ def collect(
     """
     values: list[Value] = []
     gaps: list[Gap] = []
-    scoring = record.manifest.scoring
     for name, state in record.stages.items():
         if state.subject is None:
             continue
         if name not in results:
             reason = state.failure.message if state.failure else state.status.value
-            gaps.extend(stage_gaps(state, state.subject, f"{name}: {reason}", catalog, scoring))
+            gaps.extend(stage_gaps(state, state.subject, f"{name}: {reason}", record, catalog))
             continue
         try:
-            values.extend(_values(_Measured(state, state.subject, results[name], draws), catalog, scoring))
+            values.extend(_values(_Measured(state, state.subject, results[name], draws), record, catalog))
         except _NoFigure as absent:
-            gaps.extend(stage_gaps(state, state.subject, f"{name}: {absent}", catalog, scoring))
+            gaps.extend(stage_gaps(state, state.subject, f"{name}: {absent}", record, catalog))
     return Values(values, [*gaps, *run_gaps(record, catalog)])
 
 
@@ -131,10 +130,10 @@ def notes_of(stage: StageRecord) -> tuple[str, ...]:
     return stage.artifact.notes if stage.artifact is not None else ()
 
 
-def _values(made: _Measured, catalog: ImageCatalog, scoring: ScoringEntry) -> Iterator[Value]:
+def _values(made: _Measured, record: RunRecord, catalog: ImageCatalog) -> Iterator[Value]:
     result = made.stage.final.result
     if isinstance(result, EvaluateResult):
-        yield from _accuracy(made, result, catalog, scoring)
+        yield from _accuracy(made, result, record, catalog)
     elif isinstance(result, CompressResult):
         yield from _training_cost(made, result)
     elif isinstance(result, ProfileResult):
@@ -164,19 +163,21 @@ def _counted(
     return task, metric, result.metrics[metric]
 
 
-def _accuracy(made: _Measured, result: EvaluateResult, catalog: ImageCatalog, scoring: ScoringEntry) -> Iterator[Value]:
+def _accuracy(made: _Measured, result: EvaluateResult, record: RunRecord, catalog: ImageCatalog) -> Iterator[Value]:
     """A value for each place that the task enters, or for none of a score: then it is shown and not counted.
 
     Of several engines, only that one's figures count which `scoring` names.
     """
+    scoring = record.manifest.scoring
     task, metric, value = _counted(result, catalog, scoring)
     counts = result.engine == catalog.full_name(scoring.engine)
-    places = parts_of_task(result.task, scoring) if counts else ()
+    name = counted_task(result.task, made.subject, record, catalog)
+    places = parts_of_task(name, scoring) if counts else ()
     for track, part in places or ((Track(task.track), UNCOUNTED),):
         yield made.value(
             track,
             part,
-            result.task if counts else f"{result.task} by {result.engine}",
+            (name if places else result.task) if counts else f"{result.task} by {result.engine}",
             value,
             "fraction" if task.higher_is_better else "perplexity",
             _protocol(result),
@@ -190,7 +191,7 @@ def _protocol(result: EvaluateResult) -> str:
     """The protocol's name, and what else keeps figures apart: a segment's length where the model sets it, the items."""
     name, excluded = result.protocol, sum(result.excluded.values())
     length = result.details.sequence_length if result.details is not None else None
-    if length is not None and not name.endswith(f"-{length}"):
+    if length is not None and str(length) not in name.split("-"):
         name = f"{name} of {length} tokens"
     asked = result.items + excluded
     if asked != result.items_available:
@@ -212,7 +213,7 @@ def _inference_cost(made: _Measured, result: ProfileResult) -> Iterator[Value]:
     yield made.value(track, "memory", "peak_memory_bytes", float(memory.peak_memory_bytes), "bytes", memory.method)
     yield made.value(track, "size", "disk_bytes", float(result.disk_bytes), "bytes", result.protocol)
     if MACS_CONVENTION not in result.macs:
-        raise _NoFigure(f"the result has no {MACS_CONVENTION}")
+        raise _NoFigure(result.macs_absent or f"the result has no {MACS_CONVENTION}")
     macs = float(result.macs[MACS_CONVENTION])
     yield made.value(track, "macs", "macs", macs, "macs", f"{MACS_CONVENTION}@{result.macs_tokens}")
 

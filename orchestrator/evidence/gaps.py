@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from harness.contract import REFERENCE_ENGINE, Operation
 from orchestrator.evidence.value import Gap, Variant
 from orchestrator.images.catalog import ImageCatalog
-from orchestrator.manifest import ScoringEntry
 from orchestrator.stages import Subject
 from orchestrator.store import RunRecord, StageState
 from orchestrator.tracks import Track, expected_tasks, parts_of_task
@@ -19,13 +18,26 @@ def run_gaps(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
     yield from _not_planned(record, catalog)
 
 
+def counted_task(task: str, subject: Subject, record: RunRecord, catalog: ImageCatalog) -> str:
+    """The name under which a task's figure counts: that of the one it stands for, where this was not evaluated too."""
+    stands_for = catalog.tasks[task][1].stands_for if task in catalog.tasks else None
+    if stands_for is None:
+        return task
+    evaluated = {
+        state.parameters["task"]
+        for state in record.stages.values()
+        if state.operation is Operation.EVALUATE and state.subject is not None and state.subject.model == subject.model
+    }
+    return task if stands_for in evaluated else stands_for
+
+
 def stage_gaps(
-    state: StageState, subject: Subject, reason: str, catalog: ImageCatalog, scoring: ScoringEntry
+    state: StageState, subject: Subject, reason: str, record: RunRecord, catalog: ImageCatalog
 ) -> Iterator[Gap]:
     """Those of a stage that was planned, and has no result or not the figure that counts."""
-    variant, model = Variant.of(subject), subject.model
+    variant, model, scoring = Variant.of(subject), subject.model, record.manifest.scoring
     if state.operation is Operation.EVALUATE:
-        task = str(state.parameters["task"])
+        task = counted_task(str(state.parameters["task"]), subject, record, catalog)
         if state.parameters.get("engine", REFERENCE_ENGINE) == catalog.full_name(scoring.engine):
             for track, part in parts_of_task(task, scoring):
                 yield Gap(variant=variant, model=model, reason=reason, track=track, part=part, name=task)

@@ -22,7 +22,7 @@ from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.manifest import BenchmarkEntry, CompressEntry, Manifest, ModelEntry
 from orchestrator.manifest.sources import ModelSource, parse_model, refuse_unpinned, without_folder
 from orchestrator.plan.architectures import ConfigLookUp, known_architectures, refusal
-from orchestrator.plan.evaluating import Engine, scoring_refusal, task_stages
+from orchestrator.plan.evaluating import Engine, scoring_refusal, task_for, task_stages
 from orchestrator.plan.exporting import Way, export_stage, find_way
 from orchestrator.plan.fetching import Fetches
 from orchestrator.plan.options import check_options
@@ -93,6 +93,12 @@ class _Builder:
         """Plan one model with everything that is made and measured of it."""
         if architecture is None:
             self.chosen.setdefault(_NOT_KNOWN, []).append(model.name)
+        tasks = self.manifest.evaluate.tasks if self.manifest.evaluate else ()
+        for asked in tasks:
+            taken = task_for(architecture, asked, tasks, self.catalog)
+            if taken != asked:
+                why = f"{taken} in place of {asked}: {architecture} needs its beginning token before every segment"
+                self.chosen.setdefault(why, []).append(model.name)
         fetched = self.add(self.fetches.model(model, source, _subject(model)))
         dense = Checkpoint.dense(architecture=architecture, dtype=model.dtype)
         variants = [(fetched, _subject(model), dense)]
@@ -206,7 +212,9 @@ class _Builder:
             with located("evaluate", "engine", index):
                 found = resolve_engine(name, self.catalog)
             if found is None:
-                yield from task_stages(labelled, checkpoint, entry, self.catalog, self._task_data)
+                yield from task_stages(
+                    labelled, checkpoint, entry, self.catalog, self._task_data, architecture=known.architecture
+                )
                 continue
             engine = Engine(*found)
             backend = engine.backend
@@ -218,7 +226,9 @@ class _Builder:
             else:
                 served = replace(labelled, caveat=way.caveat, device=common.device)
                 read = self._exported(checkpoint, subject, way)
-                yield from task_stages(served, read, entry, self.catalog, self._task_data, engine)
+                yield from task_stages(
+                    served, read, entry, self.catalog, self._task_data, engine, architecture=known.architecture
+                )
 
     def _task_data(self, task: TaskDescription) -> str:
         return self.add(self.fetches.task_data(task))

@@ -1,6 +1,6 @@
 """Evaluations of one checkpoint by one engine: a stage a task."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from harness.contract import (
@@ -35,10 +35,13 @@ def task_stages(
     catalog: ImageCatalog,
     fetch: Callable[[TaskDescription], str],
     engine: Engine | None = None,
+    *,
+    architecture: str | None = None,
 ) -> Iterator[Stage]:
     """By the reference in the task's own image, or by `engine` in that one's. `fetch` plans that of a task's data.
 
-    `common` has as its `id` the label of what is evaluated.
+    `common` has as its `id` the label of what is evaluated. `architecture` is the dense model's, so that all that is
+    made of it is evaluated on the same tasks.
 
     Raises:
         BadManifest: a task is unknown.
@@ -50,21 +53,37 @@ def task_stages(
         with located("evaluate", "tasks", index):
             if task not in catalog.tasks:
                 raise BadManifest(unknown("task", task, catalog.tasks), hint="`orchestrator images list` has all")
-            image, description = catalog.tasks[task]
+            taken = task_for(architecture, task, entry.tasks, catalog)
+            image, description = catalog.tasks[taken]
             dataset = fetch(description)
         yield replace(
             common,
-            id=f"evaluate/{common.id}/{task}" + (f"/{engine.backend.name}" if engine else ""),
+            id=f"evaluate/{common.id}/{taken}" + (f"/{engine.backend.name}" if engine else ""),
             image=engine.image.name if engine else image.name,
             operation=Operation.EVALUATE,
             parameters=EvaluateParameters(
-                task=task,
+                task=taken,
                 engine=engine.backend.name if engine else REFERENCE_ENGINE,
                 limit=entry.limit_of(task),
                 **sizes,
             ),
             inputs={"checkpoint": StageOutput(checkpoint), "dataset": StageOutput(dataset)},
         )
+
+
+def task_for(architecture: str | None, asked: str, tasks: Sequence[str], catalog: ImageCatalog) -> str:
+    """The task that stands for the one asked for, where a model of this architecture needs another one.
+
+    A manifest that names that other one too has chosen for itself.
+    """
+    return next(
+        (
+            other.name
+            for _, other in catalog.tasks.values()
+            if other.stands_for == asked and architecture in other.architectures and other.name not in tasks
+        ),
+        asked,
+    )
 
 
 def scoring_refusal(backend: BackendDescription) -> Refused | None:

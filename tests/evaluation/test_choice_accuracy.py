@@ -215,6 +215,17 @@ def test_a_choice_beyond_the_models_context_is_left_out_and_counted(tmp_path: Pa
     assert len(items) == 5
 
 
+@pytest.mark.parametrize("place", [0, 2])
+def test_an_item_with_an_empty_choice_is_left_out_and_counted(tmp_path: Path, place: int) -> None:
+    rows = [*ARC[:place], arc_row(9, "Which is empty?", ["", "a stone"], "B"), *ARC[place:]]
+    result, items = evaluate(tmp_path, "arc_easy", rows)
+    assert result.excluded == {"choice_without_tokens": 1}
+    assert (result.items, len(items)) == (5, 5)
+    alone, without = evaluate(tmp_path, "arc_easy", ARC)
+    assert result.metrics == alone.metrics
+    assert [item["document"] for item in items] == [item["document"] for item in without]
+
+
 def test_the_result_says_how_the_figures_were_taken(tmp_path: Path) -> None:
     result, _ = evaluate(tmp_path, "arc_easy", [arc_row(0, "x" * 300, ["yes", "no"], "A"), *ARC])
     assert result.details == ProtocolDetails(scoring="per-character")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.contract import Reason
-from harness.contract.tasks import PerplexityTask
+from harness.contract.tasks import PerplexityTask, load_tasks
 from harness.errors import BadCheckpoint, BadRequest, MissingData, Unsupported
 from harness.evaluation.definitions import ModelFacts, prepare
 from harness.evaluation.definitions.segments import PreparedSegments, cut_segments
@@ -26,11 +26,11 @@ LENGTH = 48
 
 def segments(
     *, length: int | None = LENGTH, add_beginning: bool = False, limit: int | None = None, context_length: int = 128,
-    rows: list[dict[str, Any]] = ROWS,
+    rows: list[dict[str, Any]] = ROWS, beginning: str = "text",
 ) -> PreparedSegments:  # fmt: skip
     task = PerplexityTask(
         kind="perplexity", name="rain", protocol=f"ppl/rain-{length}", dataset="rain", split="test",
-        metric="perplexity", track=1, sequence_length=length,
+        metric="perplexity", track=1, sequence_length=length, beginning=beginning,
     )  # fmt: skip
     tokenizer = byte_tokenizer(add_beginning=add_beginning)
     prepared = prepare(task, {"test": rows}, ModelFacts(tokenizer, context_length, len(tokenizer)), limit=limit)
@@ -71,6 +71,53 @@ def test_a_beginning_token_stands_once_at_the_very_start() -> None:
               for token in request.context + request.continuation]  # fmt: skip
     assert [place for place, token in enumerate(tokens) if token == 256] == [0]
     assert prepared.details.beginning_token == BEGINNING
+
+
+def test_a_segment_can_have_its_own_beginning_token() -> None:
+    prepared, plain = segments(add_beginning=True, beginning="segment"), segments()
+    requests = [request for index in range(len(prepared)) for request in prepared.requests(index)]
+    assert {request.context for request in requests} == {(256,)}
+    assert {len(request.continuation) for request in requests} == {LENGTH - 1}
+    text = [token for request in requests for token in request.continuation]
+    (first,) = plain.requests(0)
+    assert text[:LENGTH] == [*first.context, *first.continuation]
+    assert prepared.available == len(byte_tokenizer().encode("\n\n".join(row["text"] for row in ROWS))) // (LENGTH - 1)
+    assert prepared.judge(0, [Answer(-5.0, greedy=False)]).tokens == LENGTH - 1
+    assert prepared.details.sequence_length == LENGTH
+    assert prepared.notes == ()
+
+
+def test_perplexity_with_a_beginning_token_before_each_segment_equals_a_plain_loop() -> None:
+    model = small_model("llama")
+    _, summary = score_plainly(segments(add_beginning=True, beginning="segment"), model)
+    tokens = byte_tokenizer().encode("\n\n".join(row["text"] for row in ROWS))
+    cut = [tokens[start : start + LENGTH - 1] for start in range(0, len(tokens) - LENGTH + 2, LENGTH - 1)]
+    with_beginning = [token for segment in cut for token in (256, *segment)]
+    assert summary.metrics["perplexity"] == pytest.approx(plain_perplexity(model, with_beginning, LENGTH), rel=1e-6)
+
+
+def test_segments_without_the_beginning_token_that_the_tokenizer_adds_say_so() -> None:
+    (note,) = segments(add_beginning=True).notes
+    assert note.startswith(f"segments after the first have no {BEGINNING!r} before them")
+    assert f"ppl/rain-{LENGTH}-bos" in note
+    assert segments().notes == ()
+
+
+def test_segments_cannot_begin_with_what_the_tokenizer_does_not_add() -> None:
+    with pytest.raises(Unsupported, match="the tokenizer puts none before a text") as refused:
+        segments(beginning="segment")
+    assert refused.value.reason is Reason.TASK
+
+
+def test_each_task_with_segments_has_one_with_beginning_tokens() -> None:
+    tasks = {name: task for name, task in load_tasks().items() if isinstance(task, PerplexityTask)}
+    plain = {name for name, task in tasks.items() if task.beginning == "text"}
+    assert {f"{name}-bos" for name in plain} == tasks.keys() - plain
+    for name in plain:
+        with_beginning = tasks[f"{name}-bos"]
+        assert with_beginning.stands_for == name
+        assert with_beginning.protocol == f"{tasks[name].protocol}-bos"
+        assert with_beginning.sequence_length == tasks[name].sequence_length
 
 
 def test_the_segments_are_the_whole_text_but_for_the_remainder() -> None:

@@ -141,6 +141,12 @@ def test_a_method_that_knows_one_of_two_models_leaves_a_gap_for_the_other(tmp_pa
     assert (gap.subject.model, gap.operation, gap.reason) == ("neox", Operation.COMPRESS, Reason.ARCHITECTURE)
 
 
+def test_a_mixture_of_experts_is_refused_to_a_method_before_anything_is_copied(tmp_path: Path) -> None:
+    mixtral = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
+    with pytest.raises(BadManifest, match="wanda does not know the architecture MixtralForCausalLM"):
+        plan_of(local(tmp_path, "mixtral", mixtral), compress=WANDA)
+
+
 def test_a_backend_that_does_not_know_an_architecture_times_nothing_of_it(tmp_path: Path) -> None:
     plan = plan_of(local(tmp_path, "neox", NEOX), benchmark={"backends": ["llama-cpp"]})
     assert [(one.backend, one.reason) for one in plan.not_planned] == [("llama-cpp", Reason.ARCHITECTURE)]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from harness.checkpoint import open_checkpoint
 from harness.contract import Device, Dtype, ProfileParameters, ProfileRequest, ProfileResult, Quantization, Sparsity
@@ -71,6 +72,41 @@ def test_memory_and_protocol_are_named(tmp_path: Path) -> None:
     assert result.memory.peak_memory_bytes > result.weight_bytes
     assert result.dtype is Dtype.FLOAT32
     assert result.macs_tokens == 128
+
+
+SHAPE = {"vocab_size": 264, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+GROUPED = SHAPE | {"num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 128}
+UNCOUNTED = {
+    "gemma3_text": transformers.Gemma3TextConfig(**GROUPED, head_dim=16, pad_token_id=0),
+    "gpt2": transformers.GPT2Config(vocab_size=264, n_embd=32, n_head=4, n_layer=2, n_positions=128),
+    "mixtral": transformers.MixtralConfig(**GROUPED, num_local_experts=4),
+    "phi": transformers.PhiConfig(**GROUPED),
+    "lfm2": transformers.Lfm2Config(**GROUPED, layer_types=["conv", "full_attention"], pad_token_id=0),
+}
+
+
+@pytest.mark.parametrize("family", UNCOUNTED)
+def test_a_family_whose_macs_are_not_known_has_its_sizes_and_its_memory(tmp_path: Path, family: str) -> None:
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(UNCOUNTED[family])
+    checkpoint = publish_checkpoint(tmp_path / "model", model)
+    result = profile(tmp_path, checkpoint)
+    assert (result.macs, result.memory_prediction) == ({}, None)
+    assert result.macs_absent == f"the dimensions of model type {family!r} are not known"
+    stored = {weight.data_ptr(): weight.nbytes for weight in model.parameters()}
+    assert result.weight_bytes == sum(stored.values())
+    assert result.disk_bytes == open_checkpoint(checkpoint).size_bytes
+    assert result.memory.peak_memory_bytes > result.weight_bytes
+    assert result.memory_parts is not None
+    assert result.memory_parts.weight_bytes is not None
+    assert result.kv_cache_bytes > 0
+
+
+def test_a_cache_of_unknown_shape_is_measured(tmp_path: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_config(UNCOUNTED["mixtral"])
+    result = profile(tmp_path, publish_checkpoint(tmp_path / "model", model), batch_size=3)
+    heads, head_size, positions = 2, 8, 8 + 4 - 1
+    assert result.kv_cache_bytes == 2 * 2 * heads * head_size * positions * 3 * 4
 
 
 def test_lengths_beyond_the_context_are_refused_before_loading(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ class TextEncoder:
                 f"the tokenizer ends every text with {self._tokenizer.decode(framed[-1:])!r}, so nothing can follow it",
                 hint="set add_eos_token to false in the checkpoint's tokenizer_config.json",
             )
-        beginning = str(self._tokenizer.decode(framed[: len(framed) - len(plain)]))
-        self.beginning_token = beginning or None
+        self.beginning_tokens = tuple(framed[: len(framed) - len(plain)])
+        self.beginning_token = str(self._tokenizer.decode(list(self.beginning_tokens))) or None
 
     @cached_property
     def prefix_token(self) -> int:

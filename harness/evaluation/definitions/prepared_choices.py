@@ -224,6 +224,7 @@ def _encode_questions(
 
 def _why_not(item: EncodedItem, context_length: int) -> str | None:
     lengths = [len(pair.continuation) for pair in item.all_pairs]
-    if min(lengths) == 0:
+    characters = item.group.questions.lengths(item.place) or ()
+    if 0 in lengths or 0 in characters:
         return NO_TOKENS
     return TOO_LONG if max(lengths) > context_length else None

@@ -14,7 +14,7 @@ UNLABELLED = "unlabelled"
 """The row has no gold answer: GLUE writes -1 for a label that is kept secret."""
 
 NO_TOKENS = "choice_without_tokens"
-"""The tokenizer makes nothing of a choice, so that it has no likelihood."""
+"""A choice is empty, or the tokenizer makes nothing of it, so that it has no likelihood (by its length)."""
 
 TOO_LONG = "choice_longer_than_context"
 """A choice has more tokens than the model takes, so that no context would be left to score it in."""

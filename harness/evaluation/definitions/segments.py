@@ -4,12 +4,17 @@ The rows are joined with a blank line and tokenised once, with the special token
 a beginning-of-sequence token stands at the very start only). The text is cut into segments of `sequence_length` tokens,
 and the remainder dropped. In each segment every token but the first is predicted. The perplexity is the exponential of
 the mean, over segments, of the mean negative log-likelihood of a predicted token.
+
+`ppl/<data set>-<length>-bos` puts what the tokenizer adds before a text before every segment, as the first of its
+tokens: so many tokens of the text are one segment fewer, and all of them are predicted.
 """
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from harness.contract import ProtocolDetails, Reason
 from harness.contract.tasks import PerplexityTask
@@ -28,15 +33,27 @@ LARGEST_EXPONENT = 700.0
 
 
 class PreparedSegments:
-    """See `harness.evaluation.definitions.Prepared`. `segments` is int32 [segments, sequence_length]."""
+    """See `harness.evaluation.definitions.Prepared`. `segments` is int32 [segments, tokens].
+
+    `context_tokens` is how many tokens of a segment are given and not predicted.
+    """
 
     unit = "segments"
     item_type = SegmentItem
     truncated = 0
-    notes: tuple[str, ...] = ()
 
-    def __init__(self, segments: Tokens, details: ProtocolDetails, *, available: int) -> None:
+    def __init__(
+        self,
+        segments: Tokens,
+        details: ProtocolDetails,
+        *,
+        available: int,
+        context_tokens: int = 1,
+        notes: tuple[str, ...] = (),
+    ) -> None:
         self._segments = segments
+        self._context_tokens = context_tokens
+        self.notes = notes
         self.details = details
         self.available = available
 
@@ -44,15 +61,15 @@ class PreparedSegments:
         return len(self._segments)
 
     def requests(self, index: int) -> Sequence[TokenRequest]:
-        first, *others = self._segments[index].tolist()
-        return [TokenRequest((first,), tuple(others))]
+        tokens = self._segments[index].tolist()
+        return [TokenRequest(tuple(tokens[: self._context_tokens]), tuple(tokens[self._context_tokens :]))]
 
     def judge(self, index: int, answers: Sequence[Answer]) -> SegmentItem:
         (answer,) = answers
         return SegmentItem(
             index=index,
             negative_log_likelihood=finite_or_none(-answer.log_likelihood),
-            tokens=self._segments.shape[1] - 1,
+            tokens=self._segments.shape[1] - self._context_tokens,
         )
 
     def summarise(self, items: Sequence[SegmentItem]) -> Summary:
@@ -81,15 +98,56 @@ def prepare_segments(
             hint="choose the task with shorter segments, and keep it for every model that is compared",
         )
     encoder = TextEncoder(facts)
-    (tokens,) = encoder.encode(["\n\n".join(read_texts(task.dataset, task.split, rows[task.split]))])
-    segments = cut_segments(tokens, length)
+    beginning = _beginning_of_each(task, encoder)
+    text = "\n\n".join(read_texts(task.dataset, task.split, rows[task.split]))
+    (tokens,) = encoder.encode([text], special=task.beginning == "text")
+    segments = cut_segments(tokens, length - len(beginning))
     if len(segments) == 0:
         raise MissingData(
             f"{task.dataset}/{task.split} is shorter than one segment of {length} tokens: it has {len(tokens)}",
             hint="fetch the whole data set, or choose the task with shorter segments",
         )
     details = ProtocolDetails(scoring="segments", beginning_token=encoder.beginning_token, sequence_length=length)
-    return PreparedSegments(segments[:limit], details, available=len(segments))
+    return PreparedSegments(
+        with_beginning(segments[:limit], beginning),
+        details,
+        available=len(segments),
+        context_tokens=max(len(beginning), 1),
+        notes=_note_omitted(task, encoder),
+    )
+
+
+def _beginning_of_each(task: PerplexityTask, encoder: TextEncoder) -> tuple[int, ...]:
+    """What stands before every segment; nothing where the text alone has a beginning.
+
+    Raises:
+        Unsupported: there is nothing that could stand there.
+    """
+    if task.beginning == "text":
+        return ()
+    if len(encoder.beginning_tokens) != 1:
+        raise Unsupported(
+            Reason.TASK,
+            f"{task.name} puts one token before each segment, and the tokenizer puts "
+            f"{len(encoder.beginning_tokens) or 'none'} before a text",
+            hint=f"take {task.stands_for or 'the task without'} for this model",
+        )
+    return encoder.beginning_tokens
+
+
+def _note_omitted(task: PerplexityTask, encoder: TextEncoder) -> tuple[str, ...]:
+    if task.beginning == "segment" or encoder.beginning_token is None:
+        return ()
+    return (
+        f"segments after the first have no {encoder.beginning_token!r} before them, which the tokenizer puts before "
+        f"every text ({task.protocol}, as the published code has it; {task.protocol}-bos has it before each)",
+    )
+
+
+def with_beginning(segments: Tokens, beginning: tuple[int, ...]) -> Tokens:
+    """Segments int32 [segments, length] with the same tokens before each: [segments, len(beginning) + length]."""
+    before = np.tile(np.asarray(beginning, dtype=np.int32), (len(segments), 1))
+    return np.concatenate([before, segments], axis=1)
 
 
 def cut_segments(tokens: Tokens, length: int) -> Tokens:
