@@ -124,7 +124,7 @@ def published_alpha(architecture: str, config: Any) -> tuple[float, str]:
         return 0.8, "the authors' value for Mistral"
     if architecture == "LlamaForCausalLM":
         if context <= _LLAMA_1_CONTEXT:
-            return 0.8, f"the authors' value for LLaMA-1, whose context of {_LLAMA_1_CONTEXT} tokens is not exceeded"
+            return 0.8, f"the authors' value for LLaMA-1, taken for all Llamas of at most {_LLAMA_1_CONTEXT} tokens"
         if context == _LLAMA_2_CONTEXT and config.num_hidden_layers == _LARGEST_LAYERS:
             return 0.9, f"the authors' value for Llama-2-70B, known by its context and its {_LARGEST_LAYERS} layers"
         return 0.85, f"the authors' value for Llama-2 and Llama-3, since the context is {context} tokens"

@@ -33,15 +33,16 @@ class Evidence:
     results: Mapping[str, StageRecord] = field(default_factory=dict)
 
     def variant(self, name: str) -> Variant:
-        """The variant with this label, or the only one of this method.
+        """The variant with this label, also as stages write it (`wanda-50%`), or the only one of this method.
 
         Raises:
             BadManifest: there is none, or several settings of the method.
         """
         labels = {variant.label: variant for variant in self.variants}
         wanted = " ".join(name.split())
-        if wanted in labels:
-            return labels[wanted]
+        as_in_stages = {label.replace(" ", "-"): variant for label, variant in labels.items()}
+        if exact := labels.get(wanted) or as_in_stages.get(wanted):
+            return exact
         found = [variant for variant in self.variants if variant.method == wanted]
         if len(found) > 1:
             settings = ", ".join(repr(variant.label) for variant in found)

@@ -1,12 +1,13 @@
 """What a user asks for: the manifest, as written in YAML or built from the options of `bench`."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     PositiveInt,
-    StringConstraints,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -25,7 +26,17 @@ from harness.contract import (
     digest_of,
 )
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+def _check_name(name: str) -> str:
+    """Names are parts of stages' names and of paths."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name: it takes up to 80 letters, digits, '.', '_' and '-', no '/', no space")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
 
 
 class ModelEntry(Frozen):

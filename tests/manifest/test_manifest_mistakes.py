@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from orchestrator.errors import BadManifest
 from orchestrator.manifest import read_manifest
 from orchestrator.manifest.model import BenchmarkEntry
+from orchestrator.manifest.sources import parse_model
 
 GOOD = """\
 schema_version: 1
@@ -57,6 +58,30 @@ def test_a_misspelt_field_names_its_line_and_the_nearest_field(tmp_path: Path) -
     assert "line 8" in message
     assert "'seting'" in message
     assert "did you mean 'setting'" in message
+
+
+@pytest.mark.parametrize("name", ["org/tiny", "my model", "-tiny", "x" * 81])
+def test_a_name_that_no_path_can_have_is_refused_in_words(tmp_path: Path, name: str) -> None:
+    message = complaint(tmp_path, GOOD.replace("name: tiny", f'name: "{name}"'))
+    assert f"models.0.name: {name!r} is no name: it takes up to 80 letters" in message
+    assert "line" in message
+
+
+def test_a_model_that_is_no_folder_of_safetensors_is_named_for_what_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "gguf"
+    folder.mkdir()
+    (folder / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "model.bin").write_bytes(b"")
+    for path, words in (
+        (folder / "model.gguf", "model.gguf is a file, and model.gguf is GGUF"),
+        (folder, "has no config.json, and model.gguf is GGUF"),
+        (tmp_path / "model.bin", "model.bin is a file"),
+    ):
+        with pytest.raises(BadManifest) as caught:
+            parse_model(f"dir:{path}")
+        assert caught.value.message.startswith(("model folder", str(path)))
+        assert words in caught.value.message
+        assert "safetensors" in caught.value.hint
 
 
 def test_a_misspelt_section_is_found_at_the_top_level(tmp_path: Path) -> None:

@@ -196,3 +196,8 @@ def test_only_the_tracks_asked_for_are_compared(maker):
 def test_the_document_survives_json(maker):
     document = against(maker, GPTQ, WANDA)
     assert Comparison.model_validate_json(document.model_dump_json()) == document
+
+
+@pytest.mark.parametrize("name", ["wanda 50%", "wanda-50%", "wanda", " wanda  50% "])
+def test_a_variant_goes_by_its_label_its_name_in_stages_or_its_method(maker, name):
+    assert maker.evidence().variant(name) == WANDA
