@@ -1,38 +1,22 @@
 """What the native backend does with a request: its cache, its options, what it falls back to, and what it refuses."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness.backends import run
 from harness.backends.native.opened_model import OpenedModel
-from harness.contract import BenchmarkParameters, BenchmarkRequest, BenchmarkResult, CheckpointFormat, Device, Dtype
+from harness.contract import CheckpointFormat, Dtype
 from harness.errors import BadRequest, Unsupported
-from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
+from tests.backends import benchmark_requests
+from tests.support.small_checkpoints import publish_checkpoint, small_model
 from tests.support.stored_zoo import quantize, stored
 from tests.support.zoo import ZOO, zoo_checkpoint
 
 pytestmark = pytest.mark.usefixtures("warm")
-SHORT = {"prompt_tokens": 8, "generate_tokens": 5, "batch_sizes": (1, 3), "repeats": 1}
+perform = partial(benchmark_requests.perform, backend="native", repeats=1)
 STATIC = "decoded over a static cache, one operation after the other; linears of 2 blocks joined"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return publish_checkpoint(tmp_path_factory.mktemp("model") / "llama", small_model("llama"))
-
-
-def perform(checkpoint: Path, **parameters: Any) -> BenchmarkResult:
-    request = BenchmarkRequest(
-        id="test",
-        device=Device(threads=1),
-        inputs={"checkpoint": str(checkpoint)},
-        output=str(checkpoint.parent),
-        parameters=BenchmarkParameters.model_validate({"backend": "native", **SHORT, **parameters}),
-    )
-    return run(request, Recorder().reporter)
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -3,23 +3,19 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.backends import run
 from harness.backends.base import BatchOrder, TimedRun
 from harness.backends.prompts import read_prompts
 from harness.backends.transformers import TransformersEngine
-from harness.contract import BenchmarkParameters, BenchmarkRequest, BenchmarkResult, Device
+from harness.contract import BenchmarkResult
 from harness.errors import BadRequest
-from tests.support.small_checkpoints import Recorder, byte_tokenizer, publish_checkpoint, publish_dataset, small_model
+from tests.backends import benchmark_requests
+from tests.support.small_checkpoints import byte_tokenizer, publish_dataset
 
 TEXT = "The mill stands by the river."
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return publish_checkpoint(tmp_path_factory.mktemp("model") / "llama", small_model("llama"))
 
 
 def lines(path: Path, *rows: object) -> Path:
@@ -27,16 +23,9 @@ def lines(path: Path, *rows: object) -> Path:
     return path
 
 
-def perform(checkpoint: Path, prompts: Path, **parameters: object) -> BenchmarkResult:
-    asked = {"prompt_tokens": 4, "generate_tokens": 3, "batch_sizes": (2,), "repeats": 1}
-    request = BenchmarkRequest(
-        id="test",
-        device=Device(threads=1),
-        inputs={"checkpoint": str(checkpoint), "prompts": str(prompts)},
-        output=str(checkpoint.parent),
-        parameters=BenchmarkParameters.model_validate({"backend": "transformers", **asked, **parameters}),
-    )
-    return run(request, Recorder().reporter)
+def perform(checkpoint: Path, prompts: Path, **parameters: Any) -> BenchmarkResult:
+    asked = {"prompt_tokens": 4, "generate_tokens": 3, "batch_sizes": (2,), "repeats": 1} | parameters
+    return benchmark_requests.perform(checkpoint, backend="transformers", prompts=prompts, **asked)
 
 
 def test_token_numbers_and_texts_are_cut_to_the_length_and_short_ones_left_out(

@@ -8,19 +8,20 @@ from typing import Any
 import pytest
 import torch
 
-from harness.backends import run
 from harness.backends.base import Backend, BatchOrder, EngineInfo, TimedRun
 from harness.backends.serving_memory import ServingPeak
 from harness.backends.timing import Timer
-from harness.contract import BenchmarkParameters, BenchmarkRequest, BenchmarkResult, Device, Dtype, MemoryParts
+from harness.contract import BenchmarkParameters, Dtype, MemoryParts
 from harness.errors import BadRequest, OutOfMemory
 from harness.options import NoOptions
 from harness.profiling import memory
 from harness.telemetry import PeakMemory
+from tests.backends import benchmark_requests
 from tests.support.fake_nvml import UUID, one_gpu
-from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
+from tests.support.small_checkpoints import Recorder
 
-SHORT = {"prompt_tokens": 8, "generate_tokens": 5, "batch_sizes": (1, 3), "repeats": 4}
+SHORT = benchmark_requests.SHORT | {"repeats": 4}
+perform = partial(benchmark_requests.perform, backend="transformers", repeats=4)
 
 
 class Scripted:
@@ -38,22 +39,6 @@ class Scripted:
         self.runs += 1
         seconds = self._seconds.pop(0) if len(self._seconds) > 1 else self._seconds[0]
         return TimedRun((batch.generate_tokens,) * batch.batch_size, 0.25, seconds, self._step_seconds)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return publish_checkpoint(tmp_path_factory.mktemp("model") / "llama", small_model("llama"))
-
-
-def perform(checkpoint: Path, **parameters: Any) -> BenchmarkResult:
-    request = BenchmarkRequest(
-        id="test",
-        device=Device(threads=1),
-        inputs={"checkpoint": str(checkpoint)},
-        output=str(checkpoint.parent),
-        parameters=BenchmarkParameters.model_validate({"backend": "transformers", **SHORT, **parameters}),
-    )
-    return run(request, Recorder().reporter)
 
 
 def timer(engine: Scripted, gpu: str | None = None, **parameters: Any) -> Timer:

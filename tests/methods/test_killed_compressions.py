@@ -14,11 +14,14 @@ from harness.contract import RESUME_NAME, Setting, canonical_json
 from tests.support.tiny_checkpoints import publish_model, publish_rows, tiny_model, tiny_text
 
 ROOT = Path(__file__).parents[2]
-DYING_WORKER = """
-import os, signal, sys
-from harness.serve import main
+METHOD = "sparsegpt"
+WARM_WORKERS = """
+import importlib, json, os, signal, sys
 
-output, what, left = sys.argv[1], sys.argv[2], int(sys.argv[3])
+for name in ("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
+             "transformers.models.llama.modeling_llama"):
+    importlib.import_module(name)
+sys.modules["torch"].set_num_threads(1)
 
 def count(event, arguments):
     global left
@@ -29,10 +32,34 @@ def count(event, arguments):
         if left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-sys.addaudithook(count)
-sys.exit(main())
+while line := sys.stdin.readline():
+    request, said, output, what, left = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(request, os.O_RDONLY), 0)
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        if what:
+            sys.addaudithook(count)
+        from harness.serve import main
+        os._exit(main())
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""Is killed when it is to give one `file` or `block` too many its name in the output folder."""
+"""Each line of stdin makes a worker, a fork of a process that has the libraries loaded; stdout gets its status.
+
+It is killed when it is to give one `what`, a "file" or "block", more than `left` its name in the output folder.
+"""
+
+
+@pytest.fixture(scope="module")
+def workers():
+    """The process that forks workers, on one method's image."""
+    variables = {"LLMCBENCH_IMAGE": str(ROOT / "images" / METHOD / "image.toml"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", WARM_WORKERS]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | variables
+    ) as process:
+        yield process
+        process.stdin.close()
 
 
 @pytest.fixture
@@ -42,15 +69,15 @@ def inputs(tmp_path):
     return {"checkpoint": str(tmp_path / "model"), "calibration": str(tmp_path / "c4")}
 
 
-def work(method, setting, inputs, output, *dying):
-    """Run a worker in `output`, where an earlier attempt may have left what it has finished, and nothing else.
+def work(workers, inputs, output, what="", left=0):
+    """Be a worker in `output`, where an earlier attempt may have left what it has finished, and nothing else.
 
-    Returns its last event, or None where it was killed: `dying` says what it was to name, after how many.
+    Returns its result, or None where it was to be killed.
     """
     output.mkdir(exist_ok=True)
-    for left in output.iterdir():
-        if left.name != RESUME_NAME:
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    for entry in output.iterdir():
+        if entry.name != RESUME_NAME:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     request = {
         "contract": 1,
         "id": "request",
@@ -59,25 +86,19 @@ def work(method, setting, inputs, output, *dying):
         "inputs": inputs,
         "output": str(output),
         "parameters": {
-            "method": method,
-            "setting": Setting.parse(setting).model_dump(),
+            "method": METHOD,
+            "setting": Setting.parse("50%").model_dump(),
             "calibration": {"dataset": "c4", "samples": 6, "sequence_length": 16, "seed": 0},
         },
     }
-    program = ["-c", DYING_WORKER, str(output), *map(str, dying)] if dying else ["-m", "harness"]
-    worker = subprocess.run(
-        [sys.executable, *program],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"LLMCBENCH_IMAGE": str(ROOT / "images" / method / "image.toml"), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    if dying:
-        assert worker.returncode == -signal.SIGKILL, worker.stderr
+    asked, said = output.parent / "request.json", output.parent / "said.jsonl"
+    asked.write_text(json.dumps(request), encoding="utf-8")
+    print(json.dumps([str(asked), str(said), str(output), what, left]), file=workers.stdin, flush=True)
+    status = int(workers.stdout.readline())
+    if what:
+        assert status == -signal.SIGKILL, said.read_text("utf-8")
         return None
-    final = json.loads(worker.stdout.splitlines()[-1])
+    final = json.loads(said.read_text("utf-8").splitlines()[-1])
     assert final["event"] == "result", final["message"]
     return final["result"]
 
@@ -86,16 +107,17 @@ def kept_blocks(output):
     return len(list((output / RESUME_NAME).glob("block-*.safetensors")))
 
 
-@pytest.mark.slow
-def test_a_compression_killed_again_and_again_goes_on_at_the_last_finished_block_with_the_same_result(inputs, tmp_path):
-    whole = work("sparsegpt", "50%", inputs, tmp_path / "whole")
+def test_a_compression_killed_again_and_again_goes_on_at_the_last_finished_block_with_the_same_result(
+    workers, inputs, tmp_path
+):
+    whole = work(workers, inputs, tmp_path / "whole")
     assert whole["cost"]["resumed_blocks"] == 0
     output = tmp_path / "killed"
     kept = []
     for dying in (("block", 1), ("block", 1), ("file", 1)):
-        work("sparsegpt", "50%", inputs, output, *dying)
+        work(workers, inputs, output, *dying)
         kept.append(kept_blocks(output))
-    resumed = work("sparsegpt", "50%", inputs, output)
+    resumed = work(workers, inputs, output)
     assert kept == [1, 2, 3]
     assert resumed["cost"]["resumed_blocks"] == kept[-1]
     assert canonical_json(resumed["artifact"]) == canonical_json(whole["artifact"])
