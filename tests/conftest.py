@@ -24,6 +24,8 @@ settings.load_profile("unhurried")  # how long an example takes says how busy th
 if not os.environ.get("LLMCBENCH_DATA"):
     os.environ.pop("LLMCBENCH_DATA", None)  # the Makefile exports it empty where there is no local copy
 
+os.environ.pop("COLUMNS", None)  # how wide this terminal is says nothing about what a command prints
+
 
 @pytest.fixture(scope="session", autouse=True)
 def every_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -55,12 +57,13 @@ def one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test asks the real one for a configuration."""
+    """No test asks the real one: it gives no configuration, and has every data set."""
 
     def refuse(repository: str, revision: str) -> None:
         raise HubUnavailable(f"no test asks for {repository}")
 
     monkeypatch.setattr(setup, "model_config", refuse)
+    monkeypatch.setattr(setup, "find_dataset", lambda repository, revision: None)
 
 
 @pytest.fixture(scope="session")

@@ -73,6 +73,7 @@ class Reason(StrEnum):
     SHAPE = "shape"
     DEVICE = "device"
     DTYPE = "dtype"
+    DATA = "data"
     NOT_YET_BUILT = "not_yet_built"
 
 

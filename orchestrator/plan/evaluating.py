@@ -33,12 +33,14 @@ def task_stages(
     checkpoint: str,
     entry: EvaluateEntry,
     catalog: ImageCatalog,
-    fetch: Callable[[TaskDescription], str],
+    fetch: Callable[[TaskDescription], str | None],
     engine: Engine | None = None,
     *,
     architecture: str | None = None,
 ) -> Iterator[Stage]:
-    """By the reference in the task's own image, or by `engine` in that one's. `fetch` plans that of a task's data.
+    """By the reference in the task's own image, or by `engine` in that one's.
+
+    `fetch` plans that of a task's data; there is no stage of a task whose data it does not get.
 
     `common` has as its `id` the label of what is evaluated. `architecture` is the dense model's, so that all that is
     made of it is evaluated on the same tasks.
@@ -56,6 +58,8 @@ def task_stages(
             taken = task_for(architecture, task, entry.tasks, catalog)
             image, description = catalog.tasks[taken]
             dataset = fetch(description)
+        if dataset is None:
+            continue
         yield replace(
             common,
             id=f"evaluate/{common.id}/{taken}" + (f"/{engine.backend.name}" if engine else ""),

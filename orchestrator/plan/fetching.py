@@ -1,11 +1,9 @@
 """Stages that fetch: a model, the data of a task, text to calibrate on, prompts."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.contract import (
-    DatasetDescription,
     DatasetSource,
     FetchParameters,
     MethodDescription,
@@ -16,43 +14,46 @@ from harness.contract import (
 from orchestrator.images.catalog import Image
 from orchestrator.manifest import ModelEntry
 from orchestrator.manifest.sources import ModelSource, dataset_source, is_text_file, text_file
-from orchestrator.plan.data import check_calibration, check_splits
+from orchestrator.plan.data import DataSources
+from orchestrator.plan.support import Refused
 from orchestrator.stages import HostFolder, Limits, Stage, Subject
 
 
 @dataclass(frozen=True)
 class Fetches:
-    """`data` is the local data folder, None where there is none. `note` is told which data cannot be had from here."""
+    """`data` is the local data folder, None where there is none."""
 
     image: Image
     limits: Limits
     data: Path | None
-    note: Callable[[str], object]
+    sources: DataSources
 
     def model(self, model: ModelEntry, parsed: ModelSource, subject: Subject) -> Stage:
         return self._stage(
             f"fetch/{model.name}", FetchParameters(source=parsed.source, dtype=model.dtype), parsed.folder, subject
         )
 
-    def task_data(self, task: TaskDescription) -> Stage:
-        """The data set that a task reads.
+    def task_data(self, task: TaskDescription) -> Stage | Refused:
+        """The data set that a task reads, or why it cannot be had from here.
 
         Raises:
             BadManifest: no source has a split that the task needs.
         """
-        source = dataset_source(task.dataset, self._datasets, self.data)
-        return self._dataset(source, check_splits(source, self._datasets, task.splits, f"task {task.name!r}"))
+        source = dataset_source(task.dataset, self.sources.known, self.data)
+        lack = self.sources.lack(source, task.splits, f"task {task.name!r}")
+        return lack or self._dataset(source, task.splits)
 
-    def calibration(self, method: MethodDescription, dataset: str, substitute: str | None) -> Stage:
-        """A data set to calibrate or train on, or the text file that `file:path` names.
+    def calibration(self, method: MethodDescription, dataset: str, substitute: str | None) -> Stage | Refused:
+        """A data set to calibrate or train on, or the text file that `file:path` names; or why it cannot be had here.
 
         Raises:
             BadManifest: it is unknown or missing, holds no text, or no source has the split to draw from.
         """
         if is_text_file(dataset):
             return self.text(dataset)
-        source = dataset_source(dataset, self._datasets, self.data, substitute)
-        return self._dataset(source, check_calibration(source, self._datasets, method.name))
+        source = dataset_source(dataset, self.sources.known, self.data, substitute)
+        split = self.sources.known[source.name].calibration_split
+        return self.sources.lack_of_text(source, method.name) or self._dataset(source, (split,) if split else ())
 
     def text(self, name: str) -> Stage:
         """The text file that `file:path` names.
@@ -63,15 +64,10 @@ class Fetches:
         text = text_file(name)
         return self._rows(f"{text.source.file}-{text.source.sha256[:8]}", text.source, text.folder)
 
-    @property
-    def _datasets(self) -> dict[str, DatasetDescription]:
-        return {dataset.name: dataset for dataset in self.image.description.datasets}
-
-    def _dataset(self, source: DatasetSource, missing: str | None) -> Stage:
-        if missing:
-            self.note(missing)
+    def _dataset(self, source: DatasetSource, splits: tuple[str, ...]) -> Stage:
         name = source.name if source.substitute is None else f"{source.name}-or-{source.substitute}"
-        return self._rows(name, source, self.data if source.files else None)
+        needed = source.model_copy(update={"splits": tuple(sorted(splits))})
+        return self._rows(name, needed, self.data if source.files else None)
 
     def _rows(self, name: str, source: DatasetSource | TextFile, folder: Path | None) -> Stage:
         return self._stage(f"data/{name}", FetchParameters(source=source), folder)
@@ -89,3 +85,18 @@ class Fetches:
             subject=subject,
             depends_on_device=False,
         )
+
+
+def with_splits_of(stage: Stage, other: Stage) -> Stage:
+    """The same stage, where both fetch one data set, with the splits that either needs; `stage` as it is elsewhere."""
+    mine, theirs = (_dataset_of(one) for one in (stage, other))
+    if mine is None or theirs is None or mine.name != theirs.name:
+        return stage
+    splits = tuple(sorted({*mine.splits, *theirs.splits}))
+    return replace(stage, parameters=FetchParameters(source=mine.model_copy(update={"splits": splits})))
+
+
+def _dataset_of(stage: Stage) -> DatasetSource | None:
+    parameters = stage.parameters
+    source = parameters.source if isinstance(parameters, FetchParameters) else None
+    return source if isinstance(source, DatasetSource) else None

@@ -7,7 +7,7 @@ from orchestrator.errors import BadManifest
 from orchestrator.host.devices import choose_device
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
-from orchestrator.manifest.hub import model_config
+from orchestrator.manifest.hub import find_dataset, model_config
 from orchestrator.manifest.sources import DATA_VARIABLE, NO_DATA_FOLDER, data_folder
 from orchestrator.plan import build_plan
 from orchestrator.plan.choices import check_choices, check_engine
@@ -42,7 +42,7 @@ def prepare_setup(manifest: Manifest, store: Path, catalog: ImageCatalog) -> Set
     check_choices(manifest.scoring, {name: task for name, (_, task) in catalog.tasks.items()})
     device = choose_device(manifest.device)
     data = data_folder()
-    plan = build_plan(manifest, catalog, device.device, data, model_config)
+    plan = build_plan(manifest, catalog, device.device, data, model_config, find_dataset)
     check_device(plan, catalog, device)
     opened = Store(store)
     runtime, reason = named_runtime(manifest.runtime, opened.root)

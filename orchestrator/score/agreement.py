@@ -212,8 +212,8 @@ def _difference(reference: _Outcome, engine: _Outcome) -> ItemDifference:
 def _refused(record: RunRecord) -> Iterator[TaskAgreement]:
     tasks = record.manifest.evaluate.tasks if record.manifest.evaluate else ()
     for one in record.not_planned:
-        if one.operation is Operation.EVALUATE:
-            for task in tasks:
+        if one.operation is Operation.EVALUATE and one.backend != REFERENCE_ENGINE:
+            for task in tasks if one.task is None else (one.task,):
                 yield TaskAgreement(
                     model=one.subject.model,
                     variant=Variant.of(one.subject),

