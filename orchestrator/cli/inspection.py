@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from harness.contract import unknown
@@ -19,6 +18,7 @@ from orchestrator.store import RunRecord, Store, history
 from orchestrator.tracks import Mode
 
 FORMATS = {"markdown": "report.md", "html": "report.html", "json": "report.json"}
+STDOUT = Path("-")
 
 
 def status(
@@ -66,12 +66,14 @@ def report(
     formats: Annotated[str, typer.Option("--format", "-f", help="markdown, html, json; several with commas.")] = (
         "markdown,html"
     ),
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to; the run's own.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write to; the run's own. - is stdout.")
+    ] = None,
     mode: Annotated[Mode, typer.Option("--mode", help="How the generalization metric averages.")] = Mode.PAPER,
     store: options.Store = options.DEFAULT_STORE,
     more_images: options.Images = None,
 ) -> None:
-    """Write a run's report from what is stored. Prints the paths of the files."""
+    """Write a run's report from what is stored. Prints the paths of the files, or with `-o -` one format's text."""
     from orchestrator.report import RunReport, render_html, render_markdown
     from orchestrator.report.building import build_report
 
@@ -79,6 +81,9 @@ def report(
     for name in wanted:
         if name not in FORMATS:
             raise BadManifest(unknown("report format", name, FORMATS), hint=f"use: {', '.join(FORMATS)}")
+    to_stdout = output == STDOUT
+    if to_stdout and len(wanted) != 1:
+        raise BadManifest("one report at a time goes to stdout", hint=f"add --format and one of: {', '.join(FORMATS)}")
     record, opened, whole = options.open_run(store, run)
     document = build_report(record, opened, options.catalog(more_images), mode)
     folder = output or opened.runs / record.run
@@ -87,6 +92,10 @@ def report(
         "html": render_html,
         "json": lambda one: one.model_dump_json(indent=1) + "\n",
     }
+    if to_stdout:
+        typer.echo(renderers[wanted[0]](document), nl=False)
+        options.ends(whole=whole)
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in wanted:
@@ -122,7 +131,7 @@ def paper(as_json: options.Json = False) -> None:
             f"{row.recomputed:.2f}",
             row.verdict.value,
         )
-    console = Console()
+    console = options.console()
     console.print(table)
     console.print("Table cells that other sources contradict:")
     for cell in cells:
@@ -154,6 +163,7 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would be removed.")] = False,
     store: options.Store = options.DEFAULT_STORE,
     more_images: options.Images = None,
+    as_json: options.Json = False,
 ) -> None:
     """Free what no run refers to (attempts of dead orchestrators, stages, checkpoints), and what nothing is run in.
 
@@ -168,10 +178,19 @@ def clean(
     unused = Environments(opened.root / ENVIRONMENTS_NAME).unused(catalog.images.values())
     cleaned = clean_store(opened, drop_run=run or None, also=unused, dry_run=dry_run)
     removed = [(one.what, one.size_bytes) for one in cleaned.removed] + _prune_engine(dry_run=dry_run)
-    for what, size_bytes in removed:
-        typer.echo(f"{'would remove' if dry_run else 'removed'} {what}  {size_bytes / 2**20:.1f} MiB")
-    total = sum(size_bytes for _, size_bytes in removed) / 2**20
-    typer.echo(f"{total:.1f} MiB {'would be ' if dry_run else ''}freed")
+    total = sum(size_bytes for _, size_bytes in removed)
+    if as_json:
+        document = {
+            "dry_run": dry_run,
+            "removed": [{"what": what, "size_bytes": size_bytes} for what, size_bytes in removed],
+            "freed_bytes": total,
+            "unreadable": [one.message for one in cleaned.unreadable],
+        }
+        typer.echo(json.dumps(document, indent=1, ensure_ascii=False))
+    else:
+        for what, size_bytes in removed:
+            typer.echo(f"{'would remove' if dry_run else 'removed'} {what}  {size_bytes / 2**20:.1f} MiB")
+        typer.echo(f"{total / 2**20:.1f} MiB {'would be ' if dry_run else ''}freed")
     options.ends(whole=not options.warn(cleaned.unreadable))
 
 

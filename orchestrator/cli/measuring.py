@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 SIZES = Path("quick")
 MOST_NAMES = 4
 """Changed files, parameters or inputs that a line of a plan names."""
-LOG_WIDTH = 120
-"""Columns of the summary where there is no terminal to ask."""
 
 
 def bench(
@@ -42,6 +40,9 @@ def bench(
     store: options.Store = options.DEFAULT_STORE,
     more_images: options.Images = None,
     progress: options.ProgressOption = ProgressMode.AUTO,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Only show the plan; as `plan --jsonl` with --json.")
+    ] = (False),
     as_json: options.Json = False,
 ) -> None:
     """Compress one model with one method and compare it with the dense model on all tracks.
@@ -51,6 +52,9 @@ def bench(
     base = read_manifest(find_manifest(sizes or SIZES))
     manifest = _bench_manifest(base, method, backend, model, setting, device, runtime)
     setup = _prepare(manifest, store, options.catalog(more_images))
+    if dry_run:
+        _show_plan(setup, jsonl=as_json)
+        return
     _measure(setup, choose_display(progress), as_json=as_json)
 
 
@@ -82,11 +86,15 @@ def plan(
 
     Of a stage that was run before and is to run again, the parts of its key that differ are named.
     """
-    from orchestrator.run.preview import preview
-
     catalog, path = options.catalog(more_images), find_manifest(manifest)
     with pointing_at(path):
         setup = _prepare(_read(path, device, runtime), store, catalog)
+    _show_plan(setup, jsonl=jsonl)
+
+
+def _show_plan(setup: Setup, *, jsonl: bool) -> None:
+    from orchestrator.run.preview import preview
+
     for stage in preview(setup):
         if jsonl:
             typer.echo(json.dumps(stage.model_dump(mode="json"), ensure_ascii=False))
@@ -97,7 +105,7 @@ def plan(
                 typer.echo(f"{'':8} again{_why(stage)}")
     for one in setup.plan.not_planned:
         on = "" if one.operation is Operation.COMPRESS else f" on {one.backend}"
-        what = f"{one.operation.value} {one.subject.label}{on}"
+        what = " ".join(filter(None, (one.operation.value, one.subject.label, one.task))) + on
         typer.echo(f"not planned: {what}: {one.message} ({one.reason.value}; source: {one.source})", err=True)
     for decision in setup.plan.decisions:
         typer.echo(f"note: {decision}", err=True)
@@ -185,11 +193,6 @@ def _show(setup: Setup, record: RunRecord, *, as_json: bool) -> None:
     if as_json:
         typer.echo(report.model_dump_json(indent=1))
     else:
-        from rich.console import Console
-
         from orchestrator.report import summary_table
 
-        console = Console()
-        if not console.is_terminal:
-            console.width = LOG_WIDTH
-        console.print(summary_table(report))
+        options.console().print(summary_table(report))

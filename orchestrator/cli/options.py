@@ -1,10 +1,12 @@
 """Options that several commands share."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from orchestrator.errors import CommandExit
 from orchestrator.images.catalog import ImageCatalog
@@ -39,6 +41,9 @@ Images = Annotated[
     ),
 ]
 
+LOG_WIDTH = 120
+"""Columns where there is neither a terminal to ask nor COLUMNS."""
+
 DEFAULT_STORE = Path(".llmcbench")
 MANIFEST_HELP = "a file, or the name of one that comes with the project, such as quick."
 
@@ -66,6 +71,14 @@ def ends(*, whole: bool) -> None:
     """End with the exit status of a command that had to pass over something, where it had to."""
     if not whole:
         raise typer.Exit(CommandExit.INCOMPLETE)
+
+
+def console(log_width: int = LOG_WIDTH) -> Console:
+    """For tables on stdout: as wide as the terminal or COLUMNS, else `log_width`."""
+    made = Console(highlight=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = log_width
+    return made
 
 
 def catalog(more: list[Path] | None) -> ImageCatalog:

@@ -6,16 +6,14 @@ They read what is stored and run nothing.
 from typing import Annotated
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from orchestrator.cli import options
 from orchestrator.evidence.resampling import Resampling
 from orchestrator.tracks import Mode, Track
 
-LOG_WIDTH = 120
-"""Columns where there is no terminal to ask."""
 SIDE_BY_SIDE_WIDTH = 200
-"""The same where log-likelihoods stand beside one another."""
+"""Columns of a log where log-likelihoods stand beside one another."""
 
 RunName = Annotated[str, typer.Argument(help="A run's name, the beginning of it, or 'last'.")]
 ModeOption = Annotated[Mode, typer.Option("--mode", help="How the generalization metric averages.")]
@@ -117,9 +115,7 @@ def _tracks(number: int | None) -> tuple[Track, ...]:
     return tuple(Track) if number is None else (Track(number),)
 
 
-def _print(blocks: list[RenderableType], log_width: int = LOG_WIDTH) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = log_width
+def _print(blocks: list[RenderableType], log_width: int = options.LOG_WIDTH) -> None:
+    console = options.console(log_width)
     for block in blocks:
         console.print(block)

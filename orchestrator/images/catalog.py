@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ JSON_DESCRIPTION_NAME = "image.json"
 """The same as JSON, for images that have no use for TOML."""
 LOCKS_NAME = "locks"
 VENDOR_WHEELS_NAME = "vendor-wheels.toml"
+
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,14 @@ class Image:
     def has_requirements(self) -> bool:
         """True where it has a lock of its own, or is to have one."""
         return (self.folder / LOCKS_NAME).is_dir() or any(self.folder.glob("requirements*.in"))
+
+    @property
+    def requirements(self) -> frozenset[str]:
+        """The distributions that it is built for: those that `requirements*.in`, its own and its parents', name."""
+        below = self.parent.requirements if self.parent else frozenset()
+        lines = [line for path in self.folder.glob("requirements*.in") for line in path.read_text("utf-8").splitlines()]
+        found = (_DISTRIBUTION.match(line) for line in lines)
+        return below | {distribution_name(one.group()) for one in found if one}
 
     @property
     def tasks(self) -> tuple[TaskDescription, ...]:
@@ -176,6 +187,11 @@ class ImageCatalog:
         """The name of a backend that a short form stands for, or which it is itself but for its case."""
         name = backend.lower()
         return next((full for full, (_, one) in self.backends.items() if name in one.aliases), name)
+
+
+def distribution_name(written: str) -> str:
+    """The name of a Python distribution as package indexes write it, however it is written."""
+    return re.sub(r"[-_.]+", "-", written).lower()
 
 
 Offer = TypeVar("Offer", MethodDescription, BackendDescription, TaskDescription)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.contract import DeviceKind, digest_file, harness_folder
 from orchestrator.errors import BadImage
-from orchestrator.images.catalog import DESCRIPTION_NAME, Image
+from orchestrator.images.catalog import DESCRIPTION_NAME, Image, distribution_name
 from orchestrator.images.inputs import brings_own_worker, copied_files, own_modules
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.vendor_wheels import find_vendor_wheels, vendor_wheels
@@ -56,13 +56,13 @@ def stage_worker(image: Image, context: Path) -> None:
 
 def pinned_wheels(lock: str, sources: PackageSources) -> list[Path]:
     """Wheels in this machine's find-links folders whose name and sha256 the lock names."""
-    names = {_normalised(name) for name in _PIN.findall(lock)}
+    names = {distribution_name(name) for name in _PIN.findall(lock)}
     hashes = set(_HASH.findall(lock))
     found = [
         wheel
         for folder in sources.wheel_folders
         for wheel in sorted(folder.glob("*.whl"))
-        if _normalised(wheel.name.partition("-")[0]) in names and digest_file(wheel) in hashes
+        if distribution_name(wheel.name.partition("-")[0]) in names and digest_file(wheel) in hashes
     ]
     return list({wheel.name: wheel for wheel in found}.values())
 
@@ -92,10 +92,6 @@ def pip_secrets(sources: PackageSources, folder: Path) -> dict[str, Path]:
             hint="point SSL_CERT_FILE at a bundle that holds only the authorities needed",
         )
     return {"pip.conf": configuration, "ca.crt": sources.certificate}
-
-
-def _normalised(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -11,7 +11,6 @@ from orchestrator.report.model import (
     Provenance,
     RunReport,
     StageEntry,
-    StageStatus,
     VariantEntry,
 )
 from orchestrator.report.pages import render_html, render_markdown
@@ -24,7 +23,6 @@ __all__ = [
     "Provenance",
     "RunReport",
     "StageEntry",
-    "StageStatus",
     "VariantEntry",
     "render_html",
     "render_markdown",

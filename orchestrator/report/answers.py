@@ -18,6 +18,10 @@ from orchestrator.score.ratio import Ratio
 from orchestrator.score.scores import RunScores
 from orchestrator.tracks import Track
 
+_TESTS = (
+    "p is two-sided: McNemar's exact test where each item is right or wrong, with those that only one gets right in "
+    "the last column, else from the resamples. p (Holm) is corrected for all p of its table."
+)
 _LIKE_BEST = {None: "", True: "yes", False: "no"}
 
 
@@ -42,7 +46,7 @@ def comparison_blocks(document: Comparison) -> list[RenderableType]:
     blocks: list[RenderableType] = [plain_text(f"A: {a}"), plain_text(f"B: {b}")]
     blocks += [rich_table(table, box.ROUNDED) for table in tables if table.rows]
     blocks += [plain_text(f"[{number}] {reason}") for number, reason in footnotes.entries]
-    return [*blocks, *_closing(document.resampling, document.warnings)]
+    return [*blocks, plain_text(_TESTS, style="dim"), *_closing(document.resampling, document.warnings)]
 
 
 def agreement_blocks(document: RunAgreement, most: int) -> list[RenderableType]:
@@ -140,7 +144,7 @@ def _track_differences(document: Comparison, footnotes: Footnotes) -> Table:
         )
         for one in document.tracks
     )
-    return Table("Overall metrics", columns("Metric", numbers=("A", "B", "A - B", "p", "Values")), rows)
+    return Table("Overall metrics", columns("Metric", numbers=("A", "B", "A - B", "p", "p (Holm)", "Values")), rows)
 
 
 def _value_differences(document: Comparison, footnotes: Footnotes) -> Table:
@@ -151,21 +155,22 @@ def _value_differences(document: Comparison, footnotes: Footnotes) -> Table:
             Cell(one.place.model),
             *(Cell(MISSING if value is None else value_text(value, one.unit)) for value in (one.a, one.b)),
             *_difference_cells(one, one.unit, footnotes),
-            Cell(_mcnemar(one)),
+            Cell(_split(one)),
         )
         for one in document.values
     )
-    titles = columns("Metric", "Value", "Model", numbers=("A", "B", "A - B", "p", "McNemar"))
+    titles = columns("Metric", "Value", "Model", numbers=("A", "B", "A - B", "p", "p (Holm)", "Only A:B right"))
     return Table("Values", titles, rows, 3)
 
 
-def _difference_cells(one: TrackDifference | ValueDifference, unit: str, footnotes: Footnotes) -> tuple[Cell, Cell]:
+def _difference_cells(one: TrackDifference | ValueDifference, unit: str, footnotes: Footnotes) -> tuple[Cell, ...]:
+    tests = tuple(Cell(MISSING if p is None else _p_text(p)) for p in (one.p_value, one.holm_p_value))
     if one.difference is None:
-        return footnotes.missing(one.reason or ""), Cell(MISSING)
+        return footnotes.missing(one.reason or ""), *tests
     text = ("-" if one.difference < 0 else "+") + _size_text(abs(one.difference), unit)
-    if one.interval is None or one.p_value is None:
-        return Cell(text, note=footnotes.number(one.reason or "")), Cell(MISSING)
-    return Cell(text, interval=interval_text(one.interval, unit)), Cell(_p_text(one.p_value))
+    if one.interval is None:
+        return Cell(text, note=footnotes.number(one.reason or "")), *tests
+    return Cell(text, interval=interval_text(one.interval, unit)), *tests
 
 
 def _size_text(size: float, unit: str) -> str:
@@ -174,10 +179,10 @@ def _size_text(size: float, unit: str) -> str:
     return f"{100 * size:.2f} points" if unit == "fraction" else value_text(size, unit)
 
 
-def _mcnemar(one: ValueDifference) -> str:
+def _split(one: ValueDifference) -> str:
     if one.mcnemar is None:
         return MISSING
-    return f"{one.mcnemar.only_a}:{one.mcnemar.only_b}, {_p_text(one.mcnemar.p_value)}"
+    return f"{one.mcnemar.only_a}:{one.mcnemar.only_b}"
 
 
 def _p_text(p_value: float) -> str:

@@ -16,7 +16,7 @@ from orchestrator.evidence.collecting import notes_of
 from orchestrator.evidence.reading import read_evidence
 from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import Variant
-from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.report.model import (
     CostEntry,
     ImageEntry,
@@ -24,21 +24,12 @@ from orchestrator.report.model import (
     Provenance,
     RunReport,
     StageEntry,
-    StageStatus,
     VariantEntry,
 )
 from orchestrator.score.agreement import run_agreement
 from orchestrator.score.scores import score_run
 from orchestrator.store import RunRecord, StageRecord, Store
-from orchestrator.store import StageStatus as Stored
 from orchestrator.tracks import Mode
-
-_STATUSES = {
-    Stored.DONE: StageStatus.COMPLETED,
-    Stored.CACHED: StageStatus.COMPLETED,
-    Stored.UNSUPPORTED: StageStatus.UNSUPPORTED,
-    Stored.FAILED: StageStatus.FAILED,
-}
 
 
 def build_report(record: RunRecord, store: Store, catalog: ImageCatalog, mode: Mode = Mode.PAPER) -> RunReport:
@@ -60,7 +51,7 @@ def build_report(record: RunRecord, store: Store, catalog: ImageCatalog, mode: M
         agreement=run_agreement(record, results, store).tasks,
         stages=tuple(_stages(record, results)),
         costs=tuple(_costs(record, results)),
-        provenance=_provenance(record, results),
+        provenance=_provenance(record, results, catalog),
         results_path=str(store.runs / record.run),
     )
 
@@ -107,10 +98,9 @@ def _stages(record: RunRecord, results: Mapping[str, StageRecord]) -> Iterator[S
         yield StageEntry(
             name=name,
             operation=state.operation.value,
-            status=_STATUSES.get(state.status, StageStatus.SKIPPED),
+            status=state.status,
             key=state.key,
             wall_seconds=state.wall_seconds,
-            cached=state.status is Stored.CACHED,
             message=state.failure.message if state.failure else "",
             hint=state.failure.hint if state.failure else "",
             notes=notes_of(results[name]) if name in results else (),
@@ -135,7 +125,7 @@ def _costs(record: RunRecord, results: Mapping[str, StageRecord]) -> Iterator[Co
             )
 
 
-def _provenance(record: RunRecord, results: Mapping[str, StageRecord]) -> Provenance:
+def _provenance(record: RunRecord, results: Mapping[str, StageRecord], catalog: ImageCatalog) -> Provenance:
     images = {}
     origins = {}
     notes = list(record.decisions)
@@ -144,7 +134,9 @@ def _provenance(record: RunRecord, results: Mapping[str, StageRecord]) -> Proven
     for name, stage in results.items():
         state, environment, result = record.stages[name], stage.final.environment, stage.final.result
         images[state.image] = ImageEntry(
-            name=state.image, identity=str(stage.provenance.material["image"]), libraries=environment.libraries
+            name=state.image,
+            identity=str(stage.provenance.material["image"]),
+            libraries=_built_for(environment.libraries, catalog.images.get(state.image)),
         )
         drivers.append(environment.driver)
         digests.append(environment.harness_digest)
@@ -165,3 +157,10 @@ def _provenance(record: RunRecord, results: Mapping[str, StageRecord]) -> Proven
         data_origins=origins,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _built_for(libraries: Mapping[str, str], image: Image | None) -> dict[str, str]:
+    if image is None or not image.requirements:
+        return dict(libraries)
+    backends = tuple(backend.name for backend in image.description.backends)
+    return {name: one for name, one in libraries.items() if name in image.requirements or name.startswith(backends)}

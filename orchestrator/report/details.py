@@ -57,14 +57,14 @@ def cost_table(report: RunReport) -> Table:
 def stage_table(report: RunReport) -> Table:
     rows = tuple(
         (
-            *cells(stage.name, stage.operation, stage.status.value, "yes" if stage.cached else "no"),
+            *cells(stage.name, stage.operation, stage.status.value),
             Cell(MISSING if stage.wall_seconds is None else seconds_text(stage.wall_seconds)),
             _digest(stage.key, NO_KEY),
             *cells(_what_happened(stage), "; ".join(stage.notes)),
         )
         for stage in report.stages
     )
-    titles = columns("Stage", "Operation", "Status", "From the store", numbers=("Wall time",))
+    titles = columns("Stage", "Operation", "Status", numbers=("Wall time",))
     return Table("Stages", (*titles, *columns("Key", "What happened", "Notes")), rows)
 
 

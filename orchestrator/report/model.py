@@ -1,6 +1,6 @@
 """Everything that a report tells about a run. Free of presentation, so that every figure can be derived again."""
 
-from enum import StrEnum
+from typing import Literal
 
 from pydantic import AwareDatetime, NonNegativeFloat, NonNegativeInt, PositiveInt
 
@@ -9,6 +9,7 @@ from orchestrator.evidence.value import Variant
 from orchestrator.score.agreement import TaskAgreement
 from orchestrator.score.overall import Score
 from orchestrator.score.scores import RunScores
+from orchestrator.store import StageStatus
 from orchestrator.tracks import Track
 
 
@@ -32,25 +33,15 @@ class VariantEntry(Frozen):
     notes: tuple[str, ...] = ()
 
 
-class StageStatus(StrEnum):
-    """`unsupported` is an answer; `failed` is a fault; `skipped` was not tried because of another stage or a limit."""
-
-    COMPLETED = "completed"
-    UNSUPPORTED = "unsupported"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-
-
 class StageEntry(Frozen):
-    """`cached`: the result was in the store already, and `wall_seconds` is what it took then. `notes` are the worker's
-    remarks on its result."""
+    """`status` is the run record's; of a `cached` stage `wall_seconds` is what it took when it was run. `notes` are the
+    worker's remarks on its result."""
 
     name: str
     operation: str
     status: StageStatus
     key: str | None = None
     wall_seconds: NonNegativeFloat | None = None
-    cached: bool = False
     message: str = ""
     hint: str = ""
     notes: tuple[str, ...] = ()
@@ -71,7 +62,11 @@ class CostEntry(Frozen):
 
 
 class ImageEntry(Frozen):
-    """`identity` is the image's digest, or its lock's in the process runtime."""
+    """`identity` is the image's digest, or its lock's in the process runtime.
+
+    `libraries` are the versions of what the image is built for: what its requirements and its backends are called. The
+    results of its stages hold all that is installed; so does this of an image whose description is not at hand.
+    """
 
     name: str
     identity: str
@@ -95,8 +90,10 @@ class Provenance(Frozen):
 class RunReport(Frozen):
     """One run. `scoring` is what `orchestrator score` gives: every value, and the scores of dense and every compressed
     variant in every track that the manifest asked for; a track that it did not ask for has no score. `agreement`
-    compares the engines of evaluations. `results_path` is where requests, results and raw items lie."""
+    compares the engines of evaluations. `results_path` is where requests, results and raw items lie. Fields are only
+    ever added."""
 
+    schema_version: Literal[1] = 1
     created: AwareDatetime
     runtime: str
     device: str

@@ -8,10 +8,11 @@ from orchestrator.evidence.value import Variant
 from orchestrator.report.agreement import agreement_table, disagreement_table
 from orchestrator.report.details import cost_table, image_table, model_table, stage_table, variant_table
 from orchestrator.report.formats import plural
-from orchestrator.report.model import RunReport, StageStatus
+from orchestrator.report.model import RunReport
 from orchestrator.report.table import Cell, Footnotes, Table, columns
 from orchestrator.report.tracks import LIKE_BEST, TrackView, score_cell, track_views
 from orchestrator.score.overall import Score
+from orchestrator.store import StageStatus
 from orchestrator.tracks import Place, Track
 
 NOT_ASKED_FOR = "the manifest does not ask for this track"
@@ -94,11 +95,11 @@ def _how_sure(report: RunReport) -> str:
 def _summary(report: RunReport) -> tuple[str, ...]:
     compressed = sum(not variant.is_dense for variant in report.scored_variants)
     statuses = Counter(stage.status for stage in report.stages)
-    cached = sum(stage.cached for stage in report.stages)
-    stages = f"{statuses[StageStatus.COMPLETED]} of {plural(len(report.stages), 'stage')} completed"
+    cached = statuses[StageStatus.CACHED]
+    stages = f"{statuses[StageStatus.DONE] + cached} of {plural(len(report.stages), 'stage')} done"
     if cached:
-        stages += f" ({cached} from the store)"
-    others = [status for status in StageStatus if status is not StageStatus.COMPLETED and statuses[status]]
+        stages += f" ({cached} cached)"
+    others = [one for one in StageStatus if one not in (StageStatus.DONE, StageStatus.CACHED) and statuses[one]]
     stages += "".join(f", {statuses[status]} {status.value}" for status in others)
     scored = [score for score in report.scores if score.value is not None]
     partial = sum(score.is_partial for score in scored)

@@ -13,7 +13,7 @@ from orchestrator.store import Provenance, Store
 
 
 class StagePreview(Frozen):
-    """`key` is None until the stage's image is built and its inputs exist. `status` is `known` or `to run`.
+    """`key` is None until the stage's image is built and its inputs exist. `status` is `cached` or `to run`.
 
     Of a stage to run that has a stored result, `before` is the nearest one's key and `changes` are the parts that
     differ. `unknown` are parts, `image` or an input such as `inputs.checkpoint`, that are not known yet.
@@ -70,7 +70,7 @@ def preview(setup: Setup) -> Iterator[StagePreview]:
         to_run, before = missing.get(stage.id), nearest.get(stage.id)
         yield StagePreview(
             id=stage.id,
-            status="known" if to_run is None else "to run",
+            status="cached" if to_run is None else "to run",
             operation=stage.operation.value,
             image=stage.image,
             parameters=stage.parameters.model_dump(mode="json"),

@@ -10,7 +10,7 @@ from orchestrator.evidence.items import Items, NoInterval
 from orchestrator.evidence.reading import Evidence
 from orchestrator.evidence.resampling import Draws, Printed, Resampling
 from orchestrator.evidence.value import DENSE, Interval, Value, Values, Variant
-from orchestrator.score.comparison import Comparison, Contender, TrackDifference, ValueDifference, mcnemar
+from orchestrator.score.comparison import Comparison, Contender, TrackDifference, ValueDifference, corrected, mcnemar
 from orchestrator.score.overall import Score, overall_estimate, score
 from orchestrator.score.protocols import caveat_warnings
 from orchestrator.tracks import Mode, Place, Track
@@ -52,6 +52,7 @@ class _Test(TypedDict):
 
     interval: Interval | None
     p_value: float | None
+    resampled_p_value: float | None
     reason: str | None
 
 
@@ -72,8 +73,8 @@ class _Comparing:
             b=Contender(run=self._b.run.run, variant=self._b.variant),
             mode=self._mode,
             resampling=self._resampling,
-            tracks=tracks,
-            values=values,
+            tracks=corrected(tracks),
+            values=corrected(values),
             warnings=(*self._general_warnings(), *self._warnings),
         )
 
@@ -116,6 +117,11 @@ class _Comparing:
             )
         one, other = left, right
         items = self._items(one, other)
+        exact = mcnemar(*items) if items else None
+        test = _test(
+            lambda: self._draws_a.estimate(one.source, one.metric),
+            lambda: self._draws_b.estimate(other.source, other.metric),
+        )
         return ValueDifference(
             place=place,
             protocol=protocol,
@@ -124,11 +130,8 @@ class _Comparing:
             b=other.value,
             difference=one.value - other.value,
             items=items[0].scored if items else None,
-            mcnemar=mcnemar(*items) if items else None,
-            **_test(
-                lambda: self._draws_a.estimate(one.source, one.metric),
-                lambda: self._draws_b.estimate(other.source, other.metric),
-            ),
+            mcnemar=exact,
+            **(test if exact is None else test | {"p_value": exact.p_value}),
         )
 
     def _track(self, track: Track) -> TrackDifference:
@@ -199,9 +202,10 @@ class _Comparing:
 def _test(a: Callable[[], Estimate], b: Callable[[], Estimate]) -> _Test:
     try:
         of = difference(a(), b())
-        return _Test(interval=interval_of(of), p_value=p_value(of), reason=None)
+        resampled = p_value(of)
+        return _Test(interval=interval_of(of), p_value=resampled, resampled_p_value=resampled, reason=None)
     except NoInterval as reason:
-        return _Test(interval=None, p_value=None, reason=str(reason))
+        return _Test(interval=None, p_value=None, resampled_p_value=None, reason=str(reason))
 
 
 def _no_difference(track: Track, reason: str | None) -> TrackDifference:

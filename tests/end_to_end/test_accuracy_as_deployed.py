@@ -56,7 +56,7 @@ def test_both_engines_pick_alike_in_containers(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(manifest), encoding="utf-8")
     options = ["--runtime", "docker", "--store", store, "--progress", "plain"]
     report = orchestrator("run", str(path), *options, data=tmp_path / "data")
-    assert {stage["status"] for stage in report["stages"]} == {"completed"}
+    assert {stage["status"] for stage in report["stages"]} <= {"done", "cached"}
     (task,) = orchestrator("agreement", "last", "--store", store, data=tmp_path / "data")["tasks"]
     assert (task["reference_dtype"], task["engine_dtype"]) == ("float32", "float32")
     assert task["identical_picks"] == task["picks"] == task["items"] == len(PLACES)

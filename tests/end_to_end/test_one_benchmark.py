@@ -106,7 +106,7 @@ def by_docker(world: Path) -> dict[str, Any]:
 
 
 def check_complete(report: dict[str, Any]) -> None:
-    assert {stage["status"] for stage in report["stages"]} == {"completed"}
+    assert {stage["status"] for stage in report["stages"]} <= {"done", "cached"}
     scores = {(score["variant"]["method"], score["track"]): score for score in report["scoring"]["scores"]}
     for track in (1, 2, 4, 5):
         assert scores[None, track]["value"] == pytest.approx(100)

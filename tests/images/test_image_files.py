@@ -389,3 +389,17 @@ def test_a_build_that_replaces_another_leaves_no_image_without_a_name(tmp_path):
     assert replaced[1] in there
     assert replaced[0] not in there
     client.images.remove("llmcbench/replacing:cpu")
+
+
+def test_an_image_is_built_for_what_its_requirements_and_its_parents_name():
+    assert CATALOG.images["evaluate"].requirements == {
+        "torch",
+        "pydantic",
+        "transformers",
+        "lm-eval",
+        "numpy",
+        "psutil",
+        "safetensors",
+    }
+    assert "llmcompressor" in CATALOG.images["llmcompressor"].requirements
+    assert CATALOG.images["wanda"].requirements == CATALOG.images["torch-transformers"].requirements

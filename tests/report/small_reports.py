@@ -11,11 +11,11 @@ from orchestrator.report import (
     Provenance,
     RunReport,
     StageEntry,
-    StageStatus,
     VariantEntry,
 )
 from orchestrator.score.overall import score_all
 from orchestrator.score.scores import RunScores
+from orchestrator.store import StageStatus
 from orchestrator.tracks import Mode, Place, Track, expect
 
 HOSTILE = "<script>alert('x')</script>"
@@ -82,10 +82,9 @@ def make_report(model="tiny-llama", run_id="run-7", message="vLLM no longer serv
             StageEntry(
                 name=f"compress {model} wanda 50%",
                 operation="compress",
-                status=StageStatus.COMPLETED,
+                status=StageStatus.CACHED,
                 key="cd" * 32,
                 wall_seconds=245.5,
-                cached=True,
                 notes=("weights are stored dense", "50.0% zeros"),
             ),
             StageEntry(

@@ -136,6 +136,6 @@ def test_a_run_without_scores_still_makes_a_page(report):
     nothing = report.scoring.model_copy(update={"values": (), "scores": ()})
     bare = report.model_copy(update={"scoring": nothing, "stages": (), "variants": (), "costs": (), "models": ()})
     page = Page(render_html(bare))
-    assert "0 of 0 stages completed" in page.text
+    assert "0 of 0 stages done" in page.text
     assert "nothing measured" in page.text
     assert page.open == []

@@ -160,7 +160,7 @@ def test_a_plan_names_the_files_because_of_which_a_stage_runs_again(bench: Bench
     assert (after.status, after.key, after.changes) == ("to run", None, ())
     assert after.unknown == ("inputs.checkpoint",)
     dense = shown["evaluate/tiny/dense/arc_easy"]
-    assert (dense.status, dense.before, dense.changes) == ("known", None, ())
+    assert (dense.status, dense.before, dense.changes) == ("cached", None, ())
 
 
 def test_a_plan_names_the_parameter_and_the_device_that_changed(bench: Bench) -> None:

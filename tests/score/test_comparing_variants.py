@@ -8,7 +8,7 @@ from orchestrator.evidence.items import Items
 from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import DENSE
 from orchestrator.score.comparing import Side, compare
-from orchestrator.score.comparison import Comparison, mcnemar
+from orchestrator.score.comparison import Comparison, Difference, corrected, mcnemar
 from orchestrator.tracks import Mode, Track
 from tests.support.measured_runs import GPTQ, WANDA, RunMaker, coin_flips
 
@@ -100,6 +100,27 @@ def test_mcnemar_is_the_binomial_test_of_the_items_that_only_one_gets_right(only
     assert (found.only_a, found.only_b) == (only_a, only_b)
     expected = scipy.stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
     assert found.p_value == pytest.approx(expected)
+
+
+def test_p_is_the_exact_tests_where_each_item_is_right_or_wrong(maker):
+    piqa = value(against(maker, GPTQ, WANDA), "piqa")
+    assert piqa.p_value == piqa.mcnemar.p_value
+    assert piqa.holm_p_value == piqa.p_value  # of the values of this comparison it is the only one with a test
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.04, None, 0.03], [0.06, None, 0.06]),
+        ([0.9, 0.8], [1.0, 1.0]),
+        ([], []),
+    ],
+)
+def test_many_tests_are_corrected_by_holms_step_down(found, expected):
+    adjusted = corrected([Difference(p_value=one) for one in found])
+    assert [one.p_value for one in adjusted] == found
+    assert [one.holm_p_value for one in adjusted] == [None if one is None else pytest.approx(one) for one in expected]
 
 
 def test_mcnemar_is_not_for_items_that_can_be_partly_right():

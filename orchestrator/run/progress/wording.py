@@ -29,8 +29,6 @@ def units(name: str) -> str:
 
 def outcome(state: StageState) -> str:
     """What became of a stage, in words."""
-    if state.status is StageStatus.CACHED:
-        return "already done"
     if state.status is StageStatus.DONE:
         return duration(state.wall_seconds or 0.0)
     if state.failure is not None:
