@@ -150,7 +150,7 @@ def _score_cell(report: RunReport, track: Track, variant: Variant) -> str:
     score = report.scoring.score(variant, track)
     if score is None or score.value is None:
         return MISSING
-    coverage = "" if score.coverage.is_complete else f" ({score.coverage.values}/{score.coverage.values_expected})"
+    coverage = f" ({len(score.counted)}/{score.coverage.values_expected})" if score.is_partial else ""
     interval = "" if score.interval is None else f" {interval_text(score.interval)}"
     return f"{score_text(score.value)}{interval}{coverage}"
 

@@ -125,8 +125,7 @@ def _cell(speeds: Speeds, variant: str, backend: str, size: int) -> str:
 def _score_text(found: Score) -> str:
     if found.value is None:
         return DASH
-    coverage = found.coverage
-    partial = "" if coverage.values == coverage.values_expected else f" ({coverage.values}/{coverage.values_expected})"
+    partial = f" ({len(found.counted)}/{found.coverage.values_expected})" if found.is_partial else ""
     return f"{found.value:.1f}{partial}"
 
 

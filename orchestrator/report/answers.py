@@ -10,6 +10,7 @@ from orchestrator.report.agreement import agreement_table, disagreement_table
 from orchestrator.report.formats import MISSING, interval_text, score_text, value_text
 from orchestrator.report.table import Cell, Footnotes, Table, cells, columns
 from orchestrator.report.terminal import plain_text, rich_table
+from orchestrator.report.tracks import column_notes, coverage_text, missing_score_cell, own_text
 from orchestrator.report.view import missing_entries
 from orchestrator.score.agreement import RunAgreement
 from orchestrator.score.comparison import Comparison, Contender, TrackDifference, ValueDifference
@@ -31,6 +32,7 @@ def score_blocks(document: RunScores) -> list[RenderableType]:
     tables = [_overall(document, footnotes), _values(document, footnotes), _ranks(document)]
     blocks: list[RenderableType] = [rich_table(table, box.ROUNDED) for table in tables if table.rows]
     blocks += [plain_text(f"[{number}] {reason}") for number, reason in footnotes.entries]
+    blocks += [plain_text(note) for note in column_notes(document.scores)]
     missing = missing_entries(document.scores)
     if missing:
         blocks += [Text(), plain_text("What is missing, and why", style="bold")]
@@ -63,7 +65,7 @@ def _overall(document: RunScores, footnotes: Footnotes) -> Table:
             *_heading(score.track, score.variant),
             _score_cell(score, footnotes),
             Cell(_LIKE_BEST[document.like_best(score.variant, score.track)]),
-            Cell(score.coverage.summary),
+            Cell(coverage_text(score)),
         )
         for score in document.scores
         if score.variant.is_scored_in(score.track)
@@ -74,12 +76,12 @@ def _overall(document: RunScores, footnotes: Footnotes) -> Table:
 
 def _score_cell(score: Score, footnotes: Footnotes) -> Cell:
     if score.value is None:
-        return footnotes.missing(score.reason or "")
+        return missing_score_cell(score, footnotes)
     if score.variant.is_dense:
         return Cell(score_text(score.value))
     if score.interval is None:
-        return Cell(score_text(score.value), note=footnotes.number(score.interval_reason or ""))
-    return Cell(score_text(score.value), interval=interval_text(score.interval))
+        return Cell(score_text(score.value), footnotes.number(score.interval_reason or ""), beside=own_text(score))
+    return Cell(score_text(score.value), interval=interval_text(score.interval), beside=own_text(score))
 
 
 def _values(document: RunScores, footnotes: Footnotes) -> Table:

@@ -32,6 +32,7 @@ def render_markdown(report: RunReport) -> str:
     content = view(report)
     blocks = [f"# Benchmark report: {escape(report.run_id)}", *(escape(line) for line in content.summary)]
     blocks += [f"## {content.overview.title}", *_table(content.overview), escape(content.reading)]
+    blocks += [escape(line) for line in content.columns]
     blocks += _list(f"Warning: {warning}" for warning in content.warnings)
     blocks += _notes(content)
     for track in content.tracks:

@@ -9,20 +9,26 @@ from orchestrator.report.formats import MISSING
 class Cell:
     """`note` is the number of the footnote that explains the cell; `full` is the whole of a shortened text.
 
-    `interval` is where the cell's figure lies, as text.
+    `interval` is where the cell's figure lies, as text; `beside` what stands next to it for comparison.
     """
 
     text: str
     note: int | None = None
     full: str | None = None
     interval: str | None = None
+    beside: str | None = None
 
     @property
     def figure(self) -> str:
         return self.text if self.note is None else f"{self.text} [{self.note}]"
 
     def __str__(self) -> str:
-        return self.figure if self.interval is None else f"{self.figure} {self.interval}"
+        return " ".join((self.figure, *self.below))
+
+    @property
+    def below(self) -> tuple[str, ...]:
+        """What stands below the figure, or behind it, where that is all on one line."""
+        return tuple(text for text in (self.interval, self.beside) if text is not None)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def summary_text(report: RunReport, *, width: int = _PLAIN_WIDTH) -> str:
 
 def _summary(content: View, lines: box.Box) -> RenderableType:
     blocks: list[RenderableType] = [plain_text(" ".join(content.summary)), rich_table(content.overview, lines)]
-    blocks.append(plain_text(content.reading, style="dim"))
+    blocks += [plain_text(line, style="dim") for line in (content.reading, *content.columns)]
     used = {cell.note for row in content.overview.rows for cell in row}
     blocks += [plain_text(f"[{number}] {reason}") for number, reason in content.footnotes if number in used]
     blocks += [plain_text(f"warning: {warning}", style="yellow") for warning in content.warnings]
@@ -43,7 +43,7 @@ def _summary(content: View, lines: box.Box) -> RenderableType:
 
 
 def rich_table(table: Table, lines: box.Box) -> RichTable:
-    """An interval stands below its figure: six columns of both side by side are too wide for a terminal."""
+    """Intervals stand below their figures: six columns of both side by side are too wide for a terminal."""
     made = RichTable(title=table.title, box=lines, title_justify="left")
     for index, column in enumerate(table.columns):
         style = "bold" if index < table.headings else None
@@ -54,9 +54,7 @@ def rich_table(table: Table, lines: box.Box) -> RichTable:
 
 
 def _cell(cell: Cell) -> Text:
-    if cell.interval is None:
-        return plain_text(str(cell))
-    return Text("\n").join((plain_text(cell.figure), plain_text(cell.interval, style="dim")))
+    return Text("\n").join((plain_text(cell.figure), *(plain_text(text, style="dim") for text in cell.below)))
 
 
 def plain_text(text: str, style: str = "") -> Text:

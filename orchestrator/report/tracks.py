@@ -1,17 +1,18 @@
 """Each track's two tables: the scores by part, laid out like the paper's, and the measured values behind them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from orchestrator.evidence.value import DENSE, Value, Values, Variant
-from orchestrator.report.formats import interval_text, score_text, value_text
+from orchestrator.report.formats import interval_text, plural, score_text, value_text
 from orchestrator.report.model import RunReport
 from orchestrator.report.table import Cell, Footnotes, Table, columns
-from orchestrator.score.overall import Score
+from orchestrator.score.overall import NOTHING_IN_COMMON, Score
 from orchestrator.tracks import Place, Track, place_label
 
 LIKE_BEST = "\N{ALMOST EQUAL TO} "
 """Stands before a score that cannot be told apart from the best, and before `dense` where a speed cannot from that."""
+_MOST_NAMES = 12
 _OF_ITEMS = (Track.PERFORMANCE, Track.GENERALIZATION, Track.TRUSTWORTHINESS)
 
 
@@ -44,19 +45,15 @@ def _track(report: RunReport, track: Track, values: Values, footnotes: Footnotes
 
 def _score_table(report: RunReport, track: Track, scores: tuple[Score, ...], footnotes: Footnotes) -> Table:
     names = tuple(dict.fromkeys(part.name for score in scores for part in score.parts))
-    rows = []
-    for score in scores:
-        parts = {part.name: part.value for part in score.parts}
-        rows.append(
-            (
-                *_variant_cells(score.variant),
-                *(_part_cell(score, name, parts.get(name), footnotes) for name in names),
-                footnotes.missing(score.reason or "")
-                if score.value is None
-                else score_cell(report, score, score.value),
-                Cell(_coverage_text(score)),
-            )
+    rows = [
+        (
+            *_variant_cells(score.variant),
+            *(_part_cell(score, name, footnotes) for name in names),
+            missing_score_cell(score, footnotes) if score.value is None else score_cell(report, score, score.value),
+            Cell(coverage_text(score)),
         )
+        for score in scores
+    ]
     return Table(
         title=f"Track {track.value}: {track.title}, scores",
         columns=(*columns("Method", "Setting", numbers=(*names, track.metric)), *columns("Computed from")),
@@ -65,15 +62,44 @@ def _score_table(report: RunReport, track: Track, scores: tuple[Score, ...], foo
     )
 
 
-def _coverage_text(score: Score) -> str:
+def coverage_text(score: Score) -> str:
+    """What the score was computed from, and what its variant's own one was."""
+    if score.own is not None:
+        common = f"the {plural(len(score.counted), 'value')} that all have" if score.counted else "nothing"
+        return f"{common}; own: {score.coverage.summary}"
     return f"partial: {score.coverage.summary}" if score.is_partial else score.coverage.summary
 
 
-def _part_cell(score: Score, name: str, value: float | None, footnotes: Footnotes) -> Cell:
+def column_notes(scores: Iterable[Score]) -> tuple[str, ...]:
+    """One sentence for each track whose compressed variants were not measured alike."""
+    columns: dict[Track, list[Score]] = {}
+    for score in scores:
+        columns.setdefault(score.track, []).append(score)
+    return tuple(_column_note(track, column) for track, column in columns.items() if any(one.own for one in column))
+
+
+def _column_note(track: Track, column: Iterable[Score]) -> str:
+    places = next(one.counted for one in column if one.own is not None)
+    own = "stands beside it as its own, which is compared with no other"
+    if not places:
+        return f"{track.metric}: {NOTHING_IN_COMMON}; what a variant scores over all of its values {own}."
+    names = f" ({', '.join(str(term.place) for term in places)})" if len(places) <= _MOST_NAMES else ""
+    return (
+        f"{track.metric} is computed over the {plural(len(places), 'value')} that all compressed variants with a score "
+        f"have{names}; what a variant scores over all of its values {own}."
+    )
+
+
+def _part_cell(score: Score, name: str, footnotes: Footnotes) -> Cell:
+    value = next((part.value for part in score.parts if part.name == name), None)
+    own = next((part.value for part in score.own.parts if part.name == name), None) if score.own else None
+    beside = None if own is None or own == value else f"own {score_text(own)}"
     if value is not None:
-        return Cell(score_text(value))
-    own = (missing.reason for missing in score.coverage.missing if missing.place.part == name)
-    return footnotes.missing("; ".join(dict.fromkeys(own)) or score.reason or "no value of this part")
+        return Cell(score_text(value), beside=beside)
+    if own is not None:
+        return replace(footnotes.missing("no value of this part is common to all that have a score"), beside=beside)
+    missing = (missing.reason for missing in score.coverage.missing if missing.place.part == name)
+    return footnotes.missing("; ".join(dict.fromkeys(missing)) or score.reason or "no value of this part")
 
 
 def _value_table(values: Values, track: Track, scores: tuple[Score, ...], footnotes: Footnotes) -> Table:
@@ -128,9 +154,20 @@ def noise_text(values: Values, value: Value) -> str | None:
 def score_cell(report: RunReport, score: Score, value: float, suffix: str = "") -> Cell:
     """An overall metric. Dense is 100 by construction, so it has no interval."""
     if score.interval is None or score.variant.is_dense:
-        return Cell(score_text(value) + suffix)
+        return Cell(score_text(value) + suffix, beside=own_text(score))
     mark = LIKE_BEST if report.scoring.like_best(score.variant, score.track) else ""
-    return Cell(mark + score_text(value) + suffix, interval=interval_text(score.interval))
+    return Cell(mark + score_text(value) + suffix, interval=interval_text(score.interval), beside=own_text(score))
+
+
+def missing_score_cell(score: Score, footnotes: Footnotes) -> Cell:
+    return replace(footnotes.missing(score.reason or ""), beside=own_text(score))
+
+
+def own_text(score: Score) -> str | None:
+    """The score over all that the variant has, where the column's rests on less: `own 82.12 (5/18)`."""
+    if score.own is None:
+        return None
+    return f"own {score_text(score.own.value)} ({score.coverage.values}/{score.coverage.values_expected})"
 
 
 def _no_interval(score: Score) -> str | None:

@@ -10,7 +10,7 @@ from orchestrator.report.details import cost_table, image_table, model_table, st
 from orchestrator.report.formats import plural
 from orchestrator.report.model import RunReport
 from orchestrator.report.table import Cell, Footnotes, Table, columns
-from orchestrator.report.tracks import LIKE_BEST, TrackView, score_cell, track_views
+from orchestrator.report.tracks import LIKE_BEST, TrackView, column_notes, missing_score_cell, score_cell, track_views
 from orchestrator.score.overall import Score
 from orchestrator.store import StageStatus
 from orchestrator.tracks import Place, Track
@@ -38,12 +38,14 @@ class MissingEntry:
 @dataclass(frozen=True)
 class View:
     """The report's content in reading order. `footnotes` explain the en dashes of `overview` and the tracks, `reading`
-    the figures of `overview`; `warnings` say where figures of different protocols stand side by side."""
+    the figures of `overview`, `columns` what its scores rest on where that is not all that a variant has; `warnings`
+    say where figures of different protocols stand side by side."""
 
     report: RunReport
     summary: tuple[str, ...]
     overview: Table
     reading: str
+    columns: tuple[str, ...]
     warnings: tuple[str, ...]
     tracks: tuple[TrackView, ...]
     footnotes: tuple[tuple[int, str], ...]
@@ -69,6 +71,7 @@ def view(report: RunReport) -> View:
         summary=_summary(report),
         overview=overview,
         reading=f"{READING} {_how_sure(report)}".strip(),
+        columns=column_notes(report.scores),
         warnings=report.scoring.warnings,
         tracks=tracks,
         footnotes=footnotes.entries,
@@ -129,8 +132,8 @@ def _score_cell(report: RunReport, score: Score | None, footnotes: Footnotes) ->
     if score is None:
         return footnotes.missing(NOT_ASKED_FOR)
     if score.value is None:
-        return footnotes.missing(score.reason or "")
-    partial = f" ({score.coverage.values}/{score.coverage.values_expected})" if score.is_partial else ""
+        return missing_score_cell(score, footnotes)
+    partial = f" ({len(score.counted)}/{score.coverage.values_expected})" if score.is_partial else ""
     return score_cell(report, score, score.value, partial)
 
 

@@ -1,9 +1,14 @@
-"""The overall metrics: ratios averaged within parts, parts averaged, the interval of it, and the coverage of both."""
+"""The overall metrics: ratios averaged within parts, parts averaged, the interval of it, and the coverage of both.
+
+Scores that stand in one column rest on the same values: those that every compressed variant with a score has. What a
+variant scores over all of its own stands beside, and decides nothing.
+"""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypedDict
 
 from harness.contract import Frozen
 from orchestrator.evidence.estimate import Estimate, root_mean_square
@@ -13,6 +18,8 @@ from orchestrator.evidence.resampling import Draws, NoItems
 from orchestrator.evidence.value import Interval, Values, Variant
 from orchestrator.score.ratio import Incomparable, Ratio, ratio_at, ratio_estimate, rivals
 from orchestrator.tracks import Expectation, Mode, Place, Track, place_label
+
+NOTHING_IN_COMMON = "no value is common to all compressed variants that have a score here, so nothing can be compared"
 
 
 class MissingValue(Frozen):
@@ -62,10 +69,23 @@ class PartScore(Frozen):
     values_expected: int
 
 
+class OwnScore(Frozen):
+    """The score over all that its variant has, where other variants of the column have less or other values."""
+
+    value: float
+    interval: Interval | None = None
+    interval_reason: str | None = None
+    parts: tuple[PartScore, ...]
+
+
 class Score(Frozen):
     """One overall metric of one variant. Dense is 100, in every track but the third. `reason` is given iff `value` is
-    None, `interval_reason` iff only `interval` is, where one was sought. A score that is not `is_complete` is partial:
-    what it leaves out stands in `coverage.missing`."""
+    None, `interval_reason` iff only `interval` is, where one was sought.
+
+    `value`, its interval and its `parts` rest on the ratios that are `common` to the column. Where those are not all
+    that the variant has, `own` is the score over all, which no other variant's can be compared with. `coverage` is of
+    all, too: what the variant lacks stands in `coverage.missing`.
+    """
 
     track: Track
     metric: str
@@ -75,17 +95,23 @@ class Score(Frozen):
     interval: Interval | None = None
     interval_reason: str | None = None
     parts: tuple[PartScore, ...]
+    own: OwnScore | None = None
     coverage: Coverage
     ratios: tuple[Ratio, ...] = ()
 
     @property
     def is_partial(self) -> bool:
-        return self.value is not None and not self.coverage.is_complete
+        return self.value is not None and len(self.counted) < self.coverage.values_expected
+
+    @property
+    def counted(self) -> tuple[Ratio, ...]:
+        """The terms of `value`."""
+        return tuple(ratio for ratio in self.ratios if ratio.common)
 
     @property
     def places(self) -> frozenset[Place]:
         """Those that count."""
-        return frozenset(ratio.place for ratio in self.ratios)
+        return frozenset(ratio.place for ratio in self.counted)
 
     def part(self, name: str) -> PartScore:
         return next(part for part in self.parts if part.name == name)
@@ -99,34 +125,50 @@ def score(
     mode: Mode = Mode.PAPER,
     draws: Draws | None = None,
 ) -> Score:
-    """The overall metric of one variant in one track, over what there is of it; `draws` give its interval."""
-    places = expectation.places
+    """The overall metric of one variant by itself in one track, over what there is of it; `draws` give its interval."""
     ratios: list[Ratio] = []
     missing: list[MissingValue] = []
-    for place in places:
+    for place in expectation.places:
         try:
             ratios.append(ratio_at(values, place, variant, expectation.group(place, mode), draws))
         except Incomparable as reason:
             missing.append(MissingValue(place=place, reason=str(reason)))
-    parts = _parts(Counter(expectation.group(place, mode) for place in places), ratios)
+    return Score(
+        track=expectation.track,
+        metric=expectation.track.metric,
+        variant=variant,
+        reason=None if ratios else _why_none(missing),
+        coverage=_coverage(expectation, values, variant, ratios, missing),
+        ratios=tuple(ratios),
+        **_figures(expectation, variant, ratios, values, mode, draws),
+    )
+
+
+class _Figures(TypedDict):
+    """What a score says of some ratios."""
+
+    value: float | None
+    interval: Interval | None
+    interval_reason: str | None
+    parts: tuple[PartScore, ...]
+
+
+def _figures(
+    expectation: Expectation,
+    variant: Variant,
+    ratios: Sequence[Ratio],
+    values: Values,
+    mode: Mode,
+    draws: Draws | None,
+) -> _Figures:
+    parts = _parts(Counter(expectation.group(place, mode) for place in expectation.places), ratios)
     squares = [part.value**2 for part in parts if part.value is not None]
     value = math.sqrt(_mean(squares)) if squares else None
     interval, no_interval = (None, None)
     if draws is not None and value is not None:
         figure, sampled = value, draws
         interval, no_interval = if_any(lambda: interval_of(_estimate(values, variant, ratios, figure, sampled)))
-    return Score(
-        track=expectation.track,
-        metric=expectation.track.metric,
-        variant=variant,
-        value=value,
-        reason=None if squares else _why_none(missing),
-        interval=interval,
-        interval_reason=no_interval,
-        parts=parts,
-        coverage=_coverage(expectation, values, variant, ratios, missing),
-        ratios=tuple(ratios),
-    )
+    return _Figures(value=value, interval=interval, interval_reason=no_interval, parts=parts)
 
 
 def score_all(
@@ -137,12 +179,51 @@ def score_all(
     mode: Mode = Mode.PAPER,
     draws: Draws | None = None,
 ) -> tuple[Score, ...]:
-    """Every variant's score in every track, variant by variant; by default of all variants that occur, dense first."""
-    tracks = tuple(expectations)
+    """Every variant's score in every track, variant by variant; by default of all variants that occur, dense first.
+
+    Each track is a column: its scores rest on the values that all of them have.
+    """
     chosen = tuple(variants) or values.variants
+    columns = []
+    for expectation in expectations:
+        alone = tuple(score(expectation, variant, values, mode=mode, draws=draws) for variant in chosen)
+        columns.append(_column(expectation, alone, values, mode, draws))
+    return tuple(one for row in zip(*columns, strict=True) for one in row)
+
+
+def _column(
+    expectation: Expectation, scores: tuple[Score, ...], values: Values, mode: Mode, draws: Draws | None
+) -> tuple[Score, ...]:
+    """The scores over what all have that compete. Dense does not, being 100 over any values, nor what has no score."""
+    competing = {one.variant: one.places for one in scores if one.value is not None and not one.variant.is_dense}
+    if len(set(competing.values())) < 2:
+        return scores
+    common = frozenset.intersection(*competing.values())
     return tuple(
-        score(expectation, variant, values, mode=mode, draws=draws) for variant in chosen for expectation in tracks
+        _over(common, expectation, one, values, mode, draws) if one.variant in competing else one for one in scores
     )
+
+
+def _over(
+    common: Collection[Place],
+    expectation: Expectation,
+    alone: Score,
+    values: Values,
+    mode: Mode,
+    draws: Draws | None,
+) -> Score:
+    ratios = tuple(one.model_copy(update={"common": one.place in common}) for one in alone.ratios)
+    kept = [one for one in ratios if one.common]
+    found: dict[str, object] = {"ratios": ratios, "reason": None if kept else NOTHING_IN_COMMON}
+    if len(kept) < len(ratios) and alone.value is not None:
+        found |= _figures(expectation, alone.variant, kept, values, mode, draws)
+        found["own"] = OwnScore(
+            value=alone.value,
+            interval=alone.interval,
+            interval_reason=alone.interval_reason,
+            parts=alone.parts,
+        )
+    return alone.model_copy(update=found)
 
 
 def overall_estimate(of: Score, values: Values, draws: Draws) -> Estimate:
@@ -153,7 +234,7 @@ def overall_estimate(of: Score, values: Values, draws: Draws) -> Estimate:
     """
     if of.value is None:
         raise NoInterval(of.reason or "there is no score")
-    return _estimate(values, of.variant, of.ratios, of.value, draws)
+    return _estimate(values, of.variant, of.counted, of.value, draws)
 
 
 def _estimate(values: Values, variant: Variant, ratios: Sequence[Ratio], value: float, draws: Draws) -> Estimate:

@@ -22,8 +22,9 @@ class Incomparable(Exception):
 class Ratio(Frozen):
     """One term of a score: the value at `place`, of the score's variant, against `reference`.
 
-    `group` is what it is averaged in first: its part, or in strict mode its model's family. An interval that is None
-    has its reason in `interval_reason`, where one was sought.
+    `group` is what it is averaged in first: its part, or in strict mode its model's family. One that is not `common`
+    is missing for another variant of the column, and enters the score over the variant's own values alone. An interval
+    that is None has its reason in `interval_reason`, where one was sought.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -32,6 +33,7 @@ class Ratio(Frozen):
     group: str
     reference: float
     ratio: float
+    common: bool = True
     interval: Interval | None = None
     interval_reason: str | None = None
 

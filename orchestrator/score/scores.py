@@ -16,7 +16,7 @@ from orchestrator.evidence.resampling import Draws, Resampling
 from orchestrator.evidence.value import Value, Values, Variant
 from orchestrator.score.overall import Score, overall_estimate, score_all
 from orchestrator.score.protocols import caveat_warnings, protocol_warnings
-from orchestrator.tracks import Mode, Place, Track
+from orchestrator.tracks import Mode, Track
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -51,7 +51,7 @@ class RunScores(Frozen):
     that nothing has an interval. `warnings` say where figures of different protocols stand side by side.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     run: str
     mode: Mode
     resampling: Resampling | None = None
@@ -116,16 +116,13 @@ def _ranks(track: Track, scores: Sequence[Score], values: Values, draws: Draws) 
 
 
 def _rivals(track: Track, scores: Sequence[Score], values: Values, draws: Draws) -> dict[Variant, Estimate]:
-    """The compressed variants whose scores rest on the same values, the most that any has: others are no match."""
-    places: dict[Variant, frozenset[Place]] = {}
+    """The compressed variants whose scores can be resampled; all of a track rest on the same values."""
     estimates: dict[Variant, Estimate] = {}
     for score in scores:
         if score.track is track and not score.variant.is_dense:
             with suppress(NoInterval):
                 estimates[score.variant] = overall_estimate(score, values, draws)
-                places[score.variant] = score.places
-    most = max(places.values(), key=len, default=frozenset())
-    return {variant: estimate for variant, estimate in estimates.items() if places[variant] == most}
+    return estimates
 
 
 def _like_best(variant: Variant, rivals: Mapping[Variant, Estimate]) -> bool | None:

@@ -78,7 +78,8 @@ def test_every_link_leads_to_an_id_of_the_page(page):
 
 def test_the_page_holds_scores_parts_coverage_stages_and_provenance(page):
     for expected in (
-        "80.62 (2/9)",
+        "81.97 (1/9)",
+        "own 80.62 (2/9)",
         "81.97",
         "partial: 2 of 9 data sets",
         "with wanda 50% alone, 100 by construction",
@@ -108,7 +109,7 @@ def test_the_plot_is_inline_named_and_read_out(html, page):
     assert ("svg", "role", "img") in page.attributes
     assert ("svg", "aria-labelledby", "radar-title radar-description") in page.attributes
     assert {"radar-title", "radar-description"} <= set(page.ids)
-    assert "wanda 50%: OM_perf 80.62, OM_gen missing, OM_train 100.00" in page.text
+    assert "wanda 50%: OM_perf 81.97, OM_gen missing, OM_train 100.00" in page.text
 
 
 def test_tables_have_captions_and_scoped_headings(page):

@@ -61,21 +61,22 @@ def sure(report):
 
 def test_markdown_has_the_interval_behind_its_score_and_its_value(sure):
     markdown = render_markdown(sure)
-    assert "| wanda | 50% | 80.62 (2/9) \\[79.4, 82.6\\] |" in markdown
+    assert "| wanda | 50% | 81.97 (1/9) \\[80.7, 84.0\\] own 80.62 (2/9) |" in markdown
     assert "50.00 % \\[48.1, 52.2\\]" in markdown
 
 
 def test_the_page_has_the_same(sure):
     html = render_html(sure)
-    assert '<span class="interval">[79.4, 82.6]</span>' in html
+    assert '<span class="interval">[80.7, 84.0]</span>' in html
     assert '<span class="interval">[48.1, 52.2]</span>' in html
 
 
 def test_the_terminal_has_the_interval_below_its_score(sure):
     lines = summary_text(sure).splitlines()
     above = next(number for number, line in enumerate(lines) if "| wanda" in line)
-    assert "80.62" in lines[above]
-    assert "[79.4, 82.6]" in lines[above + 1]
+    assert "81.97" in lines[above]
+    assert "[80.7, 84.0]" in lines[above + 1]
+    assert "own 80.62 (2/9)" in lines[above + 2]
     assert max(map(len, lines)) <= 120
 
 

@@ -27,8 +27,10 @@ def test_markdown_shows_what_the_page_shows(report):
     markdown = render_markdown(report)
     for expected in (
         "# Benchmark report: run-7",
-        "| wanda | 50% | 80.62 (2/9) |",
-        "| wanda | 50% | 81.97 | 79.26 | 80.62 | partial: 2 of 9 data sets |",
+        "| wanda | 50% | 81.97 (1/9) own 80.62 (2/9) |",
+        "| wanda | 50% | 81.97 | \N{EN DASH} \\[6\\] own 79.26 | 81.97 own 80.62 (2/9) | the 1 value that all have; "
+        "own: 2 of 9 data sets |",
+        "OM_perf is computed over the 1 value that all compressed variants with a score have (mmlu of tiny-llama)",
         "## What is missing, and why",
         "wikitext2 of tiny-llama: the value is not a number (gptq W8A16)",
         "## Stages",
@@ -51,7 +53,7 @@ def test_the_plain_summary_has_all_six_tracks_and_the_reasons(report):
     text = summary_text(report)
     for expected in ("1 OM_perf", "2 OM_gen", "3 OM_train", "4 OM_inf", "5 OM_hard", "6 OM_trust", "dense", "gptq"):
         assert expected in text
-    assert re.search(r"\| wanda +\| 50% +\| +80\.62 \(2/9\) \| +\N{EN DASH} \[1\] \| +100\.00 \| +100\.00 \|", text)
+    assert re.search(r"\| wanda +\| 50% +\| +81\.97 \(1/9\) \| +\N{EN DASH} \[1\] \| +100\.00 \| +100\.00 \|", text)
     assert "[1] the manifest does not ask for this track" in text
     assert "vllm batch 1 of tiny-llama: vLLM no longer serves 2:4 checkpoints (wanda 50%)" in text
     assert "Results: runs/run-7" in text

@@ -181,12 +181,21 @@ def test_an_undecided_order_is_unstable(tmp_path):
     assert 0.02 < ranks.variants[1].first < 0.6
 
 
-def test_variants_scored_from_fewer_values_are_not_ranked_with_the_others(maker):
+def test_intervals_and_ranks_are_those_of_the_values_that_all_have(maker):
+    """Wanda lacks PIQA, which GPTQ gets almost all wrong: its own score has that, the column does not."""
     maker.facts = [facts for facts in maker.facts if (facts["variant"], facts["place"].name) != (WANDA, "piqa")]
+    maker.facts = [facts for facts in maker.facts if (facts["variant"], facts["place"].name) != (GPTQ, "piqa")]
+    alike = scored(maker)
+    maker.add(GPTQ, "piqa", [float(index == 0) for index in range(150)])
     document = scored(maker)
-    assert Track.PERFORMANCE not in {entry.track for entry in document.ranks}
-    assert document.like_best(WANDA, Track.PERFORMANCE) is None
-    assert document.score(WANDA, Track.PERFORMANCE).interval is not None
+    gptq, wanda = (document.score(variant, Track.PERFORMANCE) for variant in (GPTQ, WANDA))
+    assert wanda.own is None
+    assert gptq.own.value < gptq.value
+    assert gptq.own.interval.holds(gptq.own.value) and gptq.own.interval.high < gptq.interval.low
+    for score in (gptq, wanda):
+        assert score.interval == alike.score(score.variant, Track.PERFORMANCE).interval
+    assert document.ranks == alike.ranks
+    assert document.like_best(WANDA, Track.PERFORMANCE) is False
 
 
 def test_models_that_share_their_items_vary_together(tmp_path):
@@ -238,4 +247,4 @@ def test_values_of_different_protocols_side_by_side_are_warned_of(maker):
 def test_the_document_survives_json(maker):
     document = scored(maker)
     assert RunScores.model_validate_json(document.model_dump_json()) == document
-    assert document.schema_version == 2
+    assert document.schema_version == 3
