@@ -70,6 +70,7 @@ def run(manifest: Manifest, arguments: argparse.Namespace) -> RunRecord:
     device = _device(arguments.device, threads=max(1, cores // lanes))
     source = arguments.input.resolve()
     variables = {"PIP_FIND_LINKS": str(source / WHEELS), "PIP_NO_INDEX": "1", "HF_HUB_OFFLINE": "1"}
+    variables |= device.device.variables(os.environ)  # a worker whose torch is loaded already cannot choose any more
     plan = build_plan(manifest, catalog, device.device, source / DATA)
     setup = Setup(
         manifest=manifest,
