@@ -1,5 +1,6 @@
 """Whole GPTQ requests on tiny models of every family."""
 
+import hashlib
 import json
 
 import pytest
@@ -110,15 +111,55 @@ def test_each_linear_is_reported_with_its_error(tmp_path, compress):
     assert result.artifact.sparsity is None
     assert result.artifact.options == {
         "symmetric": False,
-        "act_order": False,
-        "static_groups": False,
-        "true_sequential": False,
+        "act_order": True,
+        "static_groups": True,
+        "true_sequential": True,
         "mse": False,
         "percdamp": 0.01,
         "blocksize": 128,
         "layout": "compressed-tensors",
         "batch_size": 4,
     }
+
+
+AS_RECOMMENDED = {"act_order": True, "static_groups": True, "true_sequential": True}
+AS_THE_PROGRAM = dict.fromkeys(AS_RECOMMENDED, False)
+
+
+@pytest.mark.parametrize(
+    ("family", "asked", "used", "note"),
+    [
+        ("llama", {}, AS_RECOMMENDED, "act_order true, static_groups true, true_sequential true: the authors' README"),
+        ("mistral", {}, AS_RECOMMENDED, "which MistralForCausalLM is built like"),
+        ("qwen3", {}, AS_RECOMMENDED, "which Qwen3ForCausalLM is built like"),
+        (
+            "opt",
+            {},
+            AS_THE_PROGRAM,
+            "act_order false, static_groups false, true_sequential false: the authors' program",
+        ),
+        ("glm", {}, AS_THE_PROGRAM, "nothing else for GlmForCausalLM"),
+        ("llama", {"act_order": False, "true_sequential": False}, AS_THE_PROGRAM, None),
+        ("llama", {"static_groups": True}, AS_RECOMMENDED | {"act_order": False}, "true_sequential true: the authors'"),
+        ("opt", AS_RECOMMENDED, AS_RECOMMENDED, None),
+    ],
+)
+def test_what_is_left_open_follows_what_the_authors_recommend_for_the_model(
+    tmp_path, compress, family, asked, used, note
+):
+    publish_model(tmp_path / "model", tiny_model(family))
+    result, left_open, _ = compress("W4A16g16", **asked)
+    assert {name: result.artifact.options[name] for name in used} == used
+    notes = [one for one in result.artifact.notes if "the authors' " in one]
+    assert len(notes) == (0 if note is None else 1)
+    assert all(note in one for one in notes)
+    named, _, _ = compress("W4A16g16", **used)
+    assert same_weights(left_open, named)
+
+
+def same_weights(artifact, result):
+    files = {entry.sha256 for name, entry in result.artifact.files.items() if name.endswith(".safetensors")}
+    return files == {hashlib.sha256(path.read_bytes()).hexdigest() for path in artifact.glob("*.safetensors")}
 
 
 def test_one_short_sequence_suffices(tmp_path, compress):

@@ -140,6 +140,7 @@ def test_layers_outside_the_range_keep_their_widths_and_this_harness_loads_what_
     assert torch.equal(generated[:, LENGTH:], following)
     assert result.artifact.architecture == type(tiny_model(family)).__name__
     assert any("no other reader or engine does" in note for note in result.artifact.notes)
+    assert not any("costs accuracy" in note for note in result.artifact.notes)
     with pytest.raises(RuntimeError, match="size"):
         stock(artifact)
 
@@ -321,6 +322,7 @@ def test_the_descriptor_states_target_and_achieved_share_and_every_option(tmp_pa
     after = result.artifact.parameter_count
     achieved = 1 - after / parent.parameter_count
     (stated,) = [note for note in result.artifact.notes if note.startswith("pruning: target")]
+    assert any("costs accuracy against the authors' choice of layers" in note for note in result.artifact.notes)
     assert f"target 20.00% of the parameters, removed {achieved:.2%}" in stated
     assert f"{parent.parameter_count} parameters before, {after} after" in stated
     assert (result.artifact.method, result.artifact.setting) == ("llm-pruner", "20%")

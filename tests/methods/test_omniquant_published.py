@@ -11,6 +11,7 @@ LLAMA_1 = ("LlamaForCausalLM", SimpleNamespace(max_position_embeddings=2048, hid
 LLAMA_1_30B = ("LlamaForCausalLM", SimpleNamespace(max_position_embeddings=2048, hidden_size=6656))
 LLAMA_2 = ("LlamaForCausalLM", SimpleNamespace(max_position_embeddings=4096, hidden_size=4096))
 OPT = ("OPTForCausalLM", SimpleNamespace(max_position_embeddings=2048, hidden_size=4096))
+OPT_66B = ("OPTForCausalLM", SimpleNamespace(max_position_embeddings=2048, hidden_size=9216))
 MISTRAL = ("MistralForCausalLM", SimpleNamespace(max_position_embeddings=32768, hidden_size=4096))
 
 
@@ -26,6 +27,10 @@ MISTRAL = ("MistralForCausalLM", SimpleNamespace(max_position_embeddings=32768, 
         (LLAMA_2, "W4A4", 20, True, 1e-3, 0.75, False),
         (LLAMA_1, "W4A4", 20, True, 5e-3, 0.5, True),
         (LLAMA_1_30B, "W4A4", 20, True, 5e-3, 0.75, True),
+        (OPT_66B, "W3A16", 20, True, 5e-3, 0.3, False),
+        (OPT_66B, "W3A16g128", 20, True, 5e-3, 0.5, False),
+        (OPT_66B, "W4A16", 20, True, 5e-3, 0.5, False),
+        (OPT, "W3A16", 20, True, 5e-3, 0.5, False),
         (OPT, "W4A4", 20, True, 5e-3, 0.75, False),
         (LLAMA_2, "W6A6", 20, True, 5e-3, 0.5, False),
         (OPT, "W6A6", 20, True, 5e-3, 0.5, False),

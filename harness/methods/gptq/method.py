@@ -25,6 +25,7 @@ from harness.quantization.layouts.refusals import refuse_broken_words
 from harness.telemetry import Stopwatch
 
 _BITS = (2, 3, 4, 8)
+_LIKE_LLAMA = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _FORMATS = {
     "compressed-tensors": CheckpointFormat.PACK_QUANTIZED,
     "gptq": CheckpointFormat.GPTQ,
@@ -33,12 +34,16 @@ _FORMATS = {
 
 
 class GptqOptions(Frozen):
-    """`percdamp` is the share of the Hessian's mean diagonal that is added to it; `batch_size` counts sequences."""
+    """`percdamp` is the share of the Hessian's mean diagonal that is added to it; `batch_size` counts sequences.
+
+    None is what the authors recommend for the model, and is filled in by compressing. `act_order` and `static_groups`
+    are one choice: where either is named, the other is false unless it is named, too.
+    """
 
     symmetric: bool = False
-    act_order: bool = False
-    static_groups: bool = False
-    true_sequential: bool = False
+    act_order: bool | None = None
+    static_groups: bool | None = None
+    true_sequential: bool | None = None
     mse: bool = False
     percdamp: float = Field(default=0.01, ge=0, le=1)
     blocksize: PositiveInt = 128
@@ -75,11 +80,21 @@ def parse(parameters: CompressParameters) -> "Gptq":
 
 
 def _groups_follow_activations(setting: Setting, options: GptqOptions) -> bool:
-    return setting.group_size > 0 and options.act_order and not options.static_groups
+    return setting.group_size > 0 and bool(options.act_order) and not options.static_groups
+
+
+def recommended(architecture: str) -> tuple[bool, str]:
+    """Whether the authors recommend order, static groups and true sequence for a model, and the reason in words.
+
+    Their README has them for LLaMA; models that are built like it are treated as it is.
+    """
+    if architecture in _LIKE_LLAMA:
+        return True, f"the authors' README for LLaMA, which {architecture} is built like"
+    return False, f"the authors' program, whose README says nothing else for {architecture}"
 
 
 class Gptq:
-    """A parsed request; see `harness.methods.base.Compressor`."""
+    """A parsed request; see `harness.methods.base.Compressor`. Compressing fills in the options that were left open."""
 
     def __init__(self, setting: Setting, options: GptqOptions) -> None:
         assert setting.weight_bits is not None  # noqa: S101  parse has refused it
@@ -97,7 +112,22 @@ class Gptq:
         if self.options.layout == "gptq":
             refuse_broken_words("gptq", linears_of(blocks), self._bits)
 
+    def _decide(self, architecture: str) -> tuple[str, ...]:
+        """Fill in what the request left open, and say so."""
+        options = self.options
+        whole, why = recommended(architecture)
+        chosen = {}
+        if options.act_order is None and options.static_groups is None:
+            chosen = {"act_order": whole, "static_groups": whole}
+        if options.true_sequential is None:
+            chosen["true_sequential"] = whole
+        named = {"act_order": bool(options.act_order), "static_groups": bool(options.static_groups)}
+        self.options = options.model_copy(update=named | chosen)
+        values = ", ".join(f"{name} {str(value).lower()}" for name, value in chosen.items())
+        return (f"{values}: {why}",) if chosen else ()
+
     def compress(self, context: CompressionContext) -> Outcome:
+        notes = self._decide(type(context.model).__name__)
         rule = GridRule(
             bits=self._bits,
             symmetric=self.options.symmetric,
@@ -107,7 +137,7 @@ class Gptq:
         quantizer = Quantizer(
             rule,
             self._setting.group_size,
-            static_groups=self.options.static_groups,
+            static_groups=bool(self.options.static_groups),
             blocksize=self.options.blocksize,
             log=context.reporter.log,
         )
@@ -115,7 +145,7 @@ class Gptq:
             context,
             _Work(quantizer, self.options, context),
             batch_size=self.options.batch_size,
-            true_sequential=self.options.true_sequential,
+            true_sequential=bool(self.options.true_sequential),
         )
         quantization = Quantization(
             weight_bits=self._bits,
@@ -131,6 +161,7 @@ class Gptq:
             checkpoint_format=self.checkpoint_format,
             quantization=quantization,
             act_order=_groups_follow_activations(self._setting, self.options),
+            notes=notes,
         )
 
 

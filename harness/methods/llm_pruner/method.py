@@ -35,6 +35,11 @@ from harness.methods.llm_pruner.widths import (
 from harness.options import parse_options
 from harness.telemetry import Stopwatch
 
+_UNIFORM_COSTS = (
+    "pruning: all layers to one width, which engines can read, costs accuracy against the authors' choice of layers "
+    "(export: original): on SmolLM2-135M at 20 % a WikiText-2 perplexity of 112.8 instead of 79.7"
+)
+
 
 class LlmPrunerOptions(RecoveryOptions):
     """`multiple` 0 chooses one; `first_layer` and `last_layer` (the first not pruned any more) -1 are the authors'.
@@ -169,10 +174,13 @@ class LlmPruner:
         layers = self._layers(size.blocks)
         changed = sorted({(widths[i].heads, widths[i].key_value_heads, widths[i].intermediate_size) for i in layers})
         shapes = "; ".join(f"{heads} heads, {key} key-value heads, {width} channels" for heads, key, width in changed)
-        return (
+        notes = [
             f"pruning: {asked}, removed {achieved:.2%} of them: {size.total} parameters before, {left} after",
             f"pruning: layers {layers.start} to {layers.stop - 1} of {size.blocks}; widths: {shapes[:400]}",
-        )
+        ]
+        if self._uniform:
+            notes.append(_UNIFORM_COSTS)
+        return tuple(notes)
 
 
 @dataclass(frozen=True)

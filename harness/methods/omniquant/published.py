@@ -12,6 +12,7 @@ from harness.contract import AttentionRounding, Setting
 _OPT = "OPTForCausalLM"
 _LLAMA_1_CONTEXT = 2048
 _LLAMA_1_30B_HIDDEN = 6656
+_OPT_66B_HIDDEN = 9216
 _NOT_QUANTIZED_BITS = 16
 _FULL_PRECISION_BITS = 8
 
@@ -45,14 +46,26 @@ def published(setting: Setting, architecture: str, config: Any) -> Published:
     weight_only = activation_bits >= _NOT_QUANTIZED_BITS
     two_bits = weight_only and weight_bits == 2
     four_bits = weight_bits == activation_bits == 4
-    large_llama_1 = getattr(config, "hidden_size", 0) == _LLAMA_1_30B_HIDDEN
+    hidden = getattr(config, "hidden_size", 0)
+    large_llama_1 = hidden == _LLAMA_1_30B_HIDDEN
+    three_bits_of_the_largest_opt = (
+        family is Family.OPT
+        and hidden == _OPT_66B_HIDDEN
+        and weight_only
+        and weight_bits == 3
+        and not setting.group_size
+    )
     return Published(
         family=family,
         reason=reason,
         epochs=40 if two_bits else 20,
         let=not weight_only or family is Family.OPT,
         let_lr=1e-3 if four_bits and family is Family.LLAMA_2 else 5e-3,
-        alpha=0.75 if four_bits and (family is not Family.LLAMA_1 or large_llama_1) else 0.5,
+        alpha=0.75
+        if four_bits and (family is not Family.LLAMA_1 or large_llama_1)
+        else 0.3
+        if three_bits_of_the_largest_opt
+        else 0.5,
         aug_loss=(two_bits and family is not Family.OPT) or (four_bits and family is Family.LLAMA_1),
         full_precision=any(
             _FULL_PRECISION_BITS <= bits < _NOT_QUANTIZED_BITS for bits in (weight_bits, activation_bits)
