@@ -14,8 +14,10 @@ from orchestrator.cli import options
 from orchestrator.errors import BadManifest, CommandExit
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import find_manifest
-from orchestrator.manifest import Manifest, pointing_at, read_manifest
+from orchestrator.manifest import CompressEntry, Manifest, pointing_at, read_manifest
 from orchestrator.manifest.sources import MODEL_ALIASES
+from orchestrator.plan.baselines import baseline_entry
+from orchestrator.plan.resolving import resolve_method, resolve_setting
 from orchestrator.run.progress import Display, ProgressMode, choose_display
 from orchestrator.run.run import Run, Setup
 from orchestrator.store import RunRecord
@@ -47,15 +49,28 @@ def bench(
 ) -> None:
     """Compress one model with one method and compare it with the dense model on all tracks.
 
+    The baseline that the method has to beat (magnitude pruning, rounding to nearest) is evaluated beside it.
+
     Example: orchestrator bench -m sparsegpt -b transformers -s 2:4
     """
     base = read_manifest(find_manifest(sizes or SIZES))
-    manifest = _bench_manifest(base, method, backend, model, setting, device, runtime)
-    setup = _prepare(manifest, store, options.catalog(more_images))
+    catalog = options.catalog(more_images)
+    baseline = _baseline(method, setting, catalog)
+    manifest = _bench_manifest(base, method, backend, model, setting, device, runtime, baseline)
+    setup = _prepare(manifest, store, catalog)
     if dry_run:
         _show_plan(setup, jsonl=as_json)
         return
-    _measure(setup, choose_display(progress), as_json=as_json)
+    display = choose_display(progress)
+    if baseline is None:
+        display.note(f"no baseline stands beside {method}: none of the images offers one that does what it does")
+    _measure(setup, display, as_json=as_json)
+
+
+def _baseline(method: str, setting: str, catalog: ImageCatalog) -> CompressEntry | None:
+    _, described = resolve_method(method, catalog)
+    asked = resolve_setting(CompressEntry(method=method, setting=setting or None), described)
+    return baseline_entry(described, asked, {}, catalog)
 
 
 def run(
@@ -112,9 +127,16 @@ def _show_plan(setup: Setup, *, jsonl: bool) -> None:
 
 
 def _bench_manifest(
-    base: Manifest, method: str, backend: str, model: str, setting: str, device: str, runtime: str
+    base: Manifest,
+    method: str,
+    backend: str,
+    model: str,
+    setting: str,
+    device: str,
+    runtime: str,
+    baseline: CompressEntry | None,
 ) -> Manifest:
-    """Tasks and sizes of `base`, with one model, method and backend.
+    """Tasks and sizes of `base`, with one model, method, its baseline and backend.
 
     An empty `model` keeps the model of `base`, an empty `setting` the method's default.
 
@@ -126,7 +148,10 @@ def _bench_manifest(
         "name": f"bench-{method}",
         "device": device,
         "runtime": runtime,
-        "compress": [{"method": method, **({"setting": setting} if setting else {})}],
+        "compress": [
+            {"method": method, **({"setting": setting} if setting else {})},
+            *([baseline.model_dump(mode="json", exclude_none=True)] if baseline is not None else []),
+        ],
     }
     if model:
         document["models"] = [{"name": _model_name(model), "source": model}]

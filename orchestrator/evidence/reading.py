@@ -6,6 +6,7 @@ from pathlib import Path
 
 from harness.contract import EvaluateResult, unknown
 from orchestrator.errors import BadManifest
+from orchestrator.evidence.baselines import Baseline, run_baselines
 from orchestrator.evidence.collecting import collect, expectations, printed_figures
 from orchestrator.evidence.items import ItemsFile
 from orchestrator.evidence.resampling import Draws, Resampling
@@ -20,7 +21,7 @@ from orchestrator.tracks import Expectation
 class Evidence:
     """`variants` begins with dense. `checkpoints` has the digest of each dense model that something was measured of,
     `outcomes` the items' outcomes behind the values whose `source` is the key. `draws` is None where nothing was
-    resampled. `results` are the finished stages by their names."""
+    resampled. `results` are the finished stages by their names, `baselines` the variants that a variant has to beat."""
 
     run: str
     device: str
@@ -31,6 +32,7 @@ class Evidence:
     outcomes: Mapping[str, ItemsFile]
     draws: Draws | None = None
     results: Mapping[str, StageRecord] = field(default_factory=dict)
+    baselines: Mapping[Variant, tuple[Baseline, ...]] = field(default_factory=dict)
 
     def variant(self, name: str) -> Variant:
         """The variant with this label, also as stages write it (`wanda-50%`), or the only one of this method.
@@ -73,6 +75,7 @@ def read_evidence(
         outcomes=outcomes,
         draws=draws,
         results=results,
+        baselines=run_baselines(record, results, catalog),
     )
 
 

@@ -70,7 +70,8 @@ class CompressEntry(Frozen):
 
     `recovery` names what a method that trains afterwards trains on: a known data set, or `file:path`. `name` stands in
     the report in place of the method's, where one method appears with different options. `offload_activations` keeps
-    the calibration's hidden states in host memory, for a GPU that cannot hold them.
+    the calibration's hidden states in host memory, for a GPU that cannot hold them. `accuracy_only` leaves out profile
+    and benchmark: for baselines, which have the size and speed of what they are held against.
     """
 
     method: str
@@ -80,6 +81,7 @@ class CompressEntry(Frozen):
     recovery: str | None = None
     name: Name | None = None
     offload_activations: bool = False
+    accuracy_only: bool = False
 
 
 class EvaluateEntry(EvaluationSizes):

@@ -109,15 +109,15 @@ class _Builder:
                 self.chosen.setdefault(why, []).append(model.name)
         fetched = self.add(self.fetches.model(model, source, _subject(model)))
         dense = Checkpoint.dense(architecture=architecture, dtype=model.dtype)
-        variants = [(fetched, _subject(model), dense)]
+        variants = [(fetched, _subject(model), dense, False)]
         for index, entry in enumerate(self.manifest.compress):
             with located("compress", index):
                 made = self.compress(model, fetched, dense, entry)
             if made is not None:
-                variants.append(made)
+                variants.append((*made, entry.accuracy_only))
                 self.useful.add(index)
-        for checkpoint, subject, known in variants:
-            self.measure(checkpoint, subject, known)
+        for checkpoint, subject, known, accuracy_only in variants:
+            self.measure(checkpoint, subject, known, accuracy_only=accuracy_only)
 
     def refuse_useless_methods(self) -> None:
         """An entry whose method knows none of the models is a mistake; one that knows some leaves a gap."""
@@ -194,7 +194,7 @@ class _Builder:
         lacking = next((one for one in texts.values() if isinstance(one, Refused)), None)
         return lacking or {name: one for name, one in texts.items() if not isinstance(one, Refused)}
 
-    def measure(self, checkpoint: str, subject: Subject, known: Checkpoint) -> None:
+    def measure(self, checkpoint: str, subject: Subject, known: Checkpoint, *, accuracy_only: bool) -> None:
         """Plan everything that is measured on one checkpoint."""
         common = Stage(
             id="",
@@ -205,11 +205,11 @@ class _Builder:
             limits=self.limits,
             subject=subject,
         )
-        for stage in (
-            *self._evaluations(common, subject, checkpoint, known),
-            *self._profiles(common, checkpoint),
-            *self._benchmarks(common, subject, checkpoint, known),
-        ):
+        for stage in self._evaluations(common, subject, checkpoint, known):
+            self.add(stage)
+        if accuracy_only:
+            return
+        for stage in (*self._profiles(common, checkpoint), *self._benchmarks(common, subject, checkpoint, known)):
             self.add(stage)
 
     def _evaluations(self, common: Stage, subject: Subject, checkpoint: str, known: Checkpoint) -> Iterator[Stage]:

@@ -59,12 +59,13 @@ def resolve_setting(entry: CompressEntry, method: MethodDescription) -> Setting:
         ) from invalid
     except ValueError as invalid:
         raise BadManifest(str(invalid), hint=f"{method.name} takes: {_takes(method)}") from invalid
-    if not _accepts(method, setting):
+    if not accepts(method, setting):
         raise BadManifest(f"{method.name} has no setting {setting.name!r}", hint=f"it takes: {_takes(method)}")
     return setting
 
 
-def _accepts(method: MethodDescription, setting: Setting) -> bool:
+def accepts(method: MethodDescription, setting: Setting) -> bool:
+    """Whether the method's description has this setting."""
     if setting.ratio is not None and method.any_ratio:
         return True
     if setting.official_flag is not None:

@@ -22,7 +22,7 @@ def compressed_checkpoint(
     dense: Checkpoint, method: MethodDescription, setting: Setting, options: Mapping[str, Scalar]
 ) -> Checkpoint:
     """What a method will make of `dense`, by its description's `produces` and `traits`."""
-    traits = _traits(method, setting, options)
+    traits = stated_traits(method, setting, options)
     quantized = setting.weight_bits is not None
     changes: dict[str, Any] = {
         "format": planned_format(method, setting, options),
@@ -57,7 +57,8 @@ def verdict(backend: str, catalog: ImageCatalog, device: Device, checkpoint: Che
     return judge(table, checkpoint.model_copy(update={"device": device.kind}))
 
 
-def _traits(method: MethodDescription, setting: Setting, options: Mapping[str, Scalar]) -> dict[str, Any]:
+def stated_traits(method: MethodDescription, setting: Setting, options: Mapping[str, Scalar]) -> dict[str, Any]:
+    """What the method's description states of its checkpoint, by the names of `CheckpointTraits`."""
     stated: dict[str, Any] = {}
     for traits in method.traits:
         holds = (

@@ -10,7 +10,7 @@ from orchestrator.report.agreement import agreement_table, disagreement_table
 from orchestrator.report.formats import MISSING, interval_text, score_text, value_text
 from orchestrator.report.table import Cell, Footnotes, Table, cells, columns
 from orchestrator.report.terminal import plain_text, rich_table
-from orchestrator.report.tracks import column_notes, coverage_text, missing_score_cell, own_text
+from orchestrator.report.tracks import baseline_note, column_notes, coverage_text, missing_score_cell, own_text
 from orchestrator.report.view import missing_entries
 from orchestrator.score.agreement import RunAgreement
 from orchestrator.score.comparison import Comparison, Contender, TrackDifference, ValueDifference
@@ -63,7 +63,7 @@ def _overall(document: RunScores, footnotes: Footnotes) -> Table:
     rows = tuple(
         (
             *_heading(score.track, score.variant),
-            _score_cell(score, footnotes),
+            _score_cell(document, score, footnotes),
             Cell(_LIKE_BEST[document.like_best(score.variant, score.track)]),
             Cell(coverage_text(score)),
         )
@@ -74,14 +74,15 @@ def _overall(document: RunScores, footnotes: Footnotes) -> Table:
     return Table(f"Overall metrics of {document.run}", (*titles, *columns("Like the best", "Computed from")), rows, 3)
 
 
-def _score_cell(score: Score, footnotes: Footnotes) -> Cell:
+def _score_cell(document: RunScores, score: Score, footnotes: Footnotes) -> Cell:
     if score.value is None:
         return missing_score_cell(score, footnotes)
     if score.variant.is_dense:
         return Cell(score_text(score.value))
     if score.interval is None:
         return Cell(score_text(score.value), footnotes.number(score.interval_reason or ""), beside=own_text(score))
-    return Cell(score_text(score.value), interval=interval_text(score.interval), beside=own_text(score))
+    note = baseline_note(document, score, footnotes)
+    return Cell(score_text(score.value), note=note, interval=interval_text(score.interval), beside=own_text(score))
 
 
 def _values(document: RunScores, footnotes: Footnotes) -> Table:

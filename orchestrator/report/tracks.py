@@ -8,6 +8,7 @@ from orchestrator.report.formats import interval_text, plural, score_text, value
 from orchestrator.report.model import RunReport
 from orchestrator.report.table import Cell, Footnotes, Table, columns
 from orchestrator.score.overall import NOTHING_IN_COMMON, Score
+from orchestrator.score.scores import RunScores
 from orchestrator.tracks import Place, Track, place_label
 
 LIKE_BEST = "\N{ALMOST EQUAL TO} "
@@ -49,7 +50,9 @@ def _score_table(report: RunReport, track: Track, scores: tuple[Score, ...], foo
         (
             *_variant_cells(score.variant),
             *(_part_cell(score, name, footnotes) for name in names),
-            missing_score_cell(score, footnotes) if score.value is None else score_cell(report, score, score.value),
+            missing_score_cell(score, footnotes)
+            if score.value is None
+            else score_cell(report, score, score.value, footnotes),
             Cell(coverage_text(score)),
         )
         for score in scores
@@ -151,12 +154,23 @@ def noise_text(values: Values, value: Value) -> str | None:
     return f"({LIKE_BEST}dense, noise {max(floors):.1%})" if apart <= max(floors) else None
 
 
-def score_cell(report: RunReport, score: Score, value: float, suffix: str = "") -> Cell:
+def score_cell(report: RunReport, score: Score, value: float, footnotes: Footnotes, suffix: str = "") -> Cell:
     """An overall metric. Dense is 100 by construction, so it has no interval."""
     if score.interval is None or score.variant.is_dense:
         return Cell(score_text(value) + suffix, beside=own_text(score))
     mark = LIKE_BEST if report.scoring.like_best(score.variant, score.track) else ""
-    return Cell(mark + score_text(value) + suffix, interval=interval_text(score.interval), beside=own_text(score))
+    return Cell(
+        mark + score_text(value) + suffix,
+        note=baseline_note(report.scoring, score, footnotes),
+        interval=interval_text(score.interval),
+        beside=own_text(score),
+    )
+
+
+def baseline_note(scoring: RunScores, score: Score, footnotes: Footnotes) -> int | None:
+    """The footnote that the variant does not beat its baseline; None where it does, or has none."""
+    said = scoring.against_baselines(score.variant, score.track)
+    return footnotes.number(f"{score.variant.label} {'; '.join(said)}") if said else None
 
 
 def missing_score_cell(score: Score, footnotes: Footnotes) -> Cell:

@@ -134,7 +134,7 @@ def _score_cell(report: RunReport, score: Score | None, footnotes: Footnotes) ->
     if score.value is None:
         return missing_score_cell(score, footnotes)
     partial = f" ({len(score.counted)}/{score.coverage.values_expected})" if score.is_partial else ""
-    return score_cell(report, score, score.value, partial)
+    return score_cell(report, score, score.value, footnotes, partial)
 
 
 def missing_entries(scores: Iterable[Score]) -> tuple[MissingEntry, ...]:

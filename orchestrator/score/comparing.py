@@ -1,6 +1,6 @@
 """Two variants against each other, of one run or of two: only what was measured alike is compared."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -10,6 +10,7 @@ from orchestrator.evidence.items import Items, NoInterval
 from orchestrator.evidence.reading import Evidence
 from orchestrator.evidence.resampling import Draws, Printed, Resampling
 from orchestrator.evidence.value import DENSE, Interval, Value, Values, Variant
+from orchestrator.score.baselines import JUDGED, AgainstBaseline
 from orchestrator.score.comparison import Comparison, Contender, TrackDifference, ValueDifference, corrected, mcnemar
 from orchestrator.score.overall import Score, overall_estimate, score
 from orchestrator.score.protocols import caveat_warnings
@@ -75,8 +76,30 @@ class _Comparing:
             resampling=self._resampling,
             tracks=corrected(tracks),
             values=corrected(values),
-            warnings=(*self._general_warnings(), *self._warnings),
+            warnings=(*self._general_warnings(), *self._warnings, *self._against_baseline(tracks)),
         )
+
+    def _against_baseline(self, tracks: Iterable[TrackDifference]) -> Iterator[str]:
+        """Where B is what A has to beat, and A does not."""
+        if self._a.run.run != self._b.run.run:
+            return
+        baselines = self._a.run.baselines.get(self._a.variant, ())
+        baseline = next((one for one in baselines if one.variant == self._b.variant), None)
+        for one in tracks:
+            if baseline is None or one.track not in JUDGED:
+                continue
+            judged = AgainstBaseline(
+                track=one.track,
+                variant=self._a.variant,
+                baseline=baseline,
+                values=one.values,
+                difference=one.difference,
+                interval=one.interval,
+                beats=None if one.interval is None else one.interval.low > 0,
+                reason=one.reason,
+            )
+            if judged.sentence is not None:
+                yield f"{self._a.variant.label} {judged.sentence}"
 
     def _refusal(self, place: Place) -> str | None:
         """Why the place's two values must not be compared."""

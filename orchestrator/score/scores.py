@@ -14,6 +14,7 @@ from orchestrator.evidence.items import Floats, NoInterval
 from orchestrator.evidence.reading import Evidence
 from orchestrator.evidence.resampling import Draws, Resampling
 from orchestrator.evidence.value import Value, Values, Variant
+from orchestrator.score.baselines import AgainstBaseline, against_baselines
 from orchestrator.score.overall import Score, overall_estimate, score_all
 from orchestrator.score.protocols import caveat_warnings, protocol_warnings
 from orchestrator.tracks import Mode, Track
@@ -48,7 +49,8 @@ class RunScores(Frozen):
     """What `orchestrator score` finds out. Fields are only ever added.
 
     `values` are all that was measured in the tracks of `scores`. `resampling` is None where nothing was resampled, so
-    that nothing has an interval. `warnings` say where figures of different protocols stand side by side.
+    that nothing has an interval. `baselines` hold each variant against what it has to beat. `warnings` say where
+    figures of different protocols stand side by side.
     """
 
     schema_version: Literal[3] = 3
@@ -58,10 +60,16 @@ class RunScores(Frozen):
     values: tuple[Value, ...]
     scores: tuple[Score, ...]
     ranks: tuple[TrackRanks, ...] = ()
+    baselines: tuple[AgainstBaseline, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def score(self, variant: Variant, track: Track) -> Score | None:
         return next((score for score in self.scores if (score.variant, score.track) == (variant, track)), None)
+
+    def against_baselines(self, variant: Variant, track: Track) -> tuple[str, ...]:
+        """What has to be said of a variant that does not certainly beat its baseline in a track, a line each."""
+        rows = (one for one in self.baselines if (one.variant, one.track) == (variant, track))
+        return tuple(one.sentence for one in rows if one.sentence is not None)
 
     def like_best(self, variant: Variant, track: Track) -> bool | None:
         """Whether the variant cannot be told apart from the track's best one; None where that is not known."""
@@ -82,6 +90,7 @@ def score_run(evidence: Evidence, mode: Mode = Mode.PAPER, tracks: Collection[Tr
         values=tuple(value for value in values if value.place.track in tracks),
         scores=scores,
         ranks=tuple(one for one in ranks if one is not None),
+        baselines=tuple(against_baselines(evidence, expectations, mode)),
         warnings=(*protocol_warnings(values), *caveat_warnings(values)),
     )
 

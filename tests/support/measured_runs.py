@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import zstandard
 
+from orchestrator.evidence.baselines import Baseline
 from orchestrator.evidence.items import ItemsFile
 from orchestrator.evidence.reading import Evidence
 from orchestrator.evidence.resampling import Draws, Printed, Resampling
@@ -66,6 +67,7 @@ class RunMaker:
         self.facts: list[dict[str, Any]] = []
         self.files: dict[str, ItemsFile] = {}
         self.families: dict[str, str] = {}
+        self.baselines: dict[Variant, tuple[Baseline, ...]] = {}
         self.checkpoints = {model: f"digest of {model}" for model in models}
 
     def add(self, variant, task, outcomes, *, model="tiny", groups=None, protocol="p", rows="row"):
@@ -125,6 +127,7 @@ class RunMaker:
             values=Values(self._value(facts, draws) for facts in self.facts),
             outcomes=self.files,
             draws=draws,
+            baselines=self.baselines,
         )
 
     def _value(self, facts: dict[str, Any], draws: Draws | None) -> Value:

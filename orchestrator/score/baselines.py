@@ -1,0 +1,94 @@
+"""Whether a method is worth its cost: each variant's score against that of its baseline, over the items of both."""
+
+from collections.abc import Iterator, Sequence
+
+from harness.contract import Frozen
+from orchestrator.evidence.baselines import Baseline
+from orchestrator.evidence.estimate import difference
+from orchestrator.evidence.interval import if_any, interval_of
+from orchestrator.evidence.items import NoInterval
+from orchestrator.evidence.reading import Evidence
+from orchestrator.evidence.resampling import Draws
+from orchestrator.evidence.value import Interval, Values, Variant
+from orchestrator.score.overall import overall_estimate, score
+from orchestrator.tracks import Expectation, Mode, Place, Track
+
+JUDGED = (Track.PERFORMANCE, Track.GENERALIZATION, Track.TRUSTWORTHINESS)
+"""The tracks of accuracy. Of cost a baseline has next to none, and size and speed are those of the setting."""
+
+
+class AgainstBaseline(Frozen):
+    """A variant's overall metric less its baseline's, both over the `values` that both have, item by item.
+
+    `beats`: the interval lies above 0. None where there is no interval, for the `reason`.
+    """
+
+    track: Track
+    variant: Variant
+    baseline: Baseline
+    values: int = 0
+    difference: float | None = None
+    interval: Interval | None = None
+    beats: bool | None = None
+    reason: str | None = None
+
+    @property
+    def sentence(self) -> str | None:
+        """What stands beside the row, in a line; None where the variant beats its baseline."""
+        label = self.baseline.variant.label
+        if self.baseline.differs:
+            label += f" ({', '.join(self.baseline.differs)})"
+        if self.beats is None:
+            return f"not known whether it beats {label}: {self.reason}"
+        if self.beats or self.difference is None or self.interval is None:
+            return None
+        found = f"{self.difference:+.2f} [{self.interval.low:.2f}, {self.interval.high:.2f}] of {self.track.metric}"
+        return f"does not beat {label} beyond noise: {found}"
+
+
+def against_baselines(evidence: Evidence, expectations: Sequence[Expectation], mode: Mode) -> Iterator[AgainstBaseline]:
+    """Every variant that has a baseline in the run, in every track of accuracy where either was measured."""
+    if evidence.draws is None:
+        return
+    for expectation in expectations:
+        if expectation.track not in JUDGED:
+            continue
+        for variant, baselines in evidence.baselines.items():
+            for baseline in baselines:
+                judged = _judge(evidence, evidence.draws, expectation, mode, variant, baseline)
+                if judged is not None:
+                    yield judged
+
+
+def _judge(
+    evidence: Evidence, draws: Draws, expectation: Expectation, mode: Mode, variant: Variant, baseline: Baseline
+) -> AgainstBaseline | None:
+    track = expectation.track
+    sides = (variant, baseline.variant)
+    full = [score(expectation, side, evidence.values, mode=mode) for side in sides]
+    if not (full[0].places or full[1].places):
+        return None
+    common = full[0].places & full[1].places
+    if not common:
+        return AgainstBaseline(track=track, variant=variant, baseline=baseline, reason="no value counts for both")
+    values = _only(evidence.values, common)
+    ours, theirs = (score(expectation, side, values, mode=mode) for side in sides)
+    try:
+        apart = difference(*(overall_estimate(side, values, draws) for side in (ours, theirs)))
+    except NoInterval as none:
+        return AgainstBaseline(track=track, variant=variant, baseline=baseline, values=len(common), reason=str(none))
+    interval, reason = if_any(lambda: interval_of(apart))
+    return AgainstBaseline(
+        track=track,
+        variant=variant,
+        baseline=baseline,
+        values=len(common),
+        difference=apart.value,
+        interval=interval,
+        beats=None if interval is None else interval.low > 0,
+        reason=reason,
+    )
+
+
+def _only(values: Values, places: frozenset[Place]) -> Values:
+    return Values((value for value in values if value.place in places), values.gaps)
