@@ -9,45 +9,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import NonNegativeInt, PositiveInt, ValidationError
+from pydantic import ValidationError
 
 from harness.contract import Frozen, digest_of
 from harness.errors import BadRequest
 
 ITEMS_NAME = "items.jsonl.zst"
-NOT_FINITE = "log_likelihood_not_finite"
-"""The reason under which an item is excluded when the model gave it NaN or an infinity."""
-
 _DIGEST_CHARACTERS = 16
 _COMPRESSION_LEVEL = 12
 
 ItemT = TypeVar("ItemT", bound=Frozen)
-
-
-class ChoiceItem(Frozen):
-    """One question. `picked` has the largest log-likelihood (nats), `picked_norm` the largest one per character.
-
-    `document` is the beginning of the sha256 of the data set's row: the text itself is not ours to pass on. A
-    log-likelihood that is no finite number is None, and the item is then excluded: nothing is picked. `group` names the
-    part of the task that the item belongs to, such as a subject; None where the task has no parts.
-    """
-
-    index: NonNegativeInt
-    document: str
-    log_likelihoods: tuple[float | None, ...]
-    gold: NonNegativeInt
-    picked: NonNegativeInt | None = None
-    picked_norm: NonNegativeInt | None = None
-    correct: dict[str, float] = {}
-    group: str | None = None
-
-
-class SegmentItem(Frozen):
-    """One segment of text: the summed negative log-likelihood, in nats, of its `tokens` predicted tokens."""
-
-    index: NonNegativeInt
-    negative_log_likelihood: float | None
-    tokens: PositiveInt
 
 
 def document_digest(row: object) -> str:

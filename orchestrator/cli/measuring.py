@@ -116,7 +116,7 @@ def _show_plan(setup: Setup, *, jsonl: bool) -> None:
         else:
             needs = f"  after {', '.join(stage.needs)}" if stage.needs else ""
             typer.echo(f"{stage.status:8} {stage.id}  [{stage.image}]{needs}")
-            if stage.before is not None:
+            if stage.before is not None or stage.not_used is not None:
                 typer.echo(f"{'':8} again{_why(stage)}")
     for one in setup.plan.not_planned:
         on = "" if one.operation is Operation.COMPRESS else f" on {one.backend}"
@@ -175,6 +175,8 @@ def _model_name(source: str) -> str:
 
 def _why(stage: "StagePreview") -> str:
     """Why a stage with a stored result is to run again."""
+    if stage.not_used is not None:
+        return f": {stage.not_used}"
     if stage.changes:
         return f": {', '.join(_changed(change) for change in stage.changes)}"
     if stage.unknown:

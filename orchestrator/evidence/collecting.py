@@ -1,5 +1,6 @@
 """Which figure of which stored result is a value of which track."""
 
+import statistics
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from harness.contract import (
 from orchestrator.evidence.gaps import counted_task, run_gaps, stage_gaps
 from orchestrator.evidence.resampling import Draws, Printed
 from orchestrator.evidence.value import Gap, Value, Values, Variant
+from orchestrator.figures.outcomes import Outcomes
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import ScoringEntry
 from orchestrator.stages import Subject
@@ -46,22 +48,29 @@ def expectations(record: RunRecord) -> tuple[Expectation, ...]:
     )
 
 
-def printed_figures(record: RunRecord, results: Mapping[str, StageRecord], catalog: ImageCatalog) -> Iterator[Printed]:
+def printed_figures(
+    record: RunRecord, results: Mapping[str, StageRecord], outcomes: Mapping[str, Outcomes], catalog: ImageCatalog
+) -> Iterator[Printed]:
     """The figures of a run that are made of items."""
     for name, stage in results.items():
         result = stage.final.result
         if isinstance(result, EvaluateResult) and record.stages[name].subject is not None:
             with suppress(_NoFigure):
-                _, metric, value = _counted(result, catalog, record.manifest.scoring)
+                found = outcomes[stage.provenance.key]
+                _, metric, value = _counted(result, found, catalog, record.manifest.scoring)
                 yield Printed(stage.provenance.key, metric, value)
 
 
 def collect(
-    record: RunRecord, results: Mapping[str, StageRecord], catalog: ImageCatalog, draws: Draws | None = None
+    record: RunRecord,
+    results: Mapping[str, StageRecord],
+    outcomes: Mapping[str, Outcomes],
+    catalog: ImageCatalog,
+    draws: Draws | None = None,
 ) -> Values:
     """Every measured value of a run, and a gap with its reason for every stage without a result, or without a figure.
 
-    With `draws`, the values that are made of items get their intervals.
+    Values that are made of items are computed from `outcomes`, by the keys of stages; with `draws` they have intervals.
     """
     values: list[Value] = []
     gaps: list[Gap] = []
@@ -73,7 +82,9 @@ def collect(
             gaps.extend(stage_gaps(state, state.subject, f"{name}: {reason}", record, catalog))
             continue
         try:
-            values.extend(_values(_Measured(state, state.subject, results[name], draws), record, catalog))
+            stage = results[name]
+            made = _Measured(state, state.subject, stage, outcomes.get(stage.provenance.key), draws)
+            values.extend(_values(made, record, catalog))
         except _NoFigure as absent:
             gaps.extend(stage_gaps(state, state.subject, f"{name}: {absent}", record, catalog))
     return Values(values, [*gaps, *run_gaps(record, catalog)])
@@ -86,6 +97,7 @@ class _Measured:
     state: StageState
     subject: Subject
     stage: StageRecord
+    outcomes: Outcomes | None
     draws: Draws | None
 
     def value(
@@ -132,8 +144,8 @@ def notes_of(stage: StageRecord) -> tuple[str, ...]:
 
 def _values(made: _Measured, record: RunRecord, catalog: ImageCatalog) -> Iterator[Value]:
     result = made.stage.final.result
-    if isinstance(result, EvaluateResult):
-        yield from _accuracy(made, result, record, catalog)
+    if isinstance(result, EvaluateResult) and made.outcomes is not None:
+        yield from _accuracy(made, result, made.outcomes, record, catalog)
     elif isinstance(result, CompressResult):
         yield from _training_cost(made, result)
     elif isinstance(result, ProfileResult):
@@ -147,9 +159,9 @@ class _NoFigure(Exception):
 
 
 def _counted(
-    result: EvaluateResult, catalog: ImageCatalog, scoring: ScoringEntry
+    result: EvaluateResult, outcomes: Outcomes, catalog: ImageCatalog, scoring: ScoringEntry
 ) -> tuple[TaskDescription, str, float]:
-    """The task, and which metric stands for it with which value.
+    """The task, and which metric stands for it with which value, computed from the outcomes of its items.
 
     Raises:
         _NoFigure: no image offers the task any more, or the result is without the metric.
@@ -158,18 +170,20 @@ def _counted(
         raise _NoFigure("no image offers this task any more")
     task = catalog.tasks[result.task][1]
     metric = scoring.truthfulness if task.dataset == TRUTHFULNESS_TASK else result.metric
-    if metric not in result.metrics:
-        raise _NoFigure(f"the result has no {metric}")
-    return task, metric, result.metrics[metric]
+    if metric not in outcomes.metrics:
+        raise _NoFigure(f"the outcomes of its items give no {metric}")
+    return task, metric, outcomes.metrics[metric]
 
 
-def _accuracy(made: _Measured, result: EvaluateResult, record: RunRecord, catalog: ImageCatalog) -> Iterator[Value]:
+def _accuracy(
+    made: _Measured, result: EvaluateResult, outcomes: Outcomes, record: RunRecord, catalog: ImageCatalog
+) -> Iterator[Value]:
     """A value for each place that the task enters, or for none of a score: then it is shown and not counted.
 
     Of several engines, only that one's figures count which `scoring` names.
     """
     scoring = record.manifest.scoring
-    task, metric, value = _counted(result, catalog, scoring)
+    task, metric, value = _counted(result, outcomes, catalog, scoring)
     counts = result.engine == catalog.full_name(scoring.engine)
     name = counted_task(result.task, made.subject, record, catalog)
     places = parts_of_task(name, scoring) if counts else ()
@@ -183,7 +197,7 @@ def _accuracy(made: _Measured, result: EvaluateResult, record: RunRecord, catalo
             _protocol(result),
             higher_is_better=task.higher_is_better,
             metric=metric,
-            items=result.items,
+            items=outcomes.scored,
         )
 
 
@@ -224,7 +238,7 @@ def _speed(made: _Measured, result: BenchmarkResult) -> Iterator[Value]:
             Track.HARDWARE_ACCELERATION,
             result.backend,
             f"batch {speed.batch_size}",
-            speed.decode_tokens_per_second,
+            statistics.median(speed.samples),
             "tokens/s",
             speed.protocol or result.protocol,
             higher_is_better=True,

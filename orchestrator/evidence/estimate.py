@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.evidence.items import Floats
+from orchestrator.figures.metrics import Floats
 
 
 @dataclass(frozen=True)

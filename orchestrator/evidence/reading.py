@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from harness.contract import EvaluateResult, unknown
+from harness.contract import unknown
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.baselines import Baseline, run_baselines
 from orchestrator.evidence.collecting import collect, expectations, printed_figures
-from orchestrator.evidence.items import ItemsFile
 from orchestrator.evidence.resampling import Draws, Resampling
 from orchestrator.evidence.value import DENSE, Values, Variant
+from orchestrator.figures.outcomes import Outcomes
 from orchestrator.images.catalog import ImageCatalog
-from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import RunRecord, StageRecord, Store
 from orchestrator.tracks import Expectation
 
@@ -29,7 +27,7 @@ class Evidence:
     checkpoints: Mapping[str, str]
     expectations: tuple[Expectation, ...]
     values: Values
-    outcomes: Mapping[str, ItemsFile]
+    outcomes: Mapping[str, Outcomes]
     draws: Draws | None = None
     results: Mapping[str, StageRecord] = field(default_factory=dict)
     baselines: Mapping[Variant, tuple[Baseline, ...]] = field(default_factory=dict)
@@ -60,18 +58,18 @@ def read_evidence(
     """What a run found, complete or not; with `resampling`, its values have intervals.
 
     Raises:
-        StoreError: a stored result is damaged.
+        Unreadable: a stored result is damaged, or not what its parts give; see `stored_results`.
     """
     results = stored_results(record, store)
     outcomes = _outcomes(results, store)
-    draws = Draws(printed_figures(record, results, catalog), outcomes, resampling) if resampling else None
+    draws = Draws(printed_figures(record, results, outcomes, catalog), outcomes, resampling) if resampling else None
     return Evidence(
         run=record.run,
         device=record.device_model,
         variants=(DENSE, *compressed_variants(record)),
         checkpoints=_checkpoints(record, results),
         expectations=expectations(record),
-        values=collect(record, results, catalog, draws),
+        values=collect(record, results, outcomes, catalog, draws),
         outcomes=outcomes,
         draws=draws,
         results=results,
@@ -109,23 +107,6 @@ def _checkpoints(record: RunRecord, results: Mapping[str, StageRecord]) -> dict[
     return digests
 
 
-def _outcomes(results: Mapping[str, StageRecord], store: Store) -> dict[str, ItemsFile]:
-    files = {}
-    for stage in results.values():
-        result = stage.final.result
-        if isinstance(result, EvaluateResult):
-            files[stage.provenance.key] = items_file(stage, result, store)
-    return files
-
-
-def items_file(stage: StageRecord, result: EvaluateResult, store: Store) -> ItemsFile:
-    """Where the outcomes of a stored evaluation lie."""
-    data = stage.provenance.material.get("inputs", {}).get("dataset", "")
-    name = f"{OUTPUT_NAME}/{Path(result.items_file).name}"
-    written = stage.provenance.files.get(name)
-    return ItemsFile(
-        store.stages / stage.provenance.key / name,
-        scored=result.items,
-        data=str(data),
-        sha256=written.sha256 if written else None,
-    )
+def _outcomes(results: Mapping[str, StageRecord], store: Store) -> dict[str, Outcomes]:
+    found = {stage.provenance.key: store.outcomes(stage) for stage in results.values()}
+    return {source: outcomes for source, outcomes in found.items() if outcomes is not None}

@@ -11,8 +11,10 @@ from pydantic import NonNegativeInt, PositiveInt
 from harness.contract import Frozen
 from orchestrator.evidence.estimate import Estimate, ratio
 from orchestrator.evidence.interval import CONFIDENCE_PERCENT, if_any, value_interval
-from orchestrator.evidence.items import Floats, Items, ItemsFile, NoInterval, read_items
+from orchestrator.evidence.items import Items, NoInterval, items_of
 from orchestrator.evidence.value import Interval, Value
+from orchestrator.figures.metrics import Floats
+from orchestrator.figures.outcomes import Outcomes
 
 Strata = tuple[int, ...]
 _Source = tuple[str, str]
@@ -23,7 +25,7 @@ LEAST_ITEMS = 10
 _BLOCK_ENTRIES = 2**21
 """Counts held at once, 16 MiB of them: resamples are drawn in blocks of as many as fit."""
 _ROUNDING = 1e-5
-"""Relative distance within which the outcomes give the printed value."""
+"""Relative distance within which a way to average gives the value."""
 
 
 class Resampling(Frozen):
@@ -54,7 +56,7 @@ class Printed:
 class Draws:
     """The figures of stored results, resampled at once, so that those of the same items move together."""
 
-    def __init__(self, printed: Iterable[Printed], files: Mapping[str, ItemsFile], resampling: Resampling) -> None:
+    def __init__(self, printed: Iterable[Printed], outcomes: Mapping[str, Outcomes], resampling: Resampling) -> None:
         self.resampling = resampling
         self._reasons: dict[_Source, NoInterval] = {}
         self._items: dict[_Source, Items] = {}
@@ -64,7 +66,7 @@ class Draws:
             if source in found or source in self._reasons:
                 continue
             try:
-                self._items[source] = read_items(files[one.source], one.metric)
+                self._items[source] = items_of(outcomes[one.source], one.metric)
                 found[source] = (one.value, self._items[source])
             except NoInterval as reason:
                 self._reasons[source] = reason

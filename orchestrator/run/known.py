@@ -60,14 +60,11 @@ def _read(stage: Stage, store: Store, key: Sha256 | None, known: Known) -> None:
     known.keys[stage.id] = key
     try:
         record = store.read(key)
+        if record is not None:
+            store.outcomes(record)
+            known.records[stage.id] = record
     except Unreadable as unreadable:
         known.unreadable[stage.id] = unreadable
-        return
-    if record is not None and not store.has_outcomes(record):
-        what = f"{store.stages.name}/{key}"
-        known.unreadable[stage.id] = Unreadable(what, "the outcomes of its items are gone or altered")
-    elif record is not None:
-        known.records[stage.id] = record
 
 
 def inputs_of(stage: Stage, artifacts: Mapping[str, Sha256]) -> dict[str, Sha256]:

@@ -16,7 +16,8 @@ class StagePreview(Frozen):
     """`key` is None until the stage's image is built and its inputs exist. `status` is `cached` or `to run`.
 
     Of a stage to run that has a stored result, `before` is the nearest one's key and `changes` are the parts that
-    differ. `unknown` are parts, `image` or an input such as `inputs.checkpoint`, that are not known yet.
+    differ. `unknown` are parts, `image` or an input such as `inputs.checkpoint`, that are not known yet. `not_used` is
+    why the stored result of this very key does not count.
     """
 
     id: str
@@ -32,6 +33,7 @@ class StagePreview(Frozen):
     before: Sha256 | None = None
     changes: tuple[KeyChange, ...] = ()
     unknown: tuple[str, ...] = ()
+    not_used: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def preview(setup: Setup) -> Iterator[StagePreview]:
             before=before.provenance.key if before else None,
             changes=before.changes if before else (),
             unknown=to_run.unknown if to_run else (),
+            not_used=known.unreadable[stage.id].message if stage.id in known.unreadable else None,
         )
 
 

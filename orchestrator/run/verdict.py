@@ -1,6 +1,7 @@
 """What a finished worker amounts to: its result, or one failure with one sentence.
 
-The file `result.json` is trusted, but only when the worker's stdout and exit status say the same.
+The file `result.json` is trusted, but only when the worker's stdout and exit status say the same, and its figures are
+those that the outcomes, samples and parts beside them give.
 """
 
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ from harness.contract import (
     TextFile,
 )
 from orchestrator.documents import first_difference, why_invalid
+from orchestrator.figures.checking import Kept, check
+from orchestrator.figures.outcomes import Contradiction
 from orchestrator.runtime.base import Completed, Ending, Invocation
 from orchestrator.stages import STDERR_NAME
 from orchestrator.store import Failure, FailureKind
@@ -84,6 +87,10 @@ def _weigh(asked: Invocation, final: FinalEvent, exit_code: int) -> ResultEvent 
         return _violation(f"{RESULT_NAME} is no final event: {why_invalid(invalid, text)}")
     if difference := first_difference(written, final):
         return _violation(f"{RESULT_NAME} differs from what it printed: {difference}")
+    try:
+        check(final.result, Kept(asked.output, asked.parameters.model_dump(mode="json")))
+    except Contradiction as contradiction:
+        return _violation(f"its result is not what its parts give: {contradiction}")
     return final
 
 

@@ -4,19 +4,16 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from harness.contract import REFERENCE_ENGINE, Dtype, EvaluateResult, Frozen, Operation
-from orchestrator.evidence.items import ItemsFile, NoInterval, read_outcomes
-from orchestrator.evidence.reading import items_file
+from harness.contract.items import OF_PICK, AttackedItem, ChoiceItem, Item, PageItem, SegmentItem
 from orchestrator.evidence.value import Variant
 from orchestrator.store import RunRecord, StageRecord, StageState, Store
 
 LogLikelihoods = tuple[float | None, ...]
-_PICKS = {"acc_norm": "picked_norm"}
-"""The field that holds the pick of a metric; `picked` for the others."""
 
 
 class ItemDifference(Frozen):
@@ -133,20 +130,20 @@ def _agreement(
     if deployed.stored is None or deployed.result is None:
         return about(reason=f"no result of {engine}: {deployed.absence}")
     metric = reference.result.metric
+    both = (reference.stored, deployed.stored)
+    values = [outcomes.metrics.get(metric) for one in both if (outcomes := store.outcomes(one)) is not None]
     measured = partial(
         about,
         metric=metric,
-        reference_value=reference.result.metrics[metric],
-        engine_value=deployed.result.metrics[metric],
+        reference_value=values[0],
+        engine_value=values[1],
         reference_dtype=reference.result.dtype,
         engine_dtype=deployed.result.dtype,
     )
-    reference_file = items_file(reference.stored, reference.result, store)
-    engine_file = items_file(deployed.stored, deployed.result, store)
-    try:
-        pairs = _pairs(reference_file, engine_file, metric)
-    except NoInterval as reason:
-        return measured(reason=str(reason))
+    ours, theirs = ([_outcome(item, metric) for item in store.items(one)] for one in both)
+    if [(one.index, one.name, one.gold) for one in ours] != [(one.index, one.name, one.gold) for one in theirs]:
+        return measured(reason="not of the same items")
+    pairs = list(zip(ours, theirs, strict=True))
     picks = sum(one.gold is not None for one, _ in pairs)
     differing = tuple(_difference(one, other) for one, other in pairs if one.picked != other.picked)
     nats = [
@@ -169,31 +166,17 @@ def _agreement(
     )
 
 
-def _pairs(reference: ItemsFile, engine: ItemsFile, metric: str) -> list[tuple[_Outcome, _Outcome]]:
-    """The outcomes of two evaluations beside one another, by the items' numbers.
-
-    Raises:
-        NoInterval: a file is missing or damaged, or they are not of the same items.
-    """
-    picked = _PICKS.get(metric, "picked")
-    sides = [
-        sorted(read_outcomes(file, lambda item: _outcome(item, picked)), key=lambda one: one.index)
-        for file in (reference, engine)
-    ]
-    if [(one.index, one.name, one.gold) for one in sides[0]] != [(one.index, one.name, one.gold) for one in sides[1]]:
-        raise NoInterval("not of the same items")
-    return list(zip(*sides, strict=True))
-
-
-def _outcome(item: dict[str, Any], picked: str) -> _Outcome:
-    index = int(item["index"])
-    if "negative_log_likelihood" in item:
-        loss, name = item["negative_log_likelihood"], f"{item.get('document', '')} of {item['tokens']} tokens"
-        return _Outcome(index, name, None, None, None, (None if loss is None else -float(loss),))
-    found = (*item["log_likelihoods"], *item.get("original_log_likelihoods", ()))
-    log_likelihoods = tuple(None if value is None else float(value) for value in found)
-    name = f"{item['document']} with {len(found)} choices"
-    return _Outcome(index, name, item.get("group"), int(item["gold"]), item[picked], log_likelihoods)
+def _outcome(item: Item, metric: str) -> _Outcome:
+    if isinstance(item, SegmentItem):
+        loss, document = item.negative_log_likelihood, item.document if isinstance(item, PageItem) else ""
+        name = f"{document} of {item.tokens} tokens"
+        return _Outcome(item.index, name, None, None, None, (None if loss is None else -loss,))
+    if not isinstance(item, ChoiceItem):
+        return _Outcome(item.index, item.document, item.group, None, None, ())
+    found = item.log_likelihoods + (item.original_log_likelihoods if isinstance(item, AttackedItem) else ())
+    picked = getattr(item, OF_PICK.get(metric, "picked"))
+    name = f"{item.document} with {len(found)} choices"
+    return _Outcome(item.index, name, item.group, item.gold, picked, found)
 
 
 def _difference(reference: _Outcome, engine: _Outcome) -> ItemDifference:

@@ -10,10 +10,11 @@ from pydantic import Field, PositiveInt
 from harness.contract import Frozen
 from orchestrator.evidence.estimate import Estimate, difference
 from orchestrator.evidence.interval import if_any, interval_of
-from orchestrator.evidence.items import Floats, NoInterval
+from orchestrator.evidence.items import NoInterval
 from orchestrator.evidence.reading import Evidence
 from orchestrator.evidence.resampling import Draws, Resampling
 from orchestrator.evidence.value import Value, Values, Variant
+from orchestrator.figures.metrics import Floats
 from orchestrator.score.baselines import AgainstBaseline, against_baselines
 from orchestrator.score.overall import Score, overall_estimate, score_all
 from orchestrator.score.protocols import caveat_warnings, protocol_warnings

@@ -13,13 +13,14 @@ from orchestrator.store.records import (
     now,
 )
 from orchestrator.store.store import Store
-from orchestrator.store.versioned import Unreadable
+from orchestrator.store.versioned import Refused, Unreadable
 
 __all__ = [
     "BadArtifact",
     "Failure",
     "FailureKind",
     "Provenance",
+    "Refused",
     "RunFacts",
     "RunRecord",
     "StageRecord",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from orchestrator.host import locks
 from orchestrator.store.records import Failure, FailureKind, RunFacts, RunRecord, StageState, StageStatus
 from orchestrator.store.store import Store
-from orchestrator.store.versioned import Unreadable
+from orchestrator.store.versioned import Refused, Unreadable
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def all_runs(store: Store) -> tuple[tuple[RunRecord, ...], tuple[Unreadable, ...
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run, as far as it can be read now: a stage whose result is lost has failed in `record`, and says why.
+    """A run, as far as it can be read now: a stage whose result is lost or refused has failed in `record`, with why.
 
     `unreadable` is all that was passed over: such results, and where the last run was asked for, runs.
     """
@@ -104,9 +104,15 @@ class OpenedRun:
 
 def open_run(store: Store, wanted: str) -> OpenedRun:
     """A run by its name, an unambiguous beginning of it, or `last`. Raises as `Store.load_run` does."""
-    record = store.load_run(wanted)
-    unreadable = list(all_runs(store)[1]) if wanted == "last" else []
-    states = {}
+    opened = as_it_is(store, store.load_run(wanted))
+    passed_over = all_runs(store)[1] if wanted == "last" else ()
+    return OpenedRun(opened.record, (*passed_over, *opened.unreadable))
+
+
+def as_it_is(store: Store, record: RunRecord) -> OpenedRun:
+    """A run with what is stored of it now."""
+    states: dict[str, StageState] = {}
+    unreadable = []
     for name, state in record.stages.items():
         states[name], loss = _as_it_is(store, name, state)
         unreadable += [loss] if loss else []
@@ -118,9 +124,15 @@ def _as_it_is(store: Store, name: str, state: StageState) -> tuple[StageState, U
         return state, None
     what = f"{store.stages.name}/{state.key}"
     try:
-        if store.read(state.key) is not None:
+        stored = store.read(state.key)
+        if stored is not None:
+            store.outcomes(stored)
             return state, None
         loss = Unreadable(what, f"the result of {name} is not in the store any more")
+    except Refused as refused:
+        loss = Refused(what, f"{refused.reason} (the result of {name})")
+        failure = Failure(kind=FailureKind.REFUSED, message=f"its result is not used: {refused.reason}", hint=loss.hint)
+        return state.reached(StageStatus.FAILED, failure=failure), loss
     except Unreadable as unreadable:
         loss = Unreadable(what, f"{unreadable.reason} (the result of {name})")
     failure = Failure(kind=FailureKind.LOST, message=f"its result is lost: {loss.message}", hint=loss.hint)

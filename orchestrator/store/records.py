@@ -27,7 +27,8 @@ from orchestrator.store.upgrades import stored_manifest
 class FailureKind(StrEnum):
     """Why a stage has no result. `unsupported` and `missing_data` are answers; the others are faults.
 
-    `lost`: there was a result, and it cannot be read any more.
+    `lost`: there was a result, and it cannot be read any more. `refused`: there is one, and its own parts contradict
+    it, or they are missing or damaged.
     """
 
     UNSUPPORTED = "unsupported"
@@ -44,6 +45,7 @@ class FailureKind(StrEnum):
     INTERRUPTED = "interrupted"
     BLOCKED = "blocked"
     LOST = "lost"
+    REFUSED = "refused"
 
 
 class Failure(Frozen):

@@ -21,15 +21,20 @@ from harness.contract import (
     DESCRIPTOR_NAME,
     RESULT_NAME,
     RESUME_NAME,
+    BenchmarkResult,
     Descriptor,
     EvaluateResult,
     FileEntry,
+    ProfileResult,
     ResultEvent,
     Sha256,
     canonical_json,
     digest_file,
 )
+from harness.contract.items import Item
 from orchestrator.errors import StoreError
+from orchestrator.figures.checking import Kept, check
+from orchestrator.figures.outcomes import Contradiction, Outcomes, read_items
 from orchestrator.host import locks
 from orchestrator.host.files import protect, remove, sync_folder, write_atomically
 from orchestrator.host.hashing import Poll, never
@@ -39,7 +44,7 @@ from orchestrator.store import versioned
 from orchestrator.store.artifacts import BadArtifact, BlockDigests, check_new, check_published
 from orchestrator.store.records import Provenance, RunRecord, StageRecord, described
 from orchestrator.store.upgrades import RUN_UPGRADES, RUN_VERSION, STAGE_UPGRADES, STAGE_VERSION
-from orchestrator.store.versioned import Unreadable
+from orchestrator.store.versioned import Refused, Unreadable
 
 PROVENANCE_NAME = "provenance.json"
 RUN_NAME = "run.json"
@@ -58,6 +63,7 @@ class Store:
         self.resumable = self.root / "resume"
         self.blocks = self.root / "blocks"
         self.locks = self.root / "locks"
+        self._checked: dict[Sha256, tuple[tuple[object, ...], Outcomes | None]] = {}
 
     def make(self) -> None:
         """Create what is missing of it.
@@ -108,15 +114,11 @@ class Store:
         """The finished stage with this key with all that others read of it; None where it has to be run."""
         try:
             record = self.read(key)
+            if record is not None:
+                self.outcomes(record)
         except Unreadable:
             return None
-        if record is None or not self.has_outcomes(record) or not self.has_artifact(record):
-            return None
-        return record
-
-    def has_outcomes(self, record: StageRecord) -> bool:
-        """Whether the outcomes of items are there that the stage kept, as it kept them."""
-        return next(self.damaged_outcomes(record), None) is None
+        return record if record is not None and self.has_artifact(record) else None
 
     def damaged_outcomes(self, record: StageRecord) -> Iterator[tuple[str, str]]:
         """The files of a stage's outcomes that are not as it kept them: the name within its folder, and why."""
@@ -131,6 +133,43 @@ class Store:
                 yield name, f"it has {path.stat().st_size} bytes, and {entry.size_bytes} were kept"
             elif digest_file(path) != entry.sha256:
                 yield name, "it has another sha256 than when it was kept"
+
+    def outcomes(self, record: StageRecord) -> Outcomes | None:
+        """The outcomes of the items of an evaluation, None of other stages. A result is held against its parts here.
+
+        They are read once, and again where the file has changed since.
+
+        Raises:
+            Refused: the result is not what its parts give, or these are missing or damaged.
+        """
+        key, result = record.provenance.key, record.final.result
+        if not isinstance(result, EvaluateResult | ProfileResult | BenchmarkResult):
+            return None
+        kept = self._kept(record)
+        seen = (result, _stat(kept.outcomes(result).path) if isinstance(result, EvaluateResult) else None)
+        if key not in self._checked or self._checked[key][0] != seen:
+            try:
+                self._checked[key] = (seen, check(result, kept))
+            except Contradiction as contradiction:
+                raise Refused(f"{self.stages.name}/{key}", str(contradiction)) from contradiction
+        return self._checked[key][1]
+
+    def items(self, record: StageRecord) -> tuple[Item, ...]:
+        """The items of an evaluation by their numbers. Raises as `outcomes` does; none for other stages."""
+        result = record.final.result
+        if self.outcomes(record) is None or not isinstance(result, EvaluateResult):
+            return ()
+        return read_items(self._kept(record).outcomes(result))
+
+    def _kept(self, record: StageRecord) -> Kept:
+        provenance = record.provenance
+        outcomes = [entry.sha256 for name, entry in provenance.files.items() if name != RESULT_NAME]
+        return Kept(
+            folder=self.stages / provenance.key / OUTPUT_NAME,
+            parameters=provenance.material.get("parameters", {}),
+            data=str(provenance.material.get("inputs", {}).get("dataset", "")),
+            sha256=outcomes[0] if outcomes else None,
+        )
 
     def has_artifact(self, record: StageRecord) -> bool:
         """Whether what the stage made for others is there, if it made anything; by names and sizes."""
@@ -412,6 +451,15 @@ def _files(attempt: Path, final: ResultEvent) -> dict[str, FileEntry]:
         for name, path in paths.items()
         if path.is_file() and not path.is_symlink()
     }
+
+
+def _stat(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file does; None where there is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _has(folder: Path, files: Mapping[str, FileEntry]) -> bool:

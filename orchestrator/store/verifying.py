@@ -17,7 +17,7 @@ from orchestrator.store.artifacts import BadArtifact, check_published, read_desc
 from orchestrator.store.history import all_runs
 from orchestrator.store.records import StageRecord
 from orchestrator.store.store import Store
-from orchestrator.store.versioned import Unreadable
+from orchestrator.store.versioned import Refused, Unreadable
 
 _WORTH_A_NOTE_BYTES = 2**30
 
@@ -119,7 +119,7 @@ class Verification(Frozen):
 
 
 def verify_store(store: Store) -> Verification:
-    """Hold every run and result against its seal, every outcome of items and every artifact against its digests.
+    """Hold every run and result against its seal and its own parts, and every artifact against its digests.
 
     Nothing is written, so that a store will do that nobody may write. What orchestrators at work add meanwhile appears
     whole, or not at all.
@@ -177,8 +177,12 @@ def _damages_of_result(store: Store, key: str) -> Iterator[Damage]:
     if record is None:
         yield Damage(what=what, reason="it is no folder")
         return
-    for name, reason in store.damaged_outcomes(record):
-        yield Damage(what=f"{what}/{name}", reason=reason)
+    damaged = [Damage(what=f"{what}/{name}", reason=reason) for name, reason in store.damaged_outcomes(record)]
+    try:
+        store.outcomes(record)
+    except Refused as refused:
+        damaged = damaged or [Damage(what=what, reason=refused.reason)]
+    yield from damaged
 
 
 def _check_artifact(store: Store, digest: str, poll: Poll) -> tuple[int, Damage | None]:

@@ -29,11 +29,19 @@ _MALFORMED = (OSError, ValueError, TypeError, KeyError, AttributeError, Recursio
 class Unreadable(StoreError):
     """Something in the store that cannot be read. `what` is its path within the store, `reason` a clause."""
 
+    problem = "cannot be read"
+
     def __init__(self, what: str, reason: str, *, hint: str = "") -> None:
         hint = hint or "run its manifest again: what can be read is not measured again"
-        super().__init__(f"{what} cannot be read: {reason}", hint=hint)
+        super().__init__(f"{what} {self.problem}: {reason}", hint=hint)
         self.what = what
         self.reason = reason
+
+
+class Refused(Unreadable):
+    """A stored result that its own parts contradict, or whose parts are missing or damaged."""
+
+    problem = "is not used"
 
 
 def sealed(document: Mapping[str, Any]) -> Document:

@@ -23,8 +23,9 @@ from harness.contract import (
     EvaluateResult,
     Reason,
 )
+from harness.contract.items import ChoiceItem
 from harness.errors import Unsupported
-from harness.evaluation.outcomes import ChoiceItem, read_items
+from harness.evaluation.outcomes import read_items
 from harness.evaluation.prepared import TokenRequest
 from harness.models.loading import load_model
 from tests.support.small_checkpoints import Recorder, publish_checkpoint, publish_dataset, small_model

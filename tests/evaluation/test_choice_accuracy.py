@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from harness.contract import EvaluateParameters, EvaluateRequest, EvaluateResult, ProtocolDetails
+from harness.contract.items import ChoiceItem
 from harness.errors import BadCheckpoint
 from harness.evaluation import run
-from harness.evaluation.outcomes import ChoiceItem, read_items
+from harness.evaluation.outcomes import read_items
 from harness.evaluation.tasks import find_task
 from tests.support.small_checkpoints import Recorder, byte_tokenizer, publish_checkpoint, publish_dataset, small_model
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from harness.contract import Device, Dtype, EvaluateParameters, EvaluateRequest, EvaluateResult, Reason
+from harness.contract.items import ChoiceItem, SegmentItem
 from harness.errors import BadRequest, Unsupported
 from harness.evaluation import evaluate, run
-from harness.evaluation.outcomes import ChoiceItem, SegmentItem, read_items
+from harness.evaluation.outcomes import read_items
 from harness.evaluation.pieces import PieceSize
 from tests.support.fake_vllm import FakeVllm
 from tests.support.small_checkpoints import Recorder, publish_dataset

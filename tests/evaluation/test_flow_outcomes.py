@@ -9,15 +9,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.contract.items import ChoiceItem, SegmentItem
 from harness.errors import BadRequest
-from harness.evaluation.outcomes import (
-    ITEMS_NAME,
-    ChoiceItem,
-    SegmentItem,
-    read_items,
-    shortest_float32,
-    write_items,
-)
+from harness.evaluation.outcomes import ITEMS_NAME, read_items, shortest_float32, write_items
 
 CHOICES = (
     ChoiceItem(

@@ -25,11 +25,12 @@ from harness.contract import (
     ResultEvent,
     harness_folder,
 )
+from harness.contract.items import ChoiceItem
 from harness.errors import BadCheckpoint, Unsupported, WorkerError
 from harness.evaluation import run
 from harness.evaluation.engine import EngineJob
 from harness.evaluation.messages import Failed
-from harness.evaluation.outcomes import ChoiceItem, read_items
+from harness.evaluation.outcomes import read_items
 from harness.evaluation.parallel import ParallelEngine
 from harness.evaluation.pieces import PieceSize
 from harness.evaluation.reference import split_job

@@ -10,10 +10,11 @@ import pytest
 
 from harness import checkpoint as artifacts
 from harness.contract import RESUME_NAME, Dtype, EvaluateParameters, EvaluateRequest, EvaluateResult, ProtocolDetails
+from harness.contract.items import NOT_FINITE, SegmentItem
 from harness.errors import BadCheckpoint, MissingData, Unsupported
 from harness.evaluation import definitions, evaluate, run
 from harness.evaluation.engine import EngineFacts, EngineJob, Report, TokenCounts
-from harness.evaluation.outcomes import NOT_FINITE, SegmentItem, finite_or_none, read_items
+from harness.evaluation.outcomes import finite_or_none, read_items
 from harness.evaluation.pieces import Answered, Piece, PieceSize, answer_piece
 from harness.evaluation.prepared import Answer, Summary, TokenRequest
 from tests.support.small_checkpoints import Recorder, publish_checkpoint, publish_dataset, small_model

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from harness.contract import RESUME_NAME
+from harness.contract.items import SegmentItem
 from harness.evaluation import resuming
-from harness.evaluation.outcomes import SegmentItem
 from harness.evaluation.resuming import KeptOutcomes, discard
 
 FINGERPRINT = "a" * 64

@@ -66,7 +66,7 @@ def test_adding_a_task_runs_that_task_alone(bench: Bench) -> None:
     worker = Counting()
     bench.run(FakeRuntime(worker))
     worker.ran.clear()
-    more = {**MANIFEST, "evaluate": {"tasks": ["wikitext2", "arc_easy", "piqa"], "limit": 4}}
+    more = {**MANIFEST, "evaluate": {"tasks": ["wikitext2", "arc_easy", "piqa"], "limit": 60}}
     bench.run(FakeRuntime(worker), more)
     assert sorted(worker.ran) == ["data/piqa", "evaluate/tiny/dense/piqa", "evaluate/tiny/sparsegpt-50%/piqa"]
 

@@ -19,6 +19,7 @@ from harness.contract import (
     ErrorEvent,
     EvaluateParameters,
     EvaluateResult,
+    EvaluationCost,
     FetchParameters,
     FetchResult,
     FinalEvent,
@@ -34,11 +35,13 @@ from harness.contract import (
     Speed,
     TextFile,
 )
+from harness.contract.items import NOT_FINITE
 from orchestrator.images.catalog import Image
 from orchestrator.run.verdict import judge
 from orchestrator.runtime.base import Completed, Ending, Invocation
 from orchestrator.stages import OUTPUT_NAME, STDERR_NAME, Limits
 from orchestrator.store import Failure, FailureKind
+from tests.support.stage_workers import questions, write_items
 
 ENVIRONMENT = Environment(
     harness_digest="0", python="3", platform="p", device_kind=DeviceKind.CPU, device_model="m", threads=1, libraries={}
@@ -48,13 +51,25 @@ RESULT = EvaluateResult(
     protocol="p",
     metric="acc",
     metrics={"acc": 0.5},
-    items=1,
-    items_available=1,
-    items_file="items",
+    items=2,
+    items_available=2,
+    items_file="items.jsonl.zst",
     dataset_origin="local",
     dtype=Dtype.FLOAT32,
     dtype_reason="r",
     wall_seconds=1,
+)
+COST = EvaluationCost(
+    prepare_seconds=1,
+    load_seconds=1,
+    score_seconds=4,
+    scored_items=2,
+    asked_tokens=30,
+    computed_tokens=20,
+    padding_tokens=0,
+    items_per_second=0.5,
+    tokens_per_second=5,
+    parameter_count=1,
 )
 ASKED = EvaluateParameters(task="t")
 ANSWER = ResultEvent(id="stage", result=RESULT, environment=ENVIRONMENT, wall_seconds=1)
@@ -73,6 +88,7 @@ def verdict(
     parameters: Parameters = ASKED,
 ) -> ResultEvent | Failure:
     (folder / OUTPUT_NAME).mkdir()
+    write_items(folder / OUTPUT_NAME / RESULT.items_file, questions([True, False], RESULT.metric))
     if written is not None:
         (folder / OUTPUT_NAME / RESULT_NAME).write_text(written, encoding="utf-8")
     (folder / STDERR_NAME).write_text("first\nlast words\n", encoding="utf-8")
@@ -200,4 +216,35 @@ def test_an_answer_to_what_was_asked_is_a_result(
     tmp_path: Path, operation: Operation, parameters: Parameters, result: Result
 ) -> None:
     answer, found = answering(tmp_path, operation, parameters, result)
+    assert found == answer
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metrics": {"acc": 0.6}}, "acc is said to be 0.6, and the outcomes of its items give 0.5"),
+        ({"items": 1}, "1 items are said to be scored, and there are outcomes of 2"),
+        ({"excluded": {"unlabelled": 1}}, "3 items are scored or excluded, and it is asked for 2 of 2"),
+        ({"items_available": 9}, "2 items are scored or excluded, and it is asked for 9 of 9"),
+        ({"excluded": {NOT_FINITE: 1}}, "1 items are said to be excluded as log_likelihood_not_finite, and 0 are"),
+        ({"truncated_items": 3}, "3 of 2 items are said to be truncated"),
+        ({"items_file": "other.jsonl.zst"}, "the outcomes of the items (other.jsonl.zst) are not there"),
+        ({"items_file": "../../../../etc/passwd"}, "the outcomes of the items (passwd) are not there"),
+        ({"cost": COST.model_copy(update={"scored_items": 1})}, "the cost counts 1 items, and there are 2"),
+        ({"cost": COST.model_copy(update={"items_per_second": 3})}, "items_per_second is said to be 3, with 2 in 4 s"),
+        ({"cost": COST.model_copy(update={"tokens_per_second": 6})}, "tokens_per_second is said to be 6, with 20 in"),
+    ],
+)
+def test_figures_that_the_items_do_not_give_break_the_contract(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    _, failure = answering(tmp_path, Operation.EVALUATE, ASKED, RESULT.model_copy(update=changes))
+    assert isinstance(failure, Failure)
+    assert failure.kind is FailureKind.CONTRACT_VIOLATION
+    assert words in failure.message
+
+
+def test_a_limit_bounds_what_is_due(tmp_path: Path) -> None:
+    many = RESULT.model_copy(update={"items_available": 9, "cost": COST})
+    answer, found = answering(tmp_path, Operation.EVALUATE, EvaluateParameters(task="t", limit=2), many)
     assert found == answer

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -17,6 +18,7 @@ from harness.contract import (
     WorkRequest,
     WorkResult,
 )
+from harness.contract.items import NOT_FINITE
 from orchestrator.cli.app import app
 from orchestrator.errors import BadManifest
 from orchestrator.images.catalog import ImageCatalog
@@ -30,7 +32,7 @@ from orchestrator.stages import Plan
 from orchestrator.tracks import Track
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.small_runs import IMAGES, MANIFEST, Bench
-from tests.support.stage_workers import honest_worker, is_pruned
+from tests.support.stage_workers import honest_worker, is_pruned, segments, with_items, write_items
 
 BOTH = {**MANIFEST, "evaluate": {"tasks": ["wikitext2", "arc_easy"], "limit": 4, "engine": ["transformers", "vllm"]}}
 OUTCOMES = {
@@ -48,26 +50,27 @@ def scoring_worker(request: WorkRequest, output: Path) -> WorkResult:
     if is_pruned(request) and engine == "vllm" and texts:
         raise RuntimeError("the kernel does not take this shape")
     found = OUTCOMES[engine]
-    if texts:
-        lines = [{"index": n, "negative_log_likelihood": -pair[0], "tokens": 9} for n, pair in enumerate(found[:3])]
-    else:
-        picks = [None if None in pair else pair.index(max(pair)) for pair in found]
-        lines = [
-            {
-                "index": n,
-                "document": f"{n:x}",
-                "log_likelihoods": pair,
-                "gold": 0,
-                "picked": 0,
-                "picked_norm": pick,
-                "correct": {} if pick is None else {result.metric: float(pick == 0)},
-            }
-            for n, (pair, pick) in enumerate(zip(found, picks, strict=True))
-        ]
-    packed = zstandard.compress(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-    (output / result.items_file).write_bytes(packed)
     protocol = result.protocol if engine == "transformers" else f"{engine}/{result.protocol}"
-    return result.model_copy(update={"engine": engine, "protocol": protocol})
+    named = result.model_copy(update={"engine": engine, "protocol": protocol})
+    if texts:
+        return with_items(named, output, segments([-pair[0] / 9 for pair in found[:3]]))
+    lines = [question(pair) | {"index": n, "document": f"{n:x}"} for n, pair in enumerate(found)]
+    scored = with_items(named, output, [line for line in lines if line["correct"]])
+    write_items(output / result.items_file, lines)
+    left_out = len(lines) - scored.items
+    return scored.model_copy(
+        update={"items_available": len(lines), "excluded": {NOT_FINITE: left_out} if left_out else {}}
+    )
+
+
+def question(pair: tuple[float | None, float | None]) -> dict[str, Any]:
+    """A line of an items file, whose first choice is the right one."""
+    likelihoods = [value for value in pair if value is not None]
+    line = {"log_likelihoods": pair, "gold": 0, "lengths": [1, 1], "correct": {}}
+    if len(likelihoods) < len(pair):
+        return line
+    pick = likelihoods.index(max(likelihoods))
+    return line | {"picked": pick, "picked_norm": pick, "correct": {"acc_norm": float(pick == 0)}}
 
 
 def plan_of(bench: Bench, **evaluate: object) -> Plan:
@@ -219,8 +222,11 @@ def test_outcomes_that_are_not_of_the_same_items_are_not_compared(bench: Bench) 
     def other_rows(request: WorkRequest, output: Path) -> WorkResult:
         result = scoring_worker(request, output)
         if isinstance(result, EvaluateResult) and result.engine == "vllm":
-            lines = zstandard.decompress((output / result.items_file).read_bytes(), 10**6).splitlines(keepends=True)
-            (output / result.items_file).write_bytes(zstandard.compress(b"".join(lines[1:])))
+            path = output / result.items_file
+            lines = [json.loads(line) for line in zstandard.decompress(path.read_bytes(), 10**6).splitlines()]
+            if result.task == "wikitext2":
+                return with_items(result, output, segments([1.0, 1.0, 1.0], tokens=3))
+            write_items(path, [line | {"document": "f"} for line in lines])
         return result
 
     bench.run(FakeRuntime(other_rows), BOTH)

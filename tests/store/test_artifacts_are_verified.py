@@ -25,7 +25,7 @@ from tests.support.fake_runtime import FakeRuntime
 from tests.support.small_runs import MANIFEST, Bench
 from tests.support.stage_workers import honest_worker, keeping_worker
 
-MORE = {**MANIFEST, "evaluate": {"tasks": ["wikitext2", "arc_easy", "piqa"], "limit": 4}}
+MORE = {**MANIFEST, "evaluate": {"tasks": ["wikitext2", "arc_easy", "piqa"], "limit": 60}}
 PIQA = "evaluate/tiny/dense/piqa"
 
 

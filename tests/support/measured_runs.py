@@ -10,10 +10,10 @@ import numpy as np
 import zstandard
 
 from orchestrator.evidence.baselines import Baseline
-from orchestrator.evidence.items import ItemsFile
 from orchestrator.evidence.reading import Evidence
 from orchestrator.evidence.resampling import Draws, Printed, Resampling
 from orchestrator.evidence.value import DENSE, Value, Values, Variant
+from orchestrator.figures.outcomes import Outcomes, OutcomesFile, read_outcomes
 from orchestrator.tracks import Place, Track, expect
 
 WANDA = Variant(method="wanda", setting="50%")
@@ -38,9 +38,10 @@ def choices(correct, metric="acc", groups=None, rows="row"):
         {
             "index": index,
             "document": f"{rows} {index}",
-            "log_likelihoods": [-1.0, -2.0],
-            "gold": 0,
+            "log_likelihoods": [None if value is None else -1.0, -2.0],
+            "gold": 0 if value else 1,
             "picked": None if value is None else 0,
+            "picked_norm": None if value is None else 0,
             "correct": {} if value is None else {metric: value},
             "group": groups[index] if groups else None,
         }
@@ -65,7 +66,7 @@ class RunMaker:
         self.folder, self.run, self.models, self.device = folder / run, run, models, device
         self.folder.mkdir()
         self.facts: list[dict[str, Any]] = []
-        self.files: dict[str, ItemsFile] = {}
+        self.outcomes: dict[str, Outcomes] = {}
         self.families: dict[str, str] = {}
         self.baselines: dict[Variant, tuple[Baseline, ...]] = {}
         self.checkpoints = {model: f"digest of {model}" for model in models}
@@ -82,7 +83,7 @@ class RunMaker:
                 value = float(np.mean([np.mean(member) for member in members]))
         source = f"{model}-{variant.label}-{task}".replace(" ", "-").replace("%", "")
         path = pack(self.folder / f"{source}.jsonl.zst", lines)
-        self.files[source] = ItemsFile(path, scored=len(scored), data="the data")
+        self.outcomes[source] = read_outcomes(OutcomesFile(path, data="the data"))
         for track, part in PARTS[task]:
             self.observe(
                 track,
@@ -98,7 +99,6 @@ class RunMaker:
                 items=len(scored),
                 source=source,
             )
-        return path
 
     def observe(self, track, part, name, variant, value, *, model="tiny", **fields):
         place = Place(track=track, part=part, name=name, model=model)
@@ -115,9 +115,9 @@ class RunMaker:
         printed = [
             Printed(facts["source"], facts["metric"], facts["value"])
             for facts in self.facts
-            if facts["source"] in self.files
+            if facts["source"] in self.outcomes
         ]
-        draws = Draws(printed, self.files, resampling) if resampling else None
+        draws = Draws(printed, self.outcomes, resampling) if resampling else None
         return Evidence(
             run=self.run,
             device=self.device,
@@ -125,7 +125,7 @@ class RunMaker:
             checkpoints=self.checkpoints,
             expectations=tuple(expect(track, self.models, families=self.families) for track in Track),
             values=Values(self._value(facts, draws) for facts in self.facts),
-            outcomes=self.files,
+            outcomes=self.outcomes,
             draws=draws,
             baselines=self.baselines,
         )

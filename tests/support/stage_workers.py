@@ -2,8 +2,9 @@
 
 import json
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import zstandard
 
@@ -48,7 +49,7 @@ def honest_worker(request: WorkRequest, output: Path) -> WorkResult:
         return CompressResult(artifact=checkpoint(output, request.parameters.method), cost=cost)
     pruned = is_pruned(request)
     if isinstance(request, EvaluateRequest):
-        return _evaluated(request, pruned)
+        return _evaluated(request, output, pruned)
     if isinstance(request, BenchmarkRequest):
         speeds = tuple(
             Speed(batch_size=size, decode_tokens_per_second=20, samples=(20, 20), prefill_tokens_per_second=100)
@@ -78,25 +79,58 @@ def honest_worker(request: WorkRequest, output: Path) -> WorkResult:
 
 
 def keeping_worker(request: WorkRequest, output: Path) -> WorkResult:
-    """As the honest worker, but with outcomes: a pruned model gets every third item wrong that dense gets right."""
+    """As the honest worker, with more items: a pruned model gets every third item wrong that dense gets right."""
     result = honest_worker(request, output)
     if not (isinstance(request, EvaluateRequest) and isinstance(result, EvaluateResult)):
         return result
-    pruned, texts = is_pruned(request), request.parameters.task == "wikitext2"
-    if texts:
-        losses = [2.0 + 0.1 * (index % 7) + 0.2 * pruned for index in range(ITEMS)]
-        lines = [{"index": n, "negative_log_likelihood": loss * 9, "tokens": 9} for n, loss in enumerate(losses)]
-        value = math.exp(math.fsum(losses) / ITEMS)
+    pruned = is_pruned(request)
+    if request.parameters.task == "wikitext2":
+        items = segments([2.0 + 0.1 * (index % 7) + 0.2 * pruned for index in range(ITEMS)])
     else:
-        right = [float(index % 2 == 0 and not (pruned and index % 3 == 0)) for index in range(ITEMS)]
-        lines = [
-            {"index": n, "document": f"{n:x}", "picked": 0, "correct": {result.metric: score}}
-            for n, score in enumerate(right)
-        ]
-        value = math.fsum(right) / ITEMS
-    packed = zstandard.compress(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-    (output / result.items_file).write_bytes(packed)
-    facts = {"metrics": {result.metric: value}, "items": ITEMS, "items_available": ITEMS}
+        items = questions([index % 2 == 0 and not (pruned and index % 3 == 0) for index in range(ITEMS)])
+    return with_items(result, output, items[: request.parameters.limit], available=ITEMS)
+
+
+def questions(right: Sequence[bool], metric: str = "acc_norm") -> list[dict[str, Any]]:
+    """Lines of an items file: questions of two choices, the first of which is the right one."""
+    return [
+        {
+            "index": index,
+            "document": f"{index:x}",
+            "log_likelihoods": [-2.0, -3.0] if one else [-3.0, -2.0],
+            "gold": 0,
+            "picked": int(not one),
+            "picked_norm": int(not one),
+            "lengths": [5, 5],
+            "correct": {metric: float(one)},
+        }
+        for index, one in enumerate(right)
+    ]
+
+
+def segments(losses: Sequence[float], tokens: int = 9) -> list[dict[str, Any]]:
+    """Lines of an items file: segments with these losses of a token, in nats."""
+    return [
+        {"index": index, "negative_log_likelihood": loss * tokens, "tokens": tokens}
+        for index, loss in enumerate(losses)
+    ]
+
+
+def write_items(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    path.write_bytes(zstandard.compress(b"".join(json.dumps(line).encode() + b"\n" for line in lines)))
+
+
+def with_items(
+    result: EvaluateResult, output: Path, lines: Sequence[Mapping[str, Any]], available: int | None = None
+) -> EvaluateResult:
+    """The result of these items, which are all that there are or the first of so many, with the file that it names."""
+    write_items(output / result.items_file, lines)
+    if "tokens" in lines[0]:
+        losses = [line["negative_log_likelihood"] / line["tokens"] for line in lines]
+        value = math.exp(math.fsum(losses) / len(losses))
+    else:
+        value = math.fsum(line["correct"][result.metric] for line in lines) / len(lines)
+    facts = {"metrics": {result.metric: value}, "items": len(lines), "items_available": available or len(lines)}
     return result.model_copy(update=facts)
 
 
@@ -139,20 +173,26 @@ def _fetched(request: FetchRequest, output: Path) -> Descriptor:
     )
 
 
-def _evaluated(request: EvaluateRequest, pruned: bool) -> EvaluateResult:
+def _evaluated(request: EvaluateRequest, output: Path, pruned: bool) -> EvaluateResult:
+    """Of 20 items: a perplexity of 9, of 10 when pruned; 10 right answers, 9 when pruned."""
     perplexity = request.parameters.task == "wikitext2"
     metric = "perplexity" if perplexity else "acc_norm"
-    value = (10.0 if pruned else 9.0) if perplexity else (0.45 if pruned else 0.5)
-    return EvaluateResult(
+    items = (
+        segments([math.log(10 if pruned else 9)] * 20)
+        if perplexity
+        else questions([True] * (10 - pruned) + [False] * (10 + pruned))
+    )
+    result = EvaluateResult(
         task=request.parameters.task,
         protocol=f"test/{request.parameters.task}",
         metric=metric,
-        metrics={metric: value},
-        items=4,
-        items_available=4,
+        metrics={metric: 0},
+        items=1,
+        items_available=1,
         items_file="items.jsonl.zst",
         dataset_origin="local",
         dtype=Dtype.FLOAT32,
         dtype_reason="test",
         wall_seconds=1,
     )
+    return with_items(result, output, items[: request.parameters.limit], available=len(items))

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt, PositiveInt
 
-from harness.contract import Frozen, ProtocolDetails, Reason
+from harness.contract import ProtocolDetails, Reason
+from harness.contract.items import NOT_FINITE, PageItem
 from harness.contract.tasks import WordPerplexityTask
 from harness.errors import Unsupported
 from harness.evaluation.definitions.encoding import EncodedPair, TextEncoder, Tokens
 from harness.evaluation.definitions.lm_eval_task import require_version, tasks_folder
 from harness.evaluation.definitions.segments import LARGEST_EXPONENT, no_likelihood, read_texts
-from harness.evaluation.outcomes import NOT_FINITE, document_digest, finite_or_none
+from harness.evaluation.outcomes import document_digest, finite_or_none
 from harness.evaluation.prepared import Answer, Summary, TokenRequest
 
 if TYPE_CHECKING:
@@ -29,21 +29,6 @@ Row = dict[str, Any]
 Floats = NDArray[np.float64]
 
 _BLANK_LINE = " \n"
-
-
-class PageItem(Frozen):
-    """One page: the summed negative log-likelihood, in nats, of its `tokens` predicted tokens.
-
-    `words` and `bytes` are those of the page before lm-eval's detokenizer. `document` is the beginning of the sha256 of
-    the page's text, which itself is not ours to pass on.
-    """
-
-    index: NonNegativeInt
-    document: str
-    negative_log_likelihood: float | None
-    tokens: PositiveInt
-    words: PositiveInt
-    bytes: PositiveInt
 
 
 class PreparedDocuments:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.contract import ProtocolDetails
+from harness.contract.items import NOT_FINITE, ORIGINAL, AttackedItem, ChoiceItem
 from harness.contract.tasks import Task
 from harness.errors import BadCheckpoint
 from harness.evaluation.definitions.encoding import EncodedPair, TextEncoder
 from harness.evaluation.definitions.questions import Questions
 from harness.evaluation.definitions.rows import NO_TOKENS, TOO_LONG, UNLABELLED, nothing_left
-from harness.evaluation.outcomes import NOT_FINITE, ChoiceItem, document_digest, finite_or_none, standard_error
+from harness.evaluation.outcomes import document_digest, finite_or_none, standard_error
 from harness.evaluation.prepared import Answer, Summary, TokenRequest
 
 if TYPE_CHECKING:
@@ -21,15 +22,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 PairEncoder = Callable[[TextEncoder, Sequence[tuple[str, str]]], list[EncodedPair]]
-
-ORIGINAL = "acc_original"
-
-
-class AttackedItem(ChoiceItem):
-    """A question whose text was attacked. `original_log_likelihoods` are those of its choices after the text from
-    before the attack; empty where the data set has none."""
-
-    original_log_likelihoods: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,18 +103,20 @@ class PreparedChoices:
         item = self._items[index]
         likelihoods = [answer.log_likelihood for answer in answers[: len(item.pairs)]]
         originals = [answer.log_likelihood for answer in answers[len(item.pairs) :]]
+        lengths = item.group.questions.lengths(item.place)
         outcome: dict[str, Any] = {
             "index": index,
             "document": document_digest(item.group.rows[item.place]),
             "log_likelihoods": tuple(map(finite_or_none, likelihoods)),
             "gold": item.gold,
+            "lengths": lengths,
             "group": item.group.name,
             **self._more(item),
         }
         if self.item_type is AttackedItem:
             outcome["original_log_likelihoods"] = tuple(map(finite_or_none, originals))
         if all(map(math.isfinite, likelihoods + originals)):
-            outcome |= {**self._picks(item, likelihoods), "correct": _correct(item, likelihoods, originals)}
+            outcome |= {**self._picks(item, likelihoods, lengths), "correct": _correct(item, likelihoods, originals)}
         return self.item_type(**outcome)
 
     def summarise(self, items: Sequence[ChoiceItem]) -> Summary:
@@ -140,9 +134,10 @@ class PreparedChoices:
     def _more(self, item: EncodedItem) -> dict[str, Any]:
         return {}
 
-    def _picks(self, item: EncodedItem, log_likelihoods: Sequence[float]) -> dict[str, int]:
+    def _picks(
+        self, item: EncodedItem, log_likelihoods: Sequence[float], lengths: Sequence[int] | None
+    ) -> dict[str, int]:
         picks = {"picked": _first_largest(log_likelihoods)}
-        lengths = item.group.questions.lengths(item.place)
         if lengths is not None:
             picks["picked_norm"] = _first_largest(
                 [value / length for value, length in zip(log_likelihoods, lengths, strict=True)]

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.contract import ProtocolDetails, Reason
+from harness.contract.items import NOT_FINITE, SegmentItem
 from harness.contract.tasks import PerplexityTask
 from harness.errors import BadCheckpoint, BadRequest, MissingData, Unsupported
 from harness.evaluation.definitions.encoding import TextEncoder, Tokens
-from harness.evaluation.outcomes import NOT_FINITE, SegmentItem, finite_or_none, standard_error
+from harness.evaluation.outcomes import finite_or_none, standard_error
 from harness.evaluation.prepared import Answer, Summary, TokenRequest
 
 if TYPE_CHECKING:

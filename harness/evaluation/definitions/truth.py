@@ -4,27 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import PositiveInt
-
 from harness.contract import ProtocolDetails
+from harness.contract.items import TruthItem
 from harness.contract.tasks import TruthTask
 from harness.errors import BadRequest
 from harness.evaluation.definitions.lm_eval_task import LmEvalQuestions, require_version
 from harness.evaluation.definitions.prepared_choices import EncodedItem, Group, PreparedChoices
-from harness.evaluation.outcomes import ChoiceItem
 
 if TYPE_CHECKING:
     from harness.evaluation.definitions import ModelFacts
 
 Row = dict[str, Any]
-
-
-class TruthItem(ChoiceItem):
-    """A question of TruthfulQA. The first `mc1_choices` log-likelihoods are those of MC1, `gold` and `picked` among
-    them; the others are those of MC2, of which those numbered `mc2_true` are true."""
-
-    mc1_choices: PositiveInt
-    mc2_true: tuple[int, ...]
 
 
 class TruthQuestions:
@@ -86,8 +76,10 @@ class PreparedTruth(PreparedChoices):
             "mc2_true": self._questions.mc2_true(item.place),
         }
 
-    def _picks(self, item: EncodedItem, log_likelihoods: Sequence[float]) -> dict[str, int]:
-        return super()._picks(item, log_likelihoods[: self._questions.mc1_choices(item.place)])
+    def _picks(
+        self, item: EncodedItem, log_likelihoods: Sequence[float], lengths: Sequence[int] | None
+    ) -> dict[str, int]:
+        return super()._picks(item, log_likelihoods[: self._questions.mc1_choices(item.place)], lengths)
 
 
 def prepare_truth(

@@ -1,0 +1,169 @@
+"""Holds a result against its parts: the outcomes of its items, the samples of a speed, the parts of a memory."""
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.contract import BenchmarkResult, EvaluateResult, EvaluationCost, Memory, ProfileResult, Result, Speed
+from harness.contract.items import NOT_FINITE
+from harness.contract.measurement import DeviceTelemetry, Extent, MemoryParts
+from orchestrator.figures.outcomes import Contradiction, Outcomes, OutcomesFile, read_outcomes
+
+_ROUNDING = 1e-6
+"""Relative distance within which two figures are the same: more than is lost by writing one in 32 bits."""
+_PEAK_HOLDS_OVERHEAD = {"peak-rss": True, "peak-rss-sampled-10ms": True, "cuda-allocator": False}
+"""By the method of a memory: whether what is there without the model is in its peak."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stands beside a result: the folder of a worker's output, and the request's parameters.
+
+    `data` is the digest of the data set of an evaluation, `sha256` that of its file of outcomes, where they are known.
+    """
+
+    folder: Path
+    parameters: Mapping[str, Any]
+    data: str = ""
+    sha256: str | None = None
+
+    def outcomes(self, result: EvaluateResult) -> OutcomesFile:
+        """Where the outcomes of the items lie: in the folder itself, whatever the result names."""
+        return OutcomesFile(self.folder / Path(result.items_file).name, self.data, self.sha256)
+
+
+def check(result: Result, kept: Kept) -> Outcomes | None:
+    """The outcomes of the items of an evaluation; None for what is not made of items.
+
+    Raises:
+        Contradiction: the result is not what its parts give, or these are missing or damaged.
+    """
+    if isinstance(result, EvaluateResult):
+        outcomes = read_outcomes(kept.outcomes(result))
+        _raise_first(_against_outcomes(result, outcomes, kept.parameters))
+        return outcomes
+    if isinstance(result, BenchmarkResult):
+        _raise_first(_against_samples(result, kept.parameters))
+    elif isinstance(result, ProfileResult):
+        _raise_first(_against_parts(result.memory, result.memory_parts))
+    return None
+
+
+def _raise_first(contradictions: Iterator[str]) -> None:
+    for one in contradictions:
+        raise Contradiction(one)
+
+
+def _against_outcomes(result: EvaluateResult, outcomes: Outcomes, parameters: Mapping[str, Any]) -> Iterator[str]:
+    asked, available = result.items + sum(result.excluded.values()), result.items_available
+    due = min(parameters.get("limit") or available, available)
+    if outcomes.scored != result.items:
+        yield f"{result.items} items are said to be scored, and there are outcomes of {outcomes.scored}"
+    if outcomes.excluded != result.excluded.get(NOT_FINITE, 0):
+        yield (
+            f"{result.excluded.get(NOT_FINITE, 0)} items are said to be excluded as {NOT_FINITE}, and"
+            f" {outcomes.excluded} are"
+        )
+    if asked != due:
+        yield f"{asked} items are scored or excluded, and it is asked for {due} of {available}"
+    if result.truncated_items > outcomes.scored + outcomes.excluded:
+        yield f"{result.truncated_items} of {outcomes.scored + outcomes.excluded} items are said to be truncated"
+    length = result.details.sequence_length if result.details is not None else None
+    if length is not None and outcomes.tokens - {length - 1}:
+        yield f"a segment has {min(outcomes.tokens - {length - 1})} predicted tokens, and is said to be of {length}"
+    for name, value in result.metrics.items():
+        if name in outcomes.metrics and not _same(value, outcomes.metrics[name]):
+            yield f"{name} is said to be {value:.12g}, and the outcomes of its items give {outcomes.metrics[name]:.12g}"
+    if result.metric not in result.metrics or result.metric not in outcomes.metrics:
+        giver = "it gives no" if result.metric not in result.metrics else "the outcomes of its items give no"
+        yield f"{giver} {result.metric}, which is its metric"
+    if result.cost is not None:
+        yield from _against_seconds(result.cost, outcomes.scored + outcomes.excluded)
+
+
+def _against_seconds(cost: EvaluationCost, items: int) -> Iterator[str]:
+    if cost.scored_items + cost.resumed_items != items:
+        yield f"the cost counts {cost.scored_items + cost.resumed_items} items, and there are {items}"
+    rates = (
+        ("items_per_second", cost.items_per_second, cost.scored_items),
+        ("tokens_per_second", cost.tokens_per_second, cost.computed_tokens),
+        ("model_operations_per_second", cost.model_operations_per_second, cost.model_operations),
+    )
+    for name, rate, count in rates:
+        if rate is not None and count is not None and not _same(rate * cost.score_seconds, count):
+            yield f"{name} is said to be {rate:.12g}, with {count} in {cost.score_seconds:.12g} s"
+
+
+def _against_samples(result: BenchmarkResult, parameters: Mapping[str, Any]) -> Iterator[str]:
+    for speed in result.speeds:
+        for one in (*_against_runs(speed, parameters.get("prompt_tokens")), *_against_readings(speed)):
+            yield f"batch {speed.batch_size}: {one}"
+    yield from _against_parts(result.memory, result.memory_parts)
+
+
+def _against_runs(speed: Speed, prompt_tokens: int | None) -> Iterator[str]:
+    if not speed.samples:
+        yield "a speed without samples"
+        return
+    median = statistics.median(speed.samples)
+    if not _same(speed.decode_tokens_per_second, median):
+        yield (
+            f"decode_tokens_per_second is said to be {speed.decode_tokens_per_second:.12g}, and the median of its"
+            f" samples is {median:.12g}"
+        )
+    if (interval := speed.interval) is not None:
+        ends = [any(_same(end, sample) for sample in speed.samples) for end in (interval.low, interval.high)]
+        if not all(ends) or not interval.low <= median <= interval.high or interval.coverage > 1:
+            yield f"the interval [{interval.low:.12g}, {interval.high:.12g}] is not of samples around their median"
+    widest = max(speed.samples) / min(speed.samples) - 1
+    if speed.noise_floor is not None and speed.noise_floor > widest * (1 + _ROUNDING) + _ROUNDING:
+        yield f"the noise floor is said to be {speed.noise_floor:.6g}, and no samples differ by more than {widest:.6g}"
+    seconds = speed.time_to_first_token_seconds
+    if seconds is not None and prompt_tokens is not None:
+        prefilled = speed.batch_size * prompt_tokens
+        if not _same(speed.prefill_tokens_per_second * seconds, prefilled):
+            yield (
+                f"prefill_tokens_per_second is said to be {speed.prefill_tokens_per_second:.12g}, with {prefilled}"
+                f" tokens in {seconds:.12g} s"
+            )
+
+
+def _against_readings(speed: Speed) -> Iterator[str]:
+    if (latency := speed.token_latency) is not None:
+        percentiles = [latency.p50_seconds, latency.p90_seconds, latency.p99_seconds]
+        if percentiles != sorted(percentiles):
+            yield f"the percentiles of the latency, {percentiles}, do not rise"
+    if (telemetry := speed.telemetry) is not None:
+        yield from _against_extremes(telemetry)
+
+
+def _against_extremes(telemetry: DeviceTelemetry) -> Iterator[str]:
+    for name in type(telemetry).model_fields:
+        extent = getattr(telemetry, name)
+        if isinstance(extent, Extent) and not extent.minimum <= extent.median <= extent.maximum:
+            yield f"{name} has a median of {extent.median:.12g} outside of its extremes"
+    for reason, count in telemetry.throttle_reasons.items():
+        if count > telemetry.samples:
+            yield f"{reason} was set in {count} of {telemetry.samples} samples"
+
+
+def _against_parts(memory: Memory, parts: MemoryParts | None) -> Iterator[str]:
+    """Activations are what is left of the peak, and never less than nothing."""
+    if parts is None or memory.method not in _PEAK_HOLDS_OVERHEAD:
+        return
+    held = [parts.weight_bytes, parts.kv_cache_bytes, parts.activation_bytes]
+    if _PEAK_HOLDS_OVERHEAD[memory.method]:
+        held.append(parts.overhead_bytes)
+    known = [size for size in held if size is not None]
+    if len(known) < len(held):
+        return
+    total, peak = sum(known), memory.peak_memory_bytes
+    if total < peak or (total > peak and parts.activation_bytes):
+        yield f"the parts of the memory are {total} bytes, and its peak is {peak}"
+
+
+def _same(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=_ROUNDING, abs_tol=1e-12)
