@@ -32,7 +32,10 @@ class CheckpointFormat(StrEnum):
 
 
 class Sparsity(Frozen):
-    """Zeros over all the weights of the linears that the method compressed."""
+    """Zeros over all the weights of the matrices of the decoder's blocks, those that the method left alone included.
+
+    `pattern` "n:m" says that of every m consecutive inputs of a row n or more are zero; any other word is a name.
+    """
 
     pattern: str
     target: float

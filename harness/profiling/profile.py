@@ -13,7 +13,9 @@ from harness.contract import (
     ProfileRequest,
     ProfileResult,
 )
-from harness.errors import Unsupported
+from harness.contract.claims import Counted, count_claims
+from harness.contract.weights import BadWeights
+from harness.errors import BadCheckpoint, Unsupported
 from harness.inputs import input_folder
 from harness.models.decoding import check_lengths, decode, random_prompts
 from harness.models.loading import TORCH_DTYPES, LoadedModel, choose_dtype, load_config, load_model, select_device
@@ -32,8 +34,10 @@ def profile(request: ProfileRequest, reporter: Reporter) -> ProfileResult:
     descriptor = open_checkpoint(folder)
     config = load_config(folder)
     check_lengths(parameters.prompt_tokens, parameters.generate_tokens, context=config.max_position_embeddings)
-    counted = _count(folder, descriptor, parameters.macs_tokens)
-    prediction = None if counted.shape is None else _predict(counted.shape, descriptor, request)
+    counted = _count_tensors(folder, descriptor)
+    operations = _count_operations(folder, descriptor, counted, parameters.macs_tokens)
+    shape = operations.shape
+    prediction = None if shape is None else _predict(shape, descriptor, request)
     if prediction is not None:
         refuse_if_too_large(prediction)
     reporter.progress(0, 2, "measurement")
@@ -42,13 +46,13 @@ def profile(request: ProfileRequest, reporter: Reporter) -> ProfileResult:
     reporter.progress(1, 2, "measurement")
     memory, held_bytes = _measure_generating(loaded, request)
     reporter.progress(2, 2, "measurement")
-    kv_cache_bytes = held_bytes if counted.shape is None else _kv_cache_bytes(counted.shape, loaded, request)
+    kv_cache_bytes = held_bytes if shape is None else _kv_cache_bytes(shape, loaded, request)
     return ProfileResult(
         disk_bytes=descriptor.size_bytes,
         weight_bytes=weight_bytes(folder),
-        parameter_count=descriptor.parameter_count,
-        macs=counted.macs,
-        macs_absent=counted.reason,
+        parameter_count=counted.parameter_count,
+        macs=operations.macs,
+        macs_absent=operations.reason,
         macs_tokens=parameters.macs_tokens,
         memory=memory,
         memory_parts=measured_parts(
@@ -68,7 +72,7 @@ def profile(request: ProfileRequest, reporter: Reporter) -> ProfileResult:
 
 
 @dataclass(frozen=True)
-class _Counted:
+class _Operations:
     """What config.json alone gives; without a shape, the reason why it gives nothing."""
 
     shape: Shape | None
@@ -76,13 +80,13 @@ class _Counted:
     reason: str | None = None
 
 
-def _count(folder: Path, descriptor: CheckpointDescriptor, tokens: int) -> _Counted:
+def _count_operations(folder: Path, descriptor: CheckpointDescriptor, counted: Counted, tokens: int) -> _Operations:
     try:
         shape = read_shape(read_config(folder))
     except Unsupported as unknown:
-        return _Counted(None, {}, unknown.message)
-    macs = count_macs(shape, tokens, density=_density(descriptor), weight_bits=_bits(descriptor))
-    return _Counted(shape, macs)
+        return _Operations(None, {}, unknown.message)
+    macs = count_macs(shape, tokens, density=_density(counted), weight_bits=_bits(descriptor))
+    return _Operations(shape, macs)
 
 
 def weight_bytes(folder: Path) -> int:
@@ -109,8 +113,26 @@ def _predict(shape: Shape, descriptor: CheckpointDescriptor, request: ProfileReq
     )
 
 
-def _density(descriptor: CheckpointDescriptor) -> float:
-    return 1.0 if descriptor.sparsity is None else 1.0 - descriptor.sparsity.measured
+def _count_tensors(folder: Path, descriptor: CheckpointDescriptor) -> Counted:
+    """What is in the tensors, once the descriptor was found to say the same.
+
+    Raises:
+        BadCheckpoint: it says something else of them, or they cannot be counted.
+    """
+    try:
+        counted = count_claims(folder, descriptor)
+    except BadWeights as bad:
+        raise BadCheckpoint(f"{folder}: {bad}", hint="compress the checkpoint again") from bad
+    if counted.untrue:
+        raise BadCheckpoint(
+            f"{folder}: {counted.untrue[0]}", hint="the descriptor is not to be trusted; compress the checkpoint again"
+        )
+    return counted
+
+
+def _density(counted: Counted) -> float:
+    """The share of the decoder's weights that is not zero; zeros that no method claims save nothing."""
+    return 1.0 if not counted.zeros else 1.0 - counted.zeros / counted.weights
 
 
 def _bits(descriptor: CheckpointDescriptor) -> int:

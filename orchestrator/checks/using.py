@@ -21,7 +21,6 @@ from harness.contract import (
     BenchmarkResult,
     Calibration,
     CheckpointDescriptor,
-    CheckpointFormat,
     CompressParameters,
     CompressResult,
     DatasetDescriptor,
@@ -35,11 +34,12 @@ from harness.contract import (
     canonical_json,
     describe_tree,
 )
+from harness.contract.claims import count_claims
+from harness.contract.weights import BadWeights
 from orchestrator.checks.backends.checks import check_result
 from orchestrator.checks.backends.record import Outcome
 from orchestrator.checks.conformance import Check
 from orchestrator.checks.probe import write_probe
-from orchestrator.checks.safetensors_file import BadWeights, Counted, count_weights
 from orchestrator.images.catalog import Image
 from orchestrator.plan.resolving import planned_format
 from orchestrator.run.verdict import judge
@@ -51,7 +51,6 @@ from orchestrator.store.artifacts import check_new
 EVALUATED_TASK = "piqa"
 _LIMITS = Limits(deadline_seconds=1800.0)
 _SAMPLES, _SEQUENCE_TOKENS = 4, 128
-_ZEROS_TOLERANCE = 0.002
 _WORDS = "the a river stone carries old light over slow water under grey hills while birds return late"
 _OUTCOMES = {Outcome.PASSED: True, Outcome.FAILED: False, Outcome.NOT_APPLICABLE: None}
 
@@ -164,9 +163,8 @@ def _use_method(bench: Bench, image: Image, method: MethodDescription) -> Iterat
     yield whole
     if not whole.passed:
         return
-    parent = _descriptor(bench.checkpoint)
-    yield _answers_the_request(method, made, asked, parent)
-    yield _weights_count(method, artifact, made, parent)
+    yield _has_the_planned_format(method, made, asked)
+    yield _content_is_as_described(method, artifact, made)
     yield _is_evaluated(bench, method, artifact)
 
 
@@ -179,47 +177,25 @@ def _is_described(method: MethodDescription, artifact: Path, made: CheckpointDes
     return Check(clause, True, f"{len(made.files)} files, {made.size_bytes / 2**20:.1f} MiB")
 
 
-def _answers_the_request(
-    method: MethodDescription, made: CheckpointDescriptor, asked: CompressParameters, parent: CheckpointDescriptor
-) -> Check:
-    expected = {
-        "method": method.name,
-        "setting": asked.setting.name,
-        "parent": parent.digest,
-        "format": planned_format(method, asked.setting, asked.options),
-    }
-    wrong = [
-        f"{name} is {getattr(made, name)!r} instead of {value!r}"
-        for name, value in expected.items()
-        if getattr(made, name) != value
-    ]
+def _has_the_planned_format(method: MethodDescription, made: CheckpointDescriptor, asked: CompressParameters) -> Check:
+    planned = planned_format(method, asked.setting, asked.options)
     return Check(
-        f"{method.name}: its descriptor answers the request", not wrong, "; ".join(wrong) or ", ".join(expected)
+        f"{method.name}: it is stored in the format that {method.name} is described with",
+        made.format == planned,
+        f"format is {made.format.value}" + ("" if made.format == planned else f" instead of {planned.value}"),
     )
 
 
-def _weights_count(
-    method: MethodDescription, artifact: Path, made: CheckpointDescriptor, parent: CheckpointDescriptor
-) -> Check:
-    """What can be counted of dense weights is counted; of packed ones only that they can be read."""
-    clause = f"{method.name}: its weights can be read, and are as many as it says"
+def _content_is_as_described(method: MethodDescription, artifact: Path, made: CheckpointDescriptor) -> Check:
+    """Everything that a descriptor says and that can be counted, see `harness.contract.claims`."""
+    clause = f"{method.name}: its weights are what it says of them"
     try:
-        counted = count_weights(artifact)
+        counted = count_claims(artifact, made)
     except BadWeights as bad:
         return Check(clause, False, str(bad))
-    wrong = _miscounted(made, counted, parent) if made.format is CheckpointFormat.DENSE else None
-    found = f"{counted.values} values in {counted.tensors} tensors, {counted.zeros_of_linears:.1%} zeros in linears"
-    return Check(clause, wrong is None, wrong or found)
-
-
-def _miscounted(made: CheckpointDescriptor, counted: Counted, parent: CheckpointDescriptor) -> str | None:
-    """A method that takes whole units away leaves no zeros, so these are held against what it says only otherwise."""
-    if counted.values != made.parameter_count:
-        return f"parameter_count is {made.parameter_count}, and the tensors hold {counted.values} values"
-    said = made.sparsity.measured if made.sparsity is not None else 0.0
-    if counted.values == parent.parameter_count and said - counted.zeros_of_linears > _ZEROS_TOLERANCE:
-        return f"sparsity.measured is {said:.4f}, and {counted.zeros_of_linears:.4f} of the linears' weights are zero"
-    return None
+    zeros = "" if counted.zeros is None else f", {counted.zeros} of {counted.weights} weights of linears zero"
+    found = f"{counted.parameter_count} parameters{zeros}"
+    return Check(clause, not counted.untrue, "; ".join(map(str, counted.untrue)) or found)
 
 
 def _is_evaluated(bench: Bench, method: MethodDescription, artifact: Path) -> Check:
@@ -247,10 +223,6 @@ def _use_backend(bench: Bench, image: Image, backend: BackendDescription) -> Ite
     yield Check(f"{backend.name} serves a tiny model", True, f"as backend {answer.result.backend!r}")
     for one in check_result(answer.result, asked):
         yield Check(f"{backend.name}: {one.name}", _OUTCOMES[one.outcome], one.message)
-
-
-def _descriptor(folder: Path) -> CheckpointDescriptor:
-    return CheckpointDescriptor.model_validate_json((folder / DESCRIPTOR_NAME).read_bytes())
 
 
 def _text_rows() -> list[dict[str, Any]]:

@@ -13,9 +13,10 @@ from pathlib import Path
 from harness.contract import DeviceKind, Event, Sha256
 from orchestrator.errors import Interrupted, OrchestratorError
 from orchestrator.images.catalog import ImageCatalog
+from orchestrator.run.claims import FalseClaim, check_content
 from orchestrator.run.keys import key_material, stage_key
 from orchestrator.run.resources import hold_devices
-from orchestrator.run.verdict import judge
+from orchestrator.run.verdict import judge, violation
 from orchestrator.runtime.base import Completed, Invocation, Runtime
 from orchestrator.stages import HostFolder, ImageIdentity, Stage
 from orchestrator.store import BadArtifact, Failure, FailureKind, Provenance, StageRecord, Store, now
@@ -158,12 +159,16 @@ def _keep(ran: _Ran, stage: Stage, workshop: Workshop, key: Sha256, material: di
     )
     try:
         poll = _until(workshop.cancel, stage.limits.deadline_seconds)
-        record = workshop.store.commit(folder, verdict, provenance, workshop.cancel, poll)
+        record = workshop.store.commit(
+            folder, verdict, provenance, workshop.cancel, poll, partial(check_content, poll=poll)
+        )
     except BadArtifact as bad:
         hint = "the image is at fault; its attempt is kept"
         return failed(Failure(kind=FailureKind.BAD_ARTIFACT, message=str(bad), hint=hint))
+    except FalseClaim as lie:
+        return failed(violation(f"result.artifact.{lie}"))
     except _TookTooLong:
-        message = f"what the worker left could not be hashed within {stage.limits.deadline_seconds:.0f} s"
+        message = f"what the worker left could not be hashed and counted within {stage.limits.deadline_seconds:.0f} s"
         hint = "raise limits.deadline_seconds in the manifest"
         return failed(Failure(kind=FailureKind.TIMED_OUT, message=message, hint=hint))
     workshop.verifier.published(record)

@@ -12,27 +12,16 @@ from pydantic import ValidationError
 from harness.contract import (
     FINAL_EVENT,
     RESULT_NAME,
-    BenchmarkParameters,
-    BenchmarkResult,
-    CheckpointDescriptor,
-    DatasetDescriptor,
-    DatasetSource,
     ErrorCode,
     ErrorEvent,
-    EvaluateParameters,
-    EvaluateResult,
     ExitCode,
-    FetchParameters,
-    FetchResult,
     FinalEvent,
-    Parameters,
-    Result,
     ResultEvent,
-    TextFile,
 )
 from orchestrator.documents import first_difference, why_invalid
 from orchestrator.figures.checking import Kept, check
 from orchestrator.figures.outcomes import Contradiction
+from orchestrator.run.claims import false_claims
 from orchestrator.runtime.base import Completed, Ending, Invocation
 from orchestrator.stages import STDERR_NAME
 from orchestrator.store import Failure, FailureKind
@@ -65,7 +54,7 @@ def judge(asked: Invocation, completed: Completed) -> ResultEvent | Failure:
             kind=FailureKind.OUT_OF_MEMORY, message="the host killed the worker for its memory", hint=_MEMORY_HINT
         )
     if completed.violations:
-        return _violation(completed.violations[0])
+        return violation(completed.violations[0])
     if completed.final is None:
         return _died(asked.folder, completed.exit_code)
     return _weigh(asked, completed.final, completed.exit_code)
@@ -73,54 +62,39 @@ def judge(asked: Invocation, completed: Completed) -> ResultEvent | Failure:
 
 def _weigh(asked: Invocation, final: FinalEvent, exit_code: int) -> ResultEvent | Failure:
     if exit_code != (ExitCode.RESULT if isinstance(final, ResultEvent) else final.code.exit_code):
-        return _violation(f"its answer says {final.event!r}, its exit status {exit_code} says otherwise")
+        return violation(f"its answer says {final.event!r}, its exit status {exit_code} says otherwise")
     if isinstance(final, ErrorEvent):
         return Failure(kind=_KINDS[final.code], message=final.message, hint=final.hint, reason=final.reason)
     if wrong := next(_answers_to_something_else(asked, final), None):
-        return _violation(wrong)
+        return violation(wrong)
     try:
         text = (asked.output / RESULT_NAME).read_bytes()
         written = FINAL_EVENT.validate_json(text)
     except OSError as unreadable:
-        return _violation(f"{RESULT_NAME} cannot be read: {type(unreadable).__name__}")
+        return violation(f"{RESULT_NAME} cannot be read: {type(unreadable).__name__}")
     except ValidationError as invalid:
-        return _violation(f"{RESULT_NAME} is no final event: {why_invalid(invalid, text)}")
+        return violation(f"{RESULT_NAME} is no final event: {why_invalid(invalid, text)}")
     if difference := first_difference(written, final):
-        return _violation(f"{RESULT_NAME} differs from what it printed: {difference}")
+        return violation(f"{RESULT_NAME} differs from what it printed: {difference}")
     try:
         check(final.result, Kept(asked.output, asked.parameters.model_dump(mode="json")))
     except Contradiction as contradiction:
-        return _violation(f"its result is not what its parts give: {contradiction}")
+        return violation(f"its result is not what its parts give: {contradiction}")
     return final
 
 
 def _answers_to_something_else(asked: Invocation, final: ResultEvent) -> Iterator[str]:
-    """The fields in which the answer is not one to what was asked."""
+    """The fields in which the answer is not one to what was asked, or contradicts its inputs or itself."""
     if final.id != asked.stage:
         yield f"it answered request {final.id!r} instead of {asked.stage!r}"
     if final.result.operation != asked.operation:
         yield f"result.operation is {final.result.operation!r}, and {asked.operation.value!r} was asked for"
         return
-    for field, found, wanted in _same_in_both(asked.parameters, final.result):
-        if found != wanted:
-            yield f"result.{field} is {found!r}, and {wanted!r} was asked for"
+    yield from false_claims(asked, final.result)
 
 
-def _same_in_both(asked: Parameters, result: Result) -> Iterator[tuple[str, str, str]]:
-    """What a result repeats of its request: the field, what stands there, and what should."""
-    match asked, result:
-        case FetchParameters(), FetchResult():
-            is_data = isinstance(asked.source, DatasetSource | TextFile)
-            wanted = DatasetDescriptor if is_data else CheckpointDescriptor
-            yield "artifact.artifact", result.artifact.artifact, wanted.model_fields["artifact"].default
-        case EvaluateParameters(), EvaluateResult():
-            yield "task", result.task, asked.task
-            yield "engine", result.engine, asked.engine
-        case BenchmarkParameters(), BenchmarkResult():
-            yield "backend", result.backend, asked.backend
-
-
-def _violation(what: str) -> Failure:
+def violation(what: str) -> Failure:
+    """The failure of a worker whose answer cannot be right."""
     return Failure(
         kind=FailureKind.CONTRACT_VIOLATION,
         message=f"the worker broke the contract: {what}",

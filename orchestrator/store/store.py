@@ -290,11 +290,13 @@ class Store:
         provenance: Provenance,
         cancel: threading.Event | None = None,
         poll: Poll = never,
+        inspect: Callable[[Path, Descriptor], None] = lambda folder, descriptor: None,
     ) -> StageRecord:
         """Keep a successful attempt. The rename of its folder is the moment at which the result exists.
 
         A result that is known already, and whose artifact came out the same again, stays as it is: runs refer to it.
-        `poll` is called while the artifact is hashed.
+        `poll` is called while the artifact is hashed, `inspect` when it was, with its folder: what it raises keeps it
+        from being published.
 
         Raises:
             BadArtifact: the artifact differs from its descriptor.
@@ -303,7 +305,9 @@ class Store:
         output, descriptor = attempt / OUTPUT_NAME, described(final)
         digest = None if descriptor is None else descriptor.digest
         if descriptor is not None:
-            self._publish(output / ARTIFACT_NAME, descriptor, cancel, poll)
+            blocks = check_new(output / ARTIFACT_NAME, descriptor, poll)
+            inspect(output / ARTIFACT_NAME, descriptor)
+            self._publish(output / ARTIFACT_NAME, descriptor, blocks, cancel, poll)
         shutil.rmtree(output / RESUME_NAME, ignore_errors=True)
         shutil.rmtree(self.failures / provenance.key, ignore_errors=True)
         if digest is not None and (known := self.find(provenance.key)) and known.provenance.artifact == digest:
@@ -389,9 +393,15 @@ class Store:
         """In the order of their names, which is that of their numbers where the manifest is the same."""
         return sorted(path.parent.name for path in self.runs.glob(f"*/{RUN_NAME}"))
 
-    def _publish(self, folder: Path, descriptor: Descriptor, cancel: threading.Event | None, poll: Poll) -> None:
+    def _publish(
+        self,
+        folder: Path,
+        descriptor: Descriptor,
+        blocks: BlockDigests,
+        cancel: threading.Event | None,
+        poll: Poll,
+    ) -> None:
         """Move what a worker left to its address. What lies there already stays if it is whole."""
-        blocks = check_new(folder, descriptor, poll)
         canonical = canonical_json(descriptor.model_dump(mode="json"))
         if (folder / DESCRIPTOR_NAME).read_bytes() != canonical:  # the same values, in another image's way of writing
             write_atomically(folder / DESCRIPTOR_NAME, canonical)

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, ExportParameters, ExportRequest
+from harness.contract.claims import count_claims
 from harness.exporting import run
 from harness.models.loading import load_model
 from tests.support.small_checkpoints import Recorder
@@ -16,7 +17,7 @@ DENSE = CheckpointFormat.DENSE
 
 
 def export(checkpoint: Path, target: CheckpointFormat, **parameters: object) -> tuple[Path, CheckpointDescriptor]:
-    """The new artifact's folder and descriptor."""
+    """The new artifact's folder and descriptor, of which all is true that can be counted."""
     output = checkpoint.with_name(f"{checkpoint.name}-{target.name}-{len(list(checkpoint.parent.iterdir()))}")
     output.mkdir()
     request = ExportRequest(
@@ -25,7 +26,9 @@ def export(checkpoint: Path, target: CheckpointFormat, **parameters: object) -> 
         output=str(output),
         parameters=ExportParameters.model_validate({"target": target, **parameters}),
     )
-    return output / "artifact", run(request, Recorder().reporter).artifact
+    made = run(request, Recorder().reporter).artifact
+    assert count_claims(output / "artifact", made).untrue == ()
+    return output / "artifact", made
 
 
 def logits(checkpoint: Path, tokens: torch.Tensor) -> torch.Tensor:

@@ -15,8 +15,8 @@ from harness.contract import (
     Setting,
     work_source,
 )
+from harness.contract.weights import BadWeights, read_stored
 from orchestrator.checks.conformance import Check
-from orchestrator.checks.safetensors_file import BadWeights, count_weights
 from orchestrator.checks.using import Bench, Evaluator, use_image
 from orchestrator.errors import BadImage, BadManifest, RuntimeUnavailable
 from orchestrator.images.catalog import ImageCatalog
@@ -200,16 +200,21 @@ def test_a_new_image_without_python_does_what_it_offers(tmp_path: Path, kind: Ki
 @pytest.mark.parametrize(
     ("instead_of", "written", "clause", "words"),
     [
-        ('method: "@"', 'method: "other"', "its descriptor answers the request", "method is 'other' instead of '@'"),
-        ("parent: $parent", 'parent: ("0" * 64)', "its descriptor answers the request", "parent is '000"),
-        ("notes: []", "notes: [], parameter_count: 7", "its weights can be read", "parameter_count is 7"),
+        (
+            'method: "@"',
+            'method: "other"',
+            "compresses a tiny model",
+            "result.artifact.method is 'other', and '@' was asked for",
+        ),
+        ("parent: $parent", 'parent: ("0" * 64)', "compresses a tiny model", "result.artifact.parent is '000"),
+        ("notes: []", "notes: [], parameter_count: 7", "its weights are what it says", "parameter_count is 7"),
         (
             "notes: []",
             'notes: [], sparsity: {pattern: "unstructured", target: 0.5, measured: 0.5}',
-            "its weights can be read",
-            "sparsity.measured is 0.5000, and 0.0000",
+            "compresses a tiny model",
+            "result.artifact.sparsity is Sparsity(",
         ),
-        ("size_bytes: $size", "size_bytes: 1", "its files are what its descriptor says", "another size or sha256"),
+        ("size_bytes: $size", "size_bytes: 1", "its files are what its descriptor says", "bytes, and 1 are described"),
         ("save_seconds: $save", "save_seconds: -1", "compresses a tiny model", "result.cost.save_seconds: Input"),
     ],
 )
@@ -241,4 +246,4 @@ def test_each_false_claim_fails_by_its_field(
 def test_weights_that_cannot_be_read_are_named(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(BadWeights, match=words):
-        count_weights(tmp_path)
+        read_stored(tmp_path)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.contract import Calibration, CompressParameters, CompressRequest, Device, Setting
+from harness.contract.claims import count_claims
 from harness.methods import run
 from harness.models.loading import load_model
 from harness.reporter import Reporter
@@ -56,6 +57,7 @@ class Requests:
         )
         events = stream or io.StringIO()
         result = run(request, Reporter(events))
+        assert count_claims(output / "artifact", result.artifact).untrue == (), "what is said of weights can be counted"
         return result, output / "artifact", [json.loads(line) for line in events.getvalue().splitlines()]
 
     def _text(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A whole profile: sizes from files, cache size from the shape, density and bits from the descriptor."""
+"""A whole profile: sizes from files, cache size from the shape, density from the tensors."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import transformers
 
 from harness.checkpoint import open_checkpoint
 from harness.contract import Device, Dtype, ProfileParameters, ProfileRequest, ProfileResult, Quantization, Sparsity
-from harness.errors import BadRequest
+from harness.errors import BadCheckpoint, BadRequest
 from harness.profiling import run
 from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
 
@@ -43,18 +43,38 @@ def test_the_cache_has_the_size_of_the_one_that_transformers_fills(tmp_path: Pat
     assert result.kv_cache_bytes == held
 
 
-def test_a_pruned_checkpoint_counts_by_its_measured_density(tmp_path: Path) -> None:
+def linears_of(model: torch.nn.Module) -> list[torch.nn.Linear]:
+    named = model.named_modules()
+    return [module for name, module in named if isinstance(module, torch.nn.Linear) and ".layers." in name]
+
+
+def test_a_pruned_checkpoint_counts_by_the_zeros_in_its_tensors(tmp_path: Path) -> None:
     model = small_model("llama")
     dense = profile(tmp_path, publish_checkpoint(tmp_path / "dense", model))
-    sparsity = Sparsity(pattern="unstructured", target=0.5, measured=0.25)
+    for linear in linears_of(model):
+        linear.weight[:, ::4] = 0
+    sparsity = Sparsity(pattern="1:4", target=0.25, measured=0.25)
     pruned = profile(tmp_path, publish_checkpoint(tmp_path / "pruned", model, sparsity=sparsity))
-    linears = sum(
-        module.weight.numel()
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and ".layers." in name
-    )
+    weights = sum(linear.weight.numel() for linear in linears_of(model))
     assert pruned.macs["macs/shape"] == dense.macs["macs/shape"]
-    assert dense.macs["macs/density"] - pruned.macs["macs/density"] == 128 * linears // 4
+    assert dense.macs["macs/density"] - pruned.macs["macs/density"] == 128 * weights // 4
+    unclaimed = profile(tmp_path, publish_checkpoint(tmp_path / "unclaimed", model))
+    assert unclaimed.macs == dense.macs, "zeros that no method claims save nothing"
+
+
+@pytest.mark.parametrize(
+    ("claims", "words"),
+    [
+        ({"sparsity": Sparsity(pattern="unstructured", target=0.5, measured=0.25)}, "sparsity.measured is 0.25"),
+        ({"quantization": Quantization(weight_bits=2, activation_bits=16, simulated=True)}, "weight_bits is 2"),
+    ],
+)
+def test_a_descriptor_that_its_tensors_contradict_is_not_profiled(
+    tmp_path: Path, claims: dict[str, Any], words: str
+) -> None:
+    checkpoint = publish_checkpoint(tmp_path / "model", small_model("llama"), **claims)
+    with pytest.raises(BadCheckpoint, match=words):
+        profile(tmp_path, checkpoint)
 
 
 def test_a_quantized_checkpoint_counts_by_its_weight_bits(tmp_path: Path) -> None:

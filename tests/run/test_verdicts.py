@@ -143,7 +143,12 @@ def test_unsupported_keeps_its_reason_and_hint(tmp_path: Path) -> None:
 
 DATA = DatasetDescriptor(name="d", origin="local", rows={"test": 1}, files={})
 CHECKPOINT = CheckpointDescriptor(
-    format=CheckpointFormat.DENSE, dtype=Dtype.FLOAT32, architecture="a", parameter_count=1, source="s", files={}
+    format=CheckpointFormat.DENSE,
+    dtype=Dtype.FLOAT32,
+    architecture="a",
+    parameter_count=1,
+    source=f"hub:org/name@{'0' * 40}",
+    files={},
 )
 BENCHMARK = BenchmarkResult(
     backend="b",
@@ -209,7 +214,7 @@ def test_an_answer_to_something_else_breaks_the_contract_and_the_field_is_named(
         (Operation.FETCH, FetchParameters(source=MODEL), FetchResult(artifact=CHECKPOINT)),
         (Operation.FETCH, FetchParameters(source=TEXT), FetchResult(artifact=DATA)),
         (Operation.FETCH, FetchParameters(source=DatasetSource(name="d")), FetchResult(artifact=DATA)),
-        (Operation.BENCHMARK, BenchmarkParameters(backend="b"), BENCHMARK),
+        (Operation.BENCHMARK, BenchmarkParameters(backend="b", batch_sizes=(1,)), BENCHMARK),
     ],
 )
 def test_an_answer_to_what_was_asked_is_a_result(

