@@ -14,6 +14,8 @@ from harness.contract.base import Frozen
 
 NOT_FINITE = "log_likelihood_not_finite"
 """The reason under which an item is excluded when the model gave it NaN or an infinity."""
+UNLABELLED = "unlabelled"
+"""The reason for a row without a gold answer (GLUE writes -1 for a label that is kept secret): it asks nothing."""
 OF_PICK = {"acc": "picked", "acc_norm": "picked_norm", "mc1": "picked"}
 """For each metric that is 1 where the right choice was picked: the field that says which one was."""
 ORIGINAL = "acc_original"

@@ -13,7 +13,9 @@ from harness.contract import (
     ProfileResult,
     TaskDescription,
 )
+from harness.contract.items import UNLABELLED
 from orchestrator.evidence.gaps import counted_task, run_gaps, stage_gaps
+from orchestrator.evidence.pairing import paired_with_dense
 from orchestrator.evidence.resampling import Draws, Printed
 from orchestrator.evidence.value import Gap, Value, Values, Variant
 from orchestrator.figures.outcomes import Outcomes
@@ -87,7 +89,7 @@ def collect(
             values.extend(_values(made, record, catalog))
         except _NoFigure as absent:
             gaps.extend(stage_gaps(state, state.subject, f"{name}: {absent}", record, catalog))
-    return Values(values, [*gaps, *run_gaps(record, catalog)])
+    return Values(paired_with_dense(values, outcomes), [*gaps, *run_gaps(record, catalog)])
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class _Measured:
         higher_is_better: bool = False,
         metric: str = "",
         items: int | None = None,
+        excluded: Mapping[str, int] | None = None,
         noise_floor: float | None = None,
     ) -> Value:
         source = self.stage.provenance.key
@@ -125,6 +128,7 @@ class _Measured:
             protocol=protocol,
             metric=metric,
             items=items,
+            excluded=dict(excluded or {}),
             interval=interval,
             interval_reason=reason,
             noise_floor=noise_floor,
@@ -198,19 +202,18 @@ def _accuracy(
             higher_is_better=task.higher_is_better,
             metric=metric,
             items=outcomes.scored,
+            excluded={reason: count for reason, count in result.excluded.items() if count and reason != UNLABELLED},
         )
 
 
 def _protocol(result: EvaluateResult) -> str:
     """The protocol's name, and what else keeps figures apart: a segment's length where the model sets it, the items."""
-    name, excluded = result.protocol, sum(result.excluded.values())
+    name = result.protocol
     length = result.details.sequence_length if result.details is not None else None
     if length is not None and str(length) not in name.split("-"):
         name = f"{name} of {length} tokens"
-    asked = result.items + excluded
-    if asked != result.items_available:
-        name = f"{name} first {asked}"
-    return f"{name}, {excluded} excluded" if excluded else name
+    asked = result.items + sum(result.excluded.values())
+    return name if asked == result.items_available else f"{name} first {asked}"
 
 
 def _training_cost(made: _Measured, result: CompressResult) -> Iterator[Value]:

@@ -1,6 +1,6 @@
 """The outcomes behind one figure, as arrays to draw from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +30,25 @@ class Items:
 
     @property
     def scored(self) -> int:
-        return int(np.count_nonzero(~np.isnan(self.values)))
+        return int(np.count_nonzero(self.has_outcome))
+
+    @property
+    def has_outcome(self) -> NDArray[np.bool_]:
+        """Which items were not excluded [items]."""
+        return ~np.isnan(self.values)
 
     @property
     def right(self) -> NDArray[np.bool_] | None:
-        """Which items are right [items]; None where an item can be partly right, or was excluded."""
-        whole = np.isin(self.values, (0.0, 1.0)).all()
+        """Which items are right [items], none that was excluded; None where an item can be partly right."""
+        whole = np.isin(self.values[self.has_outcome], (0.0, 1.0)).all()
         return self.values == 1.0 if whole and not self.exponential else None
+
+
+def over_common(one: Items, other: Items) -> tuple[Items, Items]:
+    """Two figures' outcomes of the same items, without those that either of them excluded."""
+    both = one.has_outcome & other.has_outcome
+    left, right = (np.where(both, each.values, np.nan) for each in (one, other))
+    return replace(one, values=left), replace(other, values=right)
 
 
 def items_of(outcomes: Outcomes, metric: str) -> Items:

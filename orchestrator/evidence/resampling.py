@@ -11,7 +11,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from harness.contract import Frozen
 from orchestrator.evidence.estimate import Estimate, ratio
 from orchestrator.evidence.interval import CONFIDENCE_PERCENT, if_any, value_interval
-from orchestrator.evidence.items import Items, NoInterval, items_of
+from orchestrator.evidence.items import Items, NoInterval, items_of, over_common
 from orchestrator.evidence.value import Interval, Value
 from orchestrator.figures.metrics import Floats
 from orchestrator.figures.outcomes import Outcomes
@@ -93,12 +93,20 @@ class Draws:
         """A figure's own interval, or the reason why there is none."""
         return if_any(lambda: value_interval(self.estimate(source, metric)))
 
+    def pair(self, own: Value, other: Value) -> "Pair | None":
+        """See the function; None also where one of the two is not made of items that are known."""
+        items, others = self.items(own), self.items(other)
+        return None if items is None or others is None else pair(own.value, items, other.value, others)
+
     def ratio(self, own: Value, dense: Value) -> Estimate:
         """A value against the dense one, of the same items in each resample; above 1 where it is the better one.
 
         Raises:
             NoInterval: one of the two cannot be resampled.
         """
+        if (found := self.pair(own, dense)) is not None:
+            value, reference = found.estimates(self.resampling)
+            return ratio(value, reference) if own.higher_is_better else ratio(reference, value)
         value = self.estimate(own.source, own.metric)
         try:
             reference = self.estimate(dense.source, dense.metric)
@@ -136,6 +144,18 @@ def ways_to_average(value: float, items: Items) -> tuple[Strata, ...]:
     """
     if items.scored < LEAST_ITEMS:
         raise NoInterval(f"resampling {items.scored} items shows too little spread: it takes {LEAST_ITEMS}")
+    kept = tuple(strata for strata in _averages_giving(value, items) if min(strata) > 1)
+    if not kept:
+        raise NoInterval("a group of a single item cannot be resampled")
+    return kept
+
+
+def _averages_giving(value: float, items: Items) -> tuple[Strata, ...]:
+    """All that are, of however few items.
+
+    Raises:
+        NoInterval: there is none.
+    """
     ways = tuple(dict.fromkeys(((len(items.values),), items.groups)))
     results = [_figure(items, strata) for strata in ways]
     found = [
@@ -143,10 +163,52 @@ def ways_to_average(value: float, items: Items) -> tuple[Strata, ...]:
     ]
     if not found:
         raise NoInterval(f"the outcomes of the items give {results[0]:g}, not the value {value:g}")
-    kept = tuple(strata for strata in found if min(strata) > 1)
-    if not kept:
-        raise NoInterval("a group of a single item cannot be resampled")
-    return kept
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two figures of the same items over those that neither of them excluded."""
+
+    value: float
+    reference: float
+    items: int
+    own: Items
+    others: Items
+
+    def estimates(self, resampling: Resampling) -> tuple[Estimate, Estimate]:
+        """Both, of the same items in each resample.
+
+        Raises:
+            NoInterval: one of them cannot be resampled.
+        """
+        refused: dict[str, NoInterval] = {}
+        columns = columns_of({"own": (self.value, self.own), "others": (self.reference, self.others)}, refused)
+        for reason in refused.values():
+            raise reason
+        own, others = resample((columns["own"], columns["others"]), resampling)
+        return own, others
+
+
+def pair(value: float, items: Items, reference: float, others: Items) -> Pair | None:
+    """Two figures over the items that both have an outcome of; None where these are all of both.
+
+    Raises:
+        NoInterval: they are not of the same items, or have none in common.
+    """
+    if items.identity != others.identity:
+        raise NoInterval("not of the same items")
+    if np.array_equal(items.has_outcome, others.has_outcome):
+        return None
+    ways = _averages_giving(value, items)
+    strata = next((one for one in _averages_giving(reference, others) if one in ways), None)
+    if strata is None:
+        raise NoInterval("not averaged alike over groups")
+    own, other = over_common(items, others)
+    over, against = _figure(own, strata), _figure(other, strata)
+    if math.isnan(over) or math.isnan(against):
+        raise NoInterval("there is a group of which they have no item in common")
+    return Pair(over, against, own.scored, own, other)
 
 
 def columns_of(printed: Mapping[Key, tuple[float, Items]], refused: dict[Key, NoInterval]) -> dict[Key, Column]:

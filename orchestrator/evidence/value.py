@@ -50,14 +50,28 @@ class Interval(Frozen):
         return self.low <= value <= self.high
 
 
+LOST_SHARE_LIMIT = 0.01
+"""Of a task's items: a figure over fewer survivors than the rest is no figure of the task."""
+
+
+class Paired(Frozen):
+    """A value and the dense one, both over the `items` that both have an outcome of."""
+
+    value: float
+    reference: float
+    items: PositiveInt
+
+
 class Value(Frozen):
     """One measured value, made once from a stored result (or a printed table) and handed on as it is.
 
     `protocol` says how it was measured; values of different protocols are never compared. `metric` is which of the
-    result's metrics it is, where that has several, and `items` how many items were scored. An interval that is None has
-    its reason in `interval_reason`, where one was sought. `noise_floor` is the relative difference that repeats of this
-    very measurement show, where it was measured. `caveat` says why a value is not that of the variant's own weights,
-    where it is not; `notes` are the worker's. `source` says where the value comes from: a stage key, a table.
+    result's metrics it is, where that has several, and `items` how many items were scored. `excluded` counts those that
+    were not, by reason. A value over other items than the dense one's has both over the common ones in `paired`, or in
+    `unpaired` the reason why there are none: then it must not be set against the dense value. An interval that is None
+    has its reason in `interval_reason`, where one was sought. `noise_floor` is the relative difference that repeats of
+    this very measurement show, where it was measured. `caveat` says why a value is not that of the variant's own
+    weights, where it is not; `notes` are the worker's. `source` says where the value comes from: a stage key, a table.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -70,12 +84,32 @@ class Value(Frozen):
     protocol: str = ""
     metric: str = ""
     items: PositiveInt | None = None
+    excluded: dict[str, PositiveInt] = {}
+    paired: Paired | None = None
+    unpaired: str | None = None
     interval: Interval | None = None
     interval_reason: str | None = None
     noise_floor: float | None = None
     caveat: str | None = None
     notes: tuple[str, ...] = ()
     source: str = ""
+
+    @property
+    def lost(self) -> str | None:
+        """Which items have no outcome, in a clause; None where each has one."""
+        if not self.excluded:
+            return None
+        count, asked = sum(self.excluded.values()), sum(self.excluded.values(), self.items or 0)
+        reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(self.excluded.items()))
+        return f"{count} of {asked} items have no outcome ({reasons})"
+
+    @property
+    def withheld(self) -> str | None:
+        """Why the value is in no score and no comparison; None where nothing is held against it."""
+        count = sum(self.excluded.values())
+        if count <= LOST_SHARE_LIMIT * (count + (self.items or 0)):
+            return None
+        return f"{self.lost}: more than {LOST_SHARE_LIMIT:.0%}, so what is left does not stand for the task"
 
 
 class Gap(Frozen):

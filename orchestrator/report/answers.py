@@ -1,5 +1,7 @@
 """What `orchestrator score`, `orchestrator compare` and `orchestrator agreement` print."""
 
+from dataclasses import replace
+
 from rich import box
 from rich.console import RenderableType
 from rich.text import Text
@@ -10,7 +12,14 @@ from orchestrator.report.agreement import agreement_table, disagreement_table
 from orchestrator.report.formats import MISSING, interval_text, score_text, value_text
 from orchestrator.report.table import Cell, Footnotes, Table, cells, columns
 from orchestrator.report.terminal import plain_text, rich_table
-from orchestrator.report.tracks import baseline_note, column_notes, coverage_text, missing_score_cell, own_text
+from orchestrator.report.tracks import (
+    baseline_note,
+    column_notes,
+    coverage_text,
+    missing_score_cell,
+    own_text,
+    survivors_text,
+)
 from orchestrator.report.view import missing_entries
 from orchestrator.score.agreement import RunAgreement
 from orchestrator.score.comparison import Comparison, Contender, TrackDifference, ValueDifference
@@ -104,8 +113,9 @@ def _values(document: RunScores, footnotes: Footnotes) -> Table:
 
 
 def _value_cells(value: Value, ratio: Ratio, footnotes: Footnotes) -> tuple[Cell, Cell]:
+    measured = _cell(value_text(value.value, value.unit), value.interval, value.unit, value.interval_reason, footnotes)
     return (
-        _cell(value_text(value.value, value.unit), value.interval, value.unit, value.interval_reason, footnotes),
+        replace(measured, beside=survivors_text(value)),
         Cell(f"{ratio.ratio:.3f}")
         if value.variant.is_dense or value.interval is None
         else _cell(f"{ratio.ratio:.3f}", ratio.interval, "ratio", ratio.interval_reason, footnotes),
@@ -156,7 +166,7 @@ def _value_differences(document: Comparison, footnotes: Footnotes) -> Table:
             Cell(one.place.track.metric),
             Cell(one.place.label),
             Cell(one.place.model),
-            *(Cell(MISSING if value is None else value_text(value, one.unit)) for value in (one.a, one.b)),
+            *(_compared(value, own, one.unit) for value, own in ((one.a, one.own_a), (one.b, one.own_b))),
             *_difference_cells(one, one.unit, footnotes),
             Cell(_split(one)),
         )
@@ -164,6 +174,12 @@ def _value_differences(document: Comparison, footnotes: Footnotes) -> Table:
     )
     titles = columns("Metric", "Value", "Model", numbers=("A", "B", "A - B", "p", "p (Holm)", "Only A:B right"))
     return Table("Values", titles, rows, 3)
+
+
+def _compared(value: float | None, own: float | None, unit: str) -> Cell:
+    """A figure over the items that both have; beside it the one over all that its own variant has."""
+    beside = None if own is None else f"(own items: {value_text(own, unit)})"
+    return Cell(MISSING if value is None else value_text(value, unit), beside=beside)
 
 
 def _difference_cells(one: TrackDifference | ValueDifference, unit: str, footnotes: Footnotes) -> tuple[Cell, ...]:

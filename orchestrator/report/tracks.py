@@ -135,11 +135,25 @@ def _value_cell(
     if value is None:
         return footnotes.missing(reason or "not measured, and no part of the score")
     text = value_text(value.value, value.unit)
+    why = reason or value.lost
     return Cell(
         f"{text} ({value.caveat})" if value.caveat else text,
-        note=None if reason is None else footnotes.number(reason),
+        note=None if why is None else footnotes.number(why),
         interval=interval_text(value.interval, value.unit) if value.interval else noise_text(values, value),
+        beside=survivors_text(value),
     )
+
+
+def survivors_text(value: Value) -> str | None:
+    """Of how many items the figure is, and what it is over those that dense has as well; None where none is lost."""
+    own = None if value.lost is None else f"{value.items} of {sum(value.excluded.values(), value.items or 0)} items"
+    over_common = (
+        None
+        if value.paired is None
+        else f"{value_text(value.paired.value, value.unit)} over the {value.paired.items} that dense has, too"
+    )
+    told = [text for text in (own, over_common) if text is not None]
+    return f"({'; '.join(told)})" if told else None
 
 
 def noise_text(values: Values, value: Value) -> str | None:

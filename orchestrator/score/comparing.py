@@ -8,12 +8,12 @@ from orchestrator.evidence.estimate import Estimate, difference
 from orchestrator.evidence.interval import interval_of, p_value
 from orchestrator.evidence.items import Items, NoInterval
 from orchestrator.evidence.reading import Evidence
-from orchestrator.evidence.resampling import Draws, Printed, Resampling
+from orchestrator.evidence.resampling import Draws, Pair, Printed, Resampling, pair
 from orchestrator.evidence.value import DENSE, Interval, Value, Values, Variant
 from orchestrator.score.baselines import JUDGED, AgainstBaseline
 from orchestrator.score.comparison import Comparison, Contender, TrackDifference, ValueDifference, corrected, mcnemar
 from orchestrator.score.overall import Score, overall_estimate, score
-from orchestrator.score.protocols import caveat_warnings
+from orchestrator.score.protocols import caveat_warnings, survivor_warnings
 from orchestrator.tracks import Mode, Place, Track
 
 
@@ -115,10 +115,23 @@ class _Comparing:
             return f"{place.model} is not the same checkpoint in both runs"
         if self._a.run.device != self._b.run.device and _depends_on_device(place):
             return f"measured on different devices: {self._a.run.device} and {self._b.run.device}"
-        items = self._items(left, right)
-        if items is not None and items[0].identity != items[1].identity:
-            return "not measured on the same items"
+        for side, value in ((self._a, left), (self._b, right)):
+            if value.withheld is not None:
+                return f"{self._label(side)}: {value.withheld}"
+        try:
+            self._pair(left, right)
+        except NoInterval as reason:
+            return str(reason)
         return None
+
+    def _pair(self, left: Value, right: Value) -> Pair | None:
+        """Both over the items that both have an outcome of, where these are not all of both.
+
+        Raises:
+            NoInterval: they are not of the same items, or have none in common.
+        """
+        items = self._items(left, right)
+        return None if items is None else pair(left.value, items[0], right.value, items[1])
 
     def _items(self, left: Value, right: Value) -> tuple[Items, Items] | None:
         """The outcomes of both, where both are readable."""
@@ -141,18 +154,28 @@ class _Comparing:
         one, other = left, right
         items = self._items(one, other)
         exact = mcnemar(*items) if items else None
-        test = _test(
-            lambda: self._draws_a.estimate(one.source, one.metric),
-            lambda: self._draws_b.estimate(other.source, other.metric),
-        )
+        paired = self._pair(one, other)
+        if paired is None:
+            test = _test(
+                lambda: self._draws_a.estimate(one.source, one.metric),
+                lambda: self._draws_b.estimate(other.source, other.metric),
+            )
+        else:
+            over_common = paired
+            test = _test(
+                lambda: over_common.estimates(self._resampling)[0], lambda: over_common.estimates(self._resampling)[1]
+            )
+        a, b = (one.value, other.value) if paired is None else (paired.value, paired.reference)
         return ValueDifference(
             place=place,
             protocol=protocol,
             unit=unit,
-            a=one.value,
-            b=other.value,
-            difference=one.value - other.value,
-            items=items[0].scored if items else None,
+            a=a,
+            b=b,
+            own_a=None if paired is None else one.value,
+            own_b=None if paired is None else other.value,
+            difference=a - b,
+            items=paired.items if paired is not None else items[0].scored if items else None,
             mcnemar=exact,
             **(test if exact is None else test | {"p_value": exact.p_value}),
         )
@@ -212,7 +235,8 @@ class _Comparing:
         found = [f"{place}: {reason}" for place, reason in self._refused.items() if place in both]
         if left.device != right.device:
             found.append(f"{left.run} was measured on {left.device}, {right.run} on {right.device}")
-        found += caveat_warnings([*left.values.of(self._a.variant), *right.values.of(self._b.variant)])
+        measured = [*left.values.of(self._a.variant), *right.values.of(self._b.variant)]
+        found += [*caveat_warnings(measured), *survivor_warnings(measured)]
         for place in self._places:
             one, other = left.values.get(place, DENSE), right.values.get(place, DENSE)
             if one is None or other is None or one.source not in left.outcomes or one.value == other.value:

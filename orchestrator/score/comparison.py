@@ -50,11 +50,14 @@ class Difference(Frozen):
 
 
 class ValueDifference(Difference):
-    """Of one value. `mcnemar` is given where each item is right or wrong."""
+    """Of one value, over the `items` that both have an outcome of; where these are not all of both, `own_a` and `own_b`
+    are each one's figure over its own. `mcnemar` is given where each item is right or wrong."""
 
     place: Place
     protocol: str
     unit: str
+    own_a: float | None = None
+    own_b: float | None = None
     mcnemar: McNemar | None = None
     items: PositiveInt | None = None
 
@@ -86,11 +89,12 @@ class Comparison(Frozen):
 def mcnemar(a: Items, b: Items) -> McNemar | None:
     """Of the items that only one gets right, each is as likely a's as b's, if the two are equally good.
 
-    None where an item can be partly right, was excluded, or is not the other's.
+    Items that either excluded do not count. None where an item can be partly right, or is not the other's.
     """
     if a.right is None or b.right is None or a.identity != b.identity:
         return None
-    only_a, only_b = int(np.sum(a.right & ~b.right)), int(np.sum(b.right & ~a.right))
+    both = a.has_outcome & b.has_outcome
+    only_a, only_b = int(np.sum(both & a.right & ~b.right)), int(np.sum(both & b.right & ~a.right))
     return McNemar(only_a=only_a, only_b=only_b, p_value=_two_sided(only_a, only_b))
 
 

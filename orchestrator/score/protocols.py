@@ -32,5 +32,21 @@ def caveat_warnings(values: Iterable[Value]) -> tuple[str, ...]:
     )
 
 
+def survivor_warnings(values: Iterable[Value]) -> tuple[str, ...]:
+    """One sentence for each figure over the items that are left, whatever it enters."""
+    found: dict[str, None] = {}
+    for value in values:
+        if value.lost is None:
+            continue
+        if value.withheld is not None:
+            what = "withheld from scores and comparisons"
+        elif value.paired is not None:
+            what = f"compared over the {value.paired.items} that the dense model has as well"
+        else:
+            what = "the figure is one over the others"
+        found[f"{value.place}, {value.variant.label}: {value.lost}; {what}"] = None
+    return tuple(found)
+
+
 def _who(protocols: dict[str, dict[str, None]]) -> str:
     return "; ".join(f"{', '.join(variants)} by {protocol!r}" for protocol, variants in protocols.items())

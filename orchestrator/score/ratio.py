@@ -2,7 +2,7 @@
 
 import math
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, PositiveInt
 
 from harness.contract import Frozen
 from orchestrator.evidence.estimate import Estimate
@@ -20,7 +20,10 @@ class Incomparable(Exception):
 
 
 class Ratio(Frozen):
-    """One term of a score: the value at `place`, of the score's variant, against `reference`.
+    """One term of a score: the `value` at `place`, of the score's variant, against `reference`.
+
+    Both are over `items`, where they are made of items: those that both have an outcome of. Where these are not all,
+    the variant's own figure over its own items is another one, which stands among the document's values.
 
     `group` is what it is averaged in first: its part, or in strict mode its model's family. One that is not `common`
     is missing for another variant of the column, and enters the score over the variant's own values alone. An interval
@@ -31,8 +34,10 @@ class Ratio(Frozen):
 
     place: Place
     group: str
+    value: float
     reference: float
     ratio: float
+    items: PositiveInt | None = None
     common: bool = True
     interval: Interval | None = None
     interval_reason: str | None = None
@@ -47,15 +52,26 @@ def ratio_at(values: Values, place: Place, variant: Variant, group: str, draws: 
     own = values.get(place, variant)
     if own is None:
         raise Incomparable(values.why_none(place, variant))
+    value = own.value
     if place.track.is_relative:
         reference, name = max(rival.value for rival in _comparable(values, own)), "the greatest value among the methods"
     else:
-        reference, name = _dense(values, own), "the dense value"
-    ratio = ratio_of(own.value, reference, higher_is_better=own.higher_is_better, reference_name=name)
+        value, reference = _against_dense(values, own)
+        name = "the dense value"
+    ratio = ratio_of(value, reference, higher_is_better=own.higher_is_better, reference_name=name)
     interval, reason = (None, None)
     if draws is not None:
         interval, reason = if_any(lambda: interval_of(ratio_estimate(values, place, variant, draws)))
-    return Ratio(place=place, group=group, reference=reference, ratio=ratio, interval=interval, interval_reason=reason)
+    return Ratio(
+        place=place,
+        group=group,
+        value=value,
+        reference=reference,
+        ratio=ratio,
+        items=own.items if own.paired is None else own.paired.items,
+        interval=interval,
+        interval_reason=reason,
+    )
 
 
 def ratio_estimate(values: Values, place: Place, variant: Variant, draws: Draws) -> Estimate:
@@ -97,13 +113,24 @@ def _is_usable(cost: float) -> bool:
     return math.isfinite(cost) and cost > 0
 
 
-def _dense(values: Values, own: Value) -> float:
+def _against_dense(values: Values, own: Value) -> tuple[float, float]:
+    """The value and the dense one, both over the items that both have.
+
+    Raises:
+        Incomparable: there is no dense value, or one of the two stands for something else.
+    """
     dense = values.get(own.place, DENSE)
     if dense is None:
         raise Incomparable(f"no dense value to compare with: {values.why_none(own.place, DENSE)}")
     if dense.protocol != own.protocol:
         raise Incomparable(f"measured by protocol {own.protocol!r}, but the dense model by {dense.protocol!r}")
-    return dense.value
+    if own.withheld is not None:
+        raise Incomparable(own.withheld)
+    if dense.withheld is not None:
+        raise Incomparable(f"the dense value: {dense.withheld}")
+    if own.unpaired is not None:
+        raise Incomparable(own.unpaired)
+    return (own.value, dense.value) if own.paired is None else (own.paired.value, own.paired.reference)
 
 
 def ratio_of(value: float, reference: float, *, higher_is_better: bool, reference_name: str) -> float:

@@ -61,7 +61,8 @@ def test_excluded_items_keep_their_place(tmp_path):
     found = read(tmp_path / "items.zst", choices([1.0, None, 0.0]))
     assert found.scored == 2
     assert np.isnan(found.values[1])
-    assert found.right is None
+    assert found.right is not None
+    assert found.right.tolist() == [True, False, False]
 
 
 def test_segments_have_the_loss_of_a_token(tmp_path):

@@ -157,7 +157,7 @@ def test_another_checkpoint_of_the_same_name_is_refused(maker, tmp_path):
 
 def test_other_items_are_refused(maker, tmp_path):
     other = fill(RunMaker(tmp_path, run="run-2"), rows="another row")
-    assert value(against(maker, WANDA, GPTQ, other), "piqa").reason == "not measured on the same items"
+    assert value(against(maker, WANDA, GPTQ, other), "piqa").reason == "not of the same items"
 
 
 def test_another_device_is_warned_of_and_its_timings_are_refused(maker, tmp_path):
@@ -222,3 +222,42 @@ def test_the_document_survives_json(maker):
 @pytest.mark.parametrize("name", ["wanda 50%", "wanda-50%", "wanda", " wanda  50% "])
 def test_a_variant_goes_by_its_label_its_name_in_stages_or_its_method(maker, name):
     assert maker.evidence().variant(name) == WANDA
+
+
+def dropping(flips, *places):
+    return [None if place in places else flip for place, flip in enumerate(flips)]
+
+
+def test_two_variants_are_compared_over_the_items_that_both_have(tmp_path):
+    run = RunMaker(tmp_path)
+    run.add(DENSE, "piqa", DENSE_FLIPS)
+    run.add(WANDA, "piqa", dropping(WANDA_FLIPS, 3))
+    run.add(GPTQ, "piqa", dropping(GPTQ_FLIPS, 7))
+    document = against(run, GPTQ, WANDA)
+    piqa = value(document, "piqa")
+    kept = [place for place in range(200) if place not in (3, 7)]
+    left, right = ([flips[place] for place in kept] for flips in (GPTQ_FLIPS, WANDA_FLIPS))
+    assert piqa.items == 198
+    assert (piqa.a, piqa.b) == (pytest.approx(np.mean(left)), pytest.approx(np.mean(right)))
+    assert piqa.difference == pytest.approx(np.mean(left) - np.mean(right))
+    assert piqa.own_a == pytest.approx(np.mean(GPTQ_FLIPS[:7] + GPTQ_FLIPS[8:]))
+    assert piqa.own_b == pytest.approx(np.mean(WANDA_FLIPS[:3] + WANDA_FLIPS[4:]))
+    assert piqa.interval.low < piqa.difference < piqa.interval.high
+    assert piqa.mcnemar.only_a == sum(one > other for one, other in zip(left, right, strict=True))
+    assert piqa.mcnemar.only_b == sum(one < other for one, other in zip(left, right, strict=True))
+    assert any("wanda 50%: 1 of 200 items have no outcome" in warning for warning in document.warnings)
+
+
+def test_over_all_items_no_figure_of_its_own_is_told(maker):
+    piqa = value(against(maker, GPTQ, WANDA), "piqa")
+    assert (piqa.own_a, piqa.own_b) == (None, None)
+
+
+def test_a_figure_over_too_few_survivors_is_not_compared(tmp_path):
+    run = RunMaker(tmp_path)
+    run.add(DENSE, "piqa", DENSE_FLIPS)
+    run.add(WANDA, "piqa", dropping(WANDA_FLIPS, 1, 2, 3))
+    run.add(GPTQ, "piqa", GPTQ_FLIPS)
+    piqa = value(against(run, GPTQ, WANDA), "piqa")
+    assert piqa.difference is None
+    assert piqa.reason.startswith("wanda 50%: 3 of 200 items have no outcome")

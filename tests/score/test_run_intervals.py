@@ -96,8 +96,9 @@ def test_outcomes_of_other_items_are_not_paired(maker):
     other = coin_flips(0.6, 150, 9)
     maker.facts = [facts for facts in maker.facts if (facts["variant"], facts["place"].name) != (WANDA, "piqa")]
     maker.add(WANDA, "piqa", other, rows="another row")
-    wanda = scored(maker).score(WANDA, Track.PERFORMANCE)
-    assert wanda.interval_reason == "piqa of tiny: not of the same items as the dense value"
+    missing = scored(maker).score(WANDA, Track.PERFORMANCE).coverage.missing
+    (piqa,) = [one for one in missing if one.place.name == "piqa"]
+    assert piqa.reason == "not of the same items as the dense value"
 
 
 def test_a_mean_of_group_means_is_resampled_within_its_groups(tmp_path):

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import zstandard
 
+from harness.contract.items import NOT_FINITE
 from orchestrator.evidence.baselines import Baseline
+from orchestrator.evidence.pairing import paired_with_dense
 from orchestrator.evidence.reading import Evidence
 from orchestrator.evidence.resampling import Draws, Printed, Resampling
 from orchestrator.evidence.value import DENSE, Value, Values, Variant
@@ -79,7 +81,8 @@ class RunMaker:
         else:
             value, lines = float(np.mean(scored)), choices(outcomes, groups=groups, rows=rows)
             if groups:
-                members = [[o for o, g in zip(outcomes, groups, strict=True) if g == name] for name in set(groups)]
+                pairs = [(o, g) for o, g in zip(outcomes, groups, strict=True) if o is not None]
+                members = [[o for o, g in pairs if g == name] for name in set(groups)]
                 value = float(np.mean([np.mean(member) for member in members]))
         source = f"{model}-{variant.label}-{task}".replace(" ", "-").replace("%", "")
         path = pack(self.folder / f"{source}.jsonl.zst", lines)
@@ -97,6 +100,7 @@ class RunMaker:
                 protocol=protocol,
                 metric="perplexity" if task == "wikitext2" else "acc",
                 items=len(scored),
+                excluded={NOT_FINITE: len(outcomes) - len(scored)} if len(scored) < len(outcomes) else {},
                 source=source,
             )
 
@@ -124,7 +128,7 @@ class RunMaker:
             variants=tuple(dict.fromkeys([DENSE, *(facts["variant"] for facts in self.facts)])),
             checkpoints=self.checkpoints,
             expectations=tuple(expect(track, self.models, families=self.families) for track in Track),
-            values=Values(self._value(facts, draws) for facts in self.facts),
+            values=Values(paired_with_dense([self._value(facts, draws) for facts in self.facts], self.outcomes)),
             outcomes=self.outcomes,
             draws=draws,
             baselines=self.baselines,

@@ -39,6 +39,7 @@ from harness.contract import (
     canonical_json,
     describe_tree,
 )
+from harness.contract.items import NOT_FINITE
 from tests.support.safetensors_files import bf16, write_safetensors
 
 Kind = TypeVar("Kind", CheckpointDescriptor, DatasetDescriptor)
@@ -133,11 +134,18 @@ def with_items(
     """The result of these items, which are all that there are or the first of so many, with the file that it names."""
     write_items(output / result.items_file, lines)
     if "tokens" in lines[0]:
-        losses = [line["negative_log_likelihood"] / line["tokens"] for line in lines]
-        value = math.exp(math.fsum(losses) / len(losses))
+        losses = [line["negative_log_likelihood"] for line in lines]
+        found = [loss / line["tokens"] for loss, line in zip(losses, lines, strict=True) if loss is not None]
+        value = math.exp(math.fsum(found) / len(found))
     else:
-        value = math.fsum(line["correct"][result.metric] for line in lines) / len(lines)
-    facts = {"metrics": {result.metric: value}, "items": len(lines), "items_available": available or len(lines)}
+        found = [line["correct"][result.metric] for line in lines if line["correct"]]
+        value = math.fsum(found) / len(found)
+    facts = {
+        "metrics": {result.metric: value},
+        "items": len(found),
+        "items_available": available or len(lines),
+        "excluded": {NOT_FINITE: len(lines) - len(found)} if len(found) < len(lines) else {},
+    }
     return result.model_copy(update=facts)
 
 

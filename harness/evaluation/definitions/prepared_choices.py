@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.contract import ProtocolDetails
-from harness.contract.items import NOT_FINITE, ORIGINAL, AttackedItem, ChoiceItem
+from harness.contract.items import NOT_FINITE, ORIGINAL, UNLABELLED, AttackedItem, ChoiceItem
 from harness.contract.tasks import Task
 from harness.errors import BadCheckpoint
 from harness.evaluation.definitions.encoding import EncodedPair, TextEncoder
 from harness.evaluation.definitions.questions import Questions
-from harness.evaluation.definitions.rows import NO_TOKENS, TOO_LONG, UNLABELLED, nothing_left
+from harness.evaluation.definitions.rows import NO_TOKENS, TOO_LONG, nothing_left
 from harness.evaluation.outcomes import document_digest, finite_or_none, standard_error
 from harness.evaluation.prepared import Answer, Summary, TokenRequest
 

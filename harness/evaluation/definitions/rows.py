@@ -5,13 +5,11 @@ from itertools import groupby
 from typing import Any
 
 from harness.contract import Reason
+from harness.contract.items import UNLABELLED
 from harness.contract.tasks import Task
 from harness.errors import BadRequest, MissingData, Unsupported, WorkerError
 
 Row = dict[str, Any]
-
-UNLABELLED = "unlabelled"
-"""The row has no gold answer: GLUE writes -1 for a label that is kept secret."""
 
 NO_TOKENS = "choice_without_tokens"
 """A choice is empty, or the tokenizer makes nothing of it, so that it has no likelihood (by its length)."""
