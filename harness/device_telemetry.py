@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from harness.contract import VISIBLE_GPUS, DeviceTelemetry, Extent
+from harness.physics import hold_energy
 
 if TYPE_CHECKING:
     import torch
@@ -107,6 +108,10 @@ class _Gpu:
         counted = self.ask("energy_joules_per_token", "nvmlDeviceGetTotalEnergyConsumption")
         return None if counted is None else int(counted)
 
+    def power_limit_watts(self) -> float | None:
+        limit = self.ask("power_limit_watts", "nvmlDeviceGetEnforcedPowerLimit")
+        return None if limit is None else int(limit) / 1000
+
     def ecc_enabled(self) -> bool | None:
         modes = self.ask("ecc_enabled", "nvmlDeviceGetEccMode")
         return None if modes is None else modes[0] == self.nvml.NVML_FEATURE_ENABLED
@@ -162,6 +167,8 @@ def _watch(gpu: _Gpu, work: Callable[[], int]) -> DeviceTelemetry:
     seconds, energy_after = time.perf_counter() - begin, gpu.energy_millijoules()
     samples = sampler.samples
     power = _extent(one.power_milliwatts for one in samples)
+    joules = _joules(energy_before, energy_after)
+    limit, least = gpu.power_limit_watts(), None if power is None else power.minimum * 1e-3
     return DeviceTelemetry(
         driver=_text(gpu.nvml.nvmlSystemGetDriverVersion()),
         device_uuid=gpu.uuid,
@@ -177,7 +184,10 @@ def _watch(gpu: _Gpu, work: Callable[[], int]) -> DeviceTelemetry:
         throttle_reasons=gpu.throttle_reasons(samples),
         other_processes=gpu.other_processes(),
         ecc_enabled=gpu.ecc_enabled(),
-        energy_joules_per_token=_per_token(energy_before, energy_after, tokens),
+        energy_joules_per_token=None if joules is None else joules / tokens,
+        energy_joules=joules,
+        power_limit_watts=limit,
+        bounds=() if joules is None else hold_energy(joules, seconds, limit_watts=limit, idle_watts=least),
         absent=gpu.absent,
     )
 
@@ -193,10 +203,10 @@ def _scaled(extent: Extent, factor: float) -> Extent:
     return Extent(minimum=extent.minimum * factor, median=extent.median * factor, maximum=extent.maximum * factor)
 
 
-def _per_token(before_millijoules: int | None, after_millijoules: int | None, tokens: int) -> float | None:
+def _joules(before_millijoules: int | None, after_millijoules: int | None) -> float | None:
     if before_millijoules is None or after_millijoules is None:
         return None
-    return (after_millijoules - before_millijoules) / 1000 / tokens
+    return (after_millijoules - before_millijoules) / 1000
 
 
 def _text(value: str | bytes) -> str:

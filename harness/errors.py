@@ -51,3 +51,9 @@ class DiskFull(WorkerError):
     """The output directory has no space left."""
 
     code = ErrorCode.DISK_FULL
+
+
+class Implausible(WorkerError):
+    """A figure that cannot be: beyond what the device was measured to do, or of work that was not the model's."""
+
+    code = ErrorCode.IMPLAUSIBLE

@@ -1,15 +1,19 @@
 """What every deployment library is to the benchmark: an engine that serves one checkpoint and times one batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from harness.backends.following import Following
 from harness.backends.prompts import Prompts, drawn_prompts
 from harness.backends.serving_memory import ServingPeak
 from harness.checkpoint import open_checkpoint
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, Dtype, Frozen, MemoryParts
+
+if TYPE_CHECKING:
+    import torch
 
 Generated = tuple[int, ...] | str
 """What came after one prompt: token numbers, or text where the library does not give the numbers."""
@@ -91,6 +95,25 @@ class BatchOrder:
         return self.prompts or drawn_prompts(vocabulary, self.batch_size, self.prompt_tokens, self.seed)
 
 
+@dataclass(frozen=True)
+class ServedWeights:
+    """What a token costs at least: `token_bytes` of weights to read, once for the whole batch, the output head among
+    them and input embeddings not. `products` are the dtypes that their products may be computed in; empty where that is
+    not known, as with integer kernels of a library's own."""
+
+    token_bytes: int
+    products: tuple["torch.dtype", ...] = ()
+
+
+def products_in(dtype: Dtype, device: "torch.device") -> tuple["torch.dtype", ...]:
+    """What products of this dtype may be computed in: on a CPU also in float32, which may be the faster one there."""
+    import torch
+
+    from harness.models.loading import TORCH_DTYPES
+
+    return tuple(dict.fromkeys([TORCH_DTYPES[dtype], *([torch.float32] if device.type == "cpu" else [])]))
+
+
 class Engine(Protocol):
     """A loaded checkpoint. `peak` measures its memory: whoever has warmed it up says so there. `memory_parts` is what
     the peak held where the library tells, None until the engine is closed."""
@@ -99,10 +122,25 @@ class Engine(Protocol):
     memory_parts: MemoryParts | None
 
     @property
+    def weights(self) -> ServedWeights: ...
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are to draw prompts from."""
+        ...
+
+    @property
     def info(self) -> EngineInfo: ...
 
     def run(self, batch: BatchOrder) -> TimedRun:
         """Generate greedily. Nothing that was computed for an earlier run is used again."""
+        ...
+
+    def follow(self, prompt: tuple[int, ...], generated: tuple[int, ...]) -> Mapping[int, Following]:
+        """What greedily follows the prompt and the generated tokens before a place, by places of `generated`.
+
+        Untimed, and computed without the steps that are timed: all that comes before is read as a prompt.
+        """
         ...
 
 

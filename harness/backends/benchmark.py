@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from harness.architectures.shape import read_shape
 from harness.backends.base import BackendModule, ServeOrder
+from harness.backends.bounds import SpeedBounds
 from harness.backends.prompts import Prompts, read_prompts
 from harness.backends.timing import Timer
 from harness.checkpoint import open_checkpoint, read_config
@@ -61,6 +62,10 @@ def benchmark(request: BenchmarkRequest, reporter: Reporter) -> BenchmarkResult:
     with backend.serve(order) as engine:
         timer = Timer(engine, parameters, prompts, gpu_uuid(select_device(request.device)))
         speeds = timer.measure(reporter)
+        weights, dtype = engine.weights, engine.info.dtype
+    where = select_device(request.device)
+    bounds = SpeedBounds.of(where, parameters, weights, dtype, descriptor, config)
+    speeds = tuple(bounds.hold(speed) for speed in speeds)
     return BenchmarkResult(
         backend=parameters.backend,
         protocol=f"speed/{parameters.prompt_tokens}-{parameters.generate_tokens}",

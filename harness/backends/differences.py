@@ -5,12 +5,13 @@ The same prompts are continued by one token, which is the prefill, and again by 
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from harness.backends.base import BatchOrder, EngineInfo, Generated, TimedRun
+from harness.backends.base import BatchOrder, EngineInfo, Generated, ServedWeights, TimedRun
+from harness.backends.following import Following, some_positions, tie_nats
 from harness.backends.prompts import Prompts
 from harness.backends.serving_memory import ServingPeak
 from harness.contract import MemoryParts
@@ -30,13 +31,21 @@ class WholeBatchEngine(ABC):
     """See `harness.backends.base.Engine`. `library` is what messages call it."""
 
     def __init__(
-        self, library: str, info: EngineInfo, peak: ServingPeak, memory_parts: MemoryParts, *, vocabulary: int
+        self,
+        library: str,
+        info: EngineInfo,
+        peak: ServingPeak,
+        memory_parts: MemoryParts,
+        weights: ServedWeights,
+        *,
+        vocabulary: int,
     ) -> None:
         self.info = info
+        self.weights = weights
         self.peak = peak
         self.memory_parts: MemoryParts | None = memory_parts
         self._library = library
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
 
     @abstractmethod
     def generate(self, prompts: Prompts, tokens: int) -> Batch:
@@ -45,10 +54,27 @@ class WholeBatchEngine(ABC):
     def run(self, batch: BatchOrder) -> TimedRun:
         return time_by_difference(
             self._library,
-            partial(self.generate, batch.token_ids(self._vocabulary)),
+            partial(self.generate, batch.token_ids(self.vocabulary)),
             batch_size=batch.batch_size,
             generate_tokens=batch.generate_tokens,
         )
+
+    def follow(self, prompt: tuple[int, ...], generated: tuple[int, ...]) -> Mapping[int, Following]:
+        """At some places, each asked for as the first token after a longer prompt."""
+        found = {}
+        for place in some_positions(len(generated)):
+            before = (*prompt, *generated[:place])
+            token = self.generate((before,), 1).generated[0][0]
+            gap = None if token == generated[place] else self.gap_nats(before, generated[place])
+            found[place] = Following(int(token), gap, tie_nats(self.info.dtype, self.activation_bits))
+        return found
+
+    activation_bits = 16
+    """Of what is served."""
+
+    def gap_nats(self, before: tuple[int, ...], token: int) -> float | None:
+        """By how much the greedy token after `before` stands above `token`, or more; None where the library is mute."""
+        return None
 
 
 def generate_offline(

@@ -1,20 +1,29 @@
 """A model of the transformers library in this process, and the memory that it takes while it is served."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel  # noqa: F401  imported here, so that loading does not count the time it takes
+from transformers import PreTrainedModel  # imported here, so that loading does not count the time it takes
 
-from harness.backends.base import BatchOrder, EngineInfo, ServeOrder, TimedRun, served_as_dense
+from harness.backends.base import (
+    BatchOrder,
+    EngineInfo,
+    ServedWeights,
+    ServeOrder,
+    TimedRun,
+    products_in,
+    served_as_dense,
+)
+from harness.backends.following import Following, tie_nats
 from harness.backends.serving_memory import ServingPeak
 from harness.checkpoint import open_checkpoint
 from harness.contract import Device, Dtype, MemoryParts
-from harness.models.decoding import Decoded
+from harness.models.decoding import Decoded, rotary_changes_with_length
 from harness.models.loading import LoadedModel, choose_dtype, select_device
 from harness.profiling.memory import measured_parts, tensor_bytes
 from harness.telemetry import PeakMemory, resident_bytes
@@ -30,6 +39,18 @@ class InProcessEngine(ABC):
         self.memory_parts: MemoryParts | None = None
 
     @property
+    def vocabulary(self) -> int:
+        return int(self.loaded.model.config.vocab_size)
+
+    @property
+    def weights(self) -> ServedWeights:
+        """As they lie in memory now."""
+        model = self.loaded.model
+        own: set[Any] = {getattr(module, "product_dtype", None) for module in model.modules()} - {None}
+        usual = products_in(self.loaded.dtype, self.loaded.device)
+        return ServedWeights(_token_bytes(model), (*usual, *own))
+
+    @property
     @abstractmethod
     def kv_cache_bytes(self) -> int:
         """What keys and values take, or the most that they came to."""
@@ -39,13 +60,33 @@ class InProcessEngine(ABC):
         """Continue prompts, int64 [batch, tokens], greedily."""
 
     def run(self, batch: BatchOrder) -> TimedRun:
-        prompts = torch.tensor(batch.token_ids(int(self.loaded.model.config.vocab_size)), device=self.loaded.device)
+        prompts = torch.tensor(batch.token_ids(self.vocabulary), device=self.loaded.device)
         decoded = self.decode(prompts, batch.generate_tokens)
         sequences, length = decoded.tokens.shape
         generated = tuple(tuple(sequence) for sequence in decoded.tokens.tolist())
         return TimedRun(
             (length,) * sequences, decoded.prefill_seconds, decoded.decode_seconds, decoded.step_seconds, generated
         )
+
+    @torch.inference_mode()
+    def follow(self, prompt: tuple[int, ...], generated: tuple[int, ...]) -> Mapping[int, Following]:
+        """One pass over all the tokens, by the model's own linears, without a cache and without a graph."""
+        loaded = self.loaded
+        if rotary_changes_with_length(loaded.model.config):
+            return {}
+        tokens = torch.tensor([[*prompt, *generated[:-1]]], device=loaded.device)
+        output = loaded.model(input_ids=tokens, use_cache=False, logits_to_keep=len(generated))
+        logits = output.logits[0].float()
+        claimed = torch.tensor(generated, device=loaded.device)[:, None]
+        best, chosen = logits.max(dim=-1)
+        gaps, spreads = best - logits.gather(-1, claimed)[:, 0], logits.std(dim=-1)
+        quantization = loaded.descriptor.quantization
+        bits = 16 if quantization is None else quantization.activation_bits
+        found = zip(chosen.tolist(), gaps.tolist(), spreads.tolist(), strict=True)
+        return {
+            place: Following(token, gap, tie_nats(loaded.dtype, bits, spread))
+            for place, (token, gap, spread) in enumerate(found)
+        }
 
 
 OpenedEngine = TypeVar("OpenedEngine", bound=InProcessEngine)
@@ -72,6 +113,16 @@ def loaded_dtype(order: ServeOrder[Any]) -> Dtype:
     """What `harness.models.loading.load_model` makes of the weights, packed ones too."""
     dtype, _ = choose_dtype(open_checkpoint(order.checkpoint).dtype, order.device.kind, order.dtype)
     return dtype
+
+
+def _token_bytes(model: PreTrainedModel) -> int:
+    """Bytes of all tensors but input embeddings, of which a token reads its own row; packed ones as a kernel reads."""
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    kept = None if head is None else head.weight.data_ptr()
+    rows = {module.weight.data_ptr() for module in model.modules() if isinstance(module, torch.nn.Embedding)} - {kept}
+    tensors = {one.data_ptr(): one.nbytes for one in (*model.parameters(), *model.buffers())}
+    packed = sum(int(getattr(module, "packed_bytes", 0)) for module in model.modules())
+    return sum(size for address, size in tensors.items() if address not in rows) + packed
 
 
 def unpacked_notes(loaded: LoadedModel, why: str | None = None) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import statistics
 import time
 
 from harness.backends.base import BatchOrder, Engine, TimedRun
+from harness.backends.following import compare, joined
 from harness.backends.prompts import Prompts
 from harness.backends.repeats import median_interval, noise_floor, still_warming_up, token_latency
 from harness.contract import BenchmarkParameters, Speed
@@ -33,11 +34,17 @@ class Timer:
         self._gpu = gpu
 
     def measure(self, reporter: Reporter) -> tuple[Speed, ...]:
-        """Raises WorkerError where the engine does not return the tokens that it was asked for."""
+        """Tokens are compared when all is timed, so that no peak of memory has what that takes.
+
+        Raises:
+            WorkerError: the engine does not return as many tokens as it was asked for.
+            Implausible: they are not what the model says.
+        """
         parameters = self._parameters
         each = self._most_warm_up + parameters.repeats
         total = each * len(parameters.batch_sizes)
         speeds: list[Speed] = []
+        timed: list[list[TimedRun]] = []
         for done, batch_size in enumerate(parameters.batch_sizes):
             begin = done * each
             warm_up = self._warm_up(batch_size, begin, total, reporter)
@@ -49,8 +56,10 @@ class Timer:
                     reporter.progress(begin + self._most_warm_up + number, total, "run")
                     runs.append(self._run(batch_size))
                 speeds.append(self._speed(runs, batch_size, len(warm_up)))
+            timed.append(runs)
+        checked = [self._with_checked_tokens(*one) for one in zip(speeds, timed, strict=True)]
         reporter.progress(total, total, "run")
-        return tuple(speeds)
+        return tuple(checked)
 
     @property
     def _most_warm_up(self) -> int:
@@ -70,15 +79,7 @@ class Timer:
 
     def _run(self, batch_size: int) -> TimedRun:
         parameters = self._parameters
-        run = self._engine.run(
-            BatchOrder(
-                batch_size=batch_size,
-                prompt_tokens=parameters.prompt_tokens,
-                generate_tokens=parameters.generate_tokens,
-                seed=parameters.seed,
-                prompts=None if self._prompts is None else self._prompts[:batch_size],
-            )
-        )
+        run = self._engine.run(self._order(batch_size))
         if run.generated_tokens != (parameters.generate_tokens,) * batch_size:
             raise WorkerError(
                 f"{parameters.backend} generated {run.generated_tokens} tokens, not {parameters.generate_tokens} in"
@@ -86,6 +87,16 @@ class Timer:
                 hint="the backend stops early or counts differently; mend its module",
             )
         return run
+
+    def _order(self, batch_size: int) -> BatchOrder:
+        parameters = self._parameters
+        return BatchOrder(
+            batch_size=batch_size,
+            prompt_tokens=parameters.prompt_tokens,
+            generate_tokens=parameters.generate_tokens,
+            seed=parameters.seed,
+            prompts=None if self._prompts is None else self._prompts[:batch_size],
+        )
 
     def _speed(self, runs: list[TimedRun], batch_size: int, warmup_runs: int) -> Speed:
         parameters = self._parameters
@@ -111,6 +122,26 @@ class Timer:
             telemetry=telemetry,
             telemetry_absent=telemetry_absent,
         )
+
+    def _with_checked_tokens(self, speed: Speed, runs: list[TimedRun]) -> Speed:
+        """Of every timed run that differs from the others; with the reason where there is nothing to compare."""
+        batch_size = speed.batch_size
+        prompts = self._order(batch_size).token_ids(self._engine.vocabulary)
+        claims = dict.fromkeys(
+            (prompts[number], tokens)
+            for run in runs
+            for number in dict.fromkeys((0, batch_size - 1))
+            if run.generated and not isinstance(tokens := run.generated[number], str)
+        )
+        if not claims:
+            absent = f"{self._parameters.backend} returns no token numbers"
+            return speed.model_copy(update={"token_check_absent": absent})
+        checks = [compare(tokens, self._engine.follow(prompt, tokens)) for prompt, tokens in claims]
+        found = [one for one in checks if one is not None]
+        if not found:
+            absent = "the rotary embedding changes with the length of the text"
+            return speed.model_copy(update={"token_check_absent": absent})
+        return speed.model_copy(update={"token_check": joined(found)})
 
     def _repeat(self, batch_size: int) -> int:
         """The timed work once more, for at least a second; returns the tokens generated."""

@@ -60,12 +60,15 @@ from harness.contract.image import (
     TaskDescription,
 )
 from harness.contract.measurement import (
+    BOUND_GRACE,
+    Bound,
     DeviceTelemetry,
     Extent,
     MedianInterval,
     MemoryParts,
     MemoryPrediction,
     StartUp,
+    TokenCheck,
     TokenLatency,
 )
 from harness.contract.request import (
@@ -127,6 +130,7 @@ from harness.contract.tree import UnsafeTree, describe_tree, digest_file, digest
 
 __all__ = [
     "ARTIFACT_NAME",
+    "BOUND_GRACE",
     "CONTRACT_VERSION",
     "DESCRIPTOR_NAME",
     "EVENT",
@@ -142,6 +146,7 @@ __all__ = [
     "BenchmarkParameters",
     "BenchmarkRequest",
     "BenchmarkResult",
+    "Bound",
     "Calibration",
     "CalibrationDefaults",
     "CalibrationPolicy",
@@ -223,6 +228,7 @@ __all__ = [
     "TaskDescription",
     "Telemetry",
     "TextFile",
+    "TokenCheck",
     "TokenLatency",
     "UnsafeTree",
     "WorkRequest",

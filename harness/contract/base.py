@@ -49,6 +49,7 @@ class ErrorCode(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     DISK_FULL = "disk_full"
     MISSING_DATA = "missing_data"
+    IMPLAUSIBLE = "implausible"
     INTERNAL = "internal"
 
     @property

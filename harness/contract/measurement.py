@@ -69,6 +69,36 @@ class StartUp(Frozen):
     peak_memory_bytes: NonNegativeInt | None = None
 
 
+BOUND_GRACE = 0.05
+"""By how much a figure may pass what was measured to be possible, since both are measured."""
+
+
+class Bound(Frozen):
+    """What a figure is held against. `implied` is the rate or the amount that it means, `possible` what the same device
+    came to in the same process, or what its limits allow; both in `unit`. `of` says in words what of."""
+
+    of: str
+    implied: NonNegativeFloat
+    possible: NonNegativeFloat
+    unit: str
+
+    @property
+    def kept(self) -> bool:
+        return self.implied <= (1 + BOUND_GRACE) * self.possible
+
+
+class TokenCheck(Frozen):
+    """Tokens of timed runs beside those of an untimed plain greedy loop, of the first and the last sequence.
+
+    `differing` of the `compared` are others, all of them near ties: `largest_gap_nats` is the most by which the loop's
+    token stands above one that was generated, None where none differ or the library does not tell.
+    """
+
+    compared: PositiveInt
+    differing: NonNegativeInt = 0
+    largest_gap_nats: NonNegativeFloat | None = None
+
+
 class Extent(Frozen):
     """The smallest, the median and the largest of some readings."""
 
@@ -81,7 +111,8 @@ class DeviceTelemetry(Frozen):
     """What the driver said of the GPU while the timed work was repeated, untimed. Its name has each figure's unit.
 
     What cannot be read is None or empty, with the reason in `absent`. `throttle_reasons` counts the samples in which
-    each was set. `energy_joules_per_token` is all that the card took, over all tokens generated meanwhile.
+    each was set. `energy_joules_per_token` is all that the card took (`energy_joules`), over all tokens generated
+    meanwhile; `bounds` hold it against the power limit and against the card's own lowest reading.
     """
 
     driver: str
@@ -97,4 +128,7 @@ class DeviceTelemetry(Frozen):
     other_processes: NonNegativeInt | None = None
     ecc_enabled: bool | None = None
     energy_joules_per_token: NonNegativeFloat | None = None
+    energy_joules: NonNegativeFloat | None = None
+    power_limit_watts: PositiveFloat | None = None
+    bounds: tuple[Bound, ...] = ()
     absent: dict[str, str] = {}

@@ -8,11 +8,13 @@ from harness.contract.artifact import CheckpointDescriptor, Descriptor
 from harness.contract.base import DeviceKind, Dtype, Frozen
 from harness.contract.image import ImageDescription
 from harness.contract.measurement import (
+    Bound,
     DeviceTelemetry,
     MedianInterval,
     MemoryParts,
     MemoryPrediction,
     StartUp,
+    TokenCheck,
     TokenLatency,
 )
 from harness.contract.request import REFERENCE_ENGINE
@@ -113,7 +115,7 @@ class EvaluationCost(Frozen):
     `padding_tokens` beside them. `model_operations` are the floating-point operations of the matrix products that they
     needed, attention included and padding not; None for a model whose shape is not known. The rate of them is that of
     all devices together; over a device's measured peak it is the model FLOPs utilisation. `processes` counts those that
-    had the model loaded, over all devices.
+    had the model loaded, over all devices. `bounds` are what that rate is possible by, measured in the same stage.
     """
 
     prepare_seconds: NonNegativeFloat
@@ -130,6 +132,7 @@ class EvaluationCost(Frozen):
     model_operations_per_second: NonNegativeFloat | None = None
     parameter_count: PositiveInt
     processes: PositiveInt = 1
+    bounds: tuple[Bound, ...] = ()
 
 
 class EvaluateResult(Frozen):
@@ -194,7 +197,8 @@ class Speed(Frozen):
     same runs show by chance: a speed-up within it is none. `token_latency` is None where the library does not tell when
     each token came; `token_latency_absent` is then the reason. `greedy_tokens` begins what followed the first prompt,
     empty where the library gives no token numbers; `repeatable` is whether every timed run generated the same, None
-    where the library does not say what it generated.
+    where the library does not say what it generated. `bounds` are what the speeds are possible by, measured in the same
+    process; `token_check` is None where no tokens can be compared, for the reason `token_check_absent`.
     """
 
     batch_size: PositiveInt
@@ -210,6 +214,9 @@ class Speed(Frozen):
     warmup_runs: NonNegativeInt | None = None
     greedy_tokens: tuple[NonNegativeInt, ...] = ()
     repeatable: bool | None = None
+    bounds: tuple[Bound, ...] = ()
+    token_check: TokenCheck | None = None
+    token_check_absent: str | None = None
     telemetry: DeviceTelemetry | None = None
     telemetry_absent: str | None = None
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from harness.checkpoint import open_checkpoint, open_dataset, read_rows
 from harness.contract import (
     CheckpointDescriptor,
     DatasetDescriptor,
+    Device,
+    Dtype,
     EvaluateRequest,
     EvaluateResult,
     EvaluationCost,
@@ -97,6 +100,7 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> EvaluateResult:
     attempt = _attempt(request, inputs, remarks, reporter)
     prepared, loaded = attempt.prepared, attempt.loaded
     summary = prepared.summarise(attempt.items)
+    cost = _bounded(_cost(attempt, inputs.checkpoint.parameter_count), request.device, loaded.dtype)
     items_file = write_items(attempt.items, output)
     discard(output)
     return EvaluateResult(
@@ -115,7 +119,7 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> EvaluateResult:
         dtype=loaded.dtype,
         dtype_reason=loaded.dtype_reason,
         wall_seconds=time.monotonic() - begin,
-        cost=_cost(attempt, inputs.checkpoint.parameter_count),
+        cost=cost,
         notes=(*filter(None, [loaded.quantization_note]), *loaded.notes, *prepared.notes, *remarks.notes),
     )
 
@@ -235,6 +239,32 @@ def _score(
         if answered.ends_piece:
             kept.write()
         reporter.progress(len(kept.items), total, prepared.unit)
+
+
+def _bounded(cost: EvaluationCost, device: Device, dtype: Dtype) -> EvaluationCost:
+    """With the rate of its products held against the devices', measured on the first of them now that all are idle.
+
+    Raises:
+        Implausible: it is beyond what they can do.
+    """
+    import torch
+
+    from harness.models.loading import TORCH_DTYPES, select_device
+    from harness.physics import OPERATIONS_PER_SECOND, hold, product_rate
+
+    rate = cost.model_operations_per_second
+    if not rate:
+        return cost
+    count = max(1, len(device.uuids))
+    where = select_device(device) if count == 1 else torch.device("cuda", 0)
+    dtypes = dict.fromkeys([TORCH_DTYPES[dtype], *([torch.float32] if where.type == "cpu" else [])])
+    measures = [partial(_times, count, partial(product_rate, where, one)) for one in dtypes]
+    bound = hold(f"multiplying while scoring on {count} device(s)", rate, OPERATIONS_PER_SECOND, measures)
+    return cost.model_copy(update={"bounds": (bound,)})
+
+
+def _times(count: int, measure: Callable[[], float]) -> float:
+    return count * measure()
 
 
 def _cost(attempt: _Attempt, parameter_count: int) -> EvaluationCost:

@@ -53,6 +53,15 @@ class StepClock:
         return tuple(after - before for before, after in pairs)
 
 
+_ROTARY_OF_LENGTH = ("dynamic", "longrope")
+
+
+def rotary_changes_with_length(config: Any) -> str | None:
+    """The kind of rotary embedding whose angles depend on how long the sequence is by now; None for any other."""
+    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+    return kind if kind in _ROTARY_OF_LENGTH else None
+
+
 def check_lengths(prompt_tokens: int, generate_tokens: int, *, context: int) -> None:
     """Refuse a generation that the model's context cannot hold.
 

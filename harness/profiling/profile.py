@@ -1,5 +1,6 @@
 """One profile request from beginning to end: sizes from the files, MACs from the shape, memory from a run."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from harness.reporter import Reporter
 from harness.telemetry import PeakMemory, resident_bytes
 
 _PROMPT_SEED = 0
+_SPARED = ("g_idx", "qzeros", "weight_zero_point", "weight_shape")
 
 
 def profile(request: ProfileRequest, reporter: Reporter) -> ProfileResult:
@@ -96,6 +98,24 @@ def weight_bytes(folder: Path) -> int:
         BadCheckpoint: a tensor has a dtype of unknown size.
     """
     return sum(entry.size_bytes for entry in read_tensors(folder).values())
+
+
+def token_weight_bytes(folder: Path, value_bytes: int) -> int:
+    """Bytes of a checkpoint's weights that a token reads at least, floats held in `value_bytes` or fewer.
+
+    Without input embeddings, of which it reads a row, unless they are the output head too; and without what some
+    kernels do without: zero points, the groups' order.
+    """
+    entries = read_tensors(folder)
+    has_head = any(name.startswith("lm_head.") for name in entries)
+    total = 0
+    for name, entry in entries.items():
+        row_alone = "embed_positions" in name or ("embed" in name and has_head)
+        if row_alone or name.endswith(_SPARED):
+            continue
+        each = entry.size_bytes // max(math.prod(entry.shape), 1)
+        total += math.prod(entry.shape) * (min(each, value_bytes) if "F" in entry.dtype else each)
+    return total
 
 
 def _predict(shape: Shape, descriptor: CheckpointDescriptor, request: ProfileRequest) -> MemoryPrediction:

@@ -32,6 +32,7 @@ _KINDS = {
     ErrorCode.OUT_OF_MEMORY: FailureKind.OUT_OF_MEMORY,
     ErrorCode.DISK_FULL: FailureKind.DISK_FULL,
     ErrorCode.MISSING_DATA: FailureKind.MISSING_DATA,
+    ErrorCode.IMPLAUSIBLE: FailureKind.IMPLAUSIBLE,
     ErrorCode.INTERNAL: FailureKind.INTERNAL,
 }
 _SIGKILL_STATUSES = (-9, 137)

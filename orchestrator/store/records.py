@@ -33,6 +33,7 @@ class FailureKind(StrEnum):
 
     UNSUPPORTED = "unsupported"
     MISSING_DATA = "missing_data"
+    IMPLAUSIBLE = "implausible"
     BAD_REQUEST = "bad_request"
     OUT_OF_MEMORY = "out_of_memory"
     DISK_FULL = "disk_full"

@@ -29,6 +29,7 @@ from harness.contract import (
 from harness.errors import Unsupported, WorkerError
 from harness.options import NoOptions
 from harness.telemetry import PeakMemory
+from tests.support.scripted_serving import Modest
 from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
 
 SCRIPTED_IMAGE = """
@@ -46,7 +47,7 @@ formats = ["dense"]
 SHORT = {"prompt_tokens": 8, "generate_tokens": 5, "batch_sizes": (1, 3), "warmup": 1, "repeats": 3}
 
 
-class ScriptedEngine:
+class ScriptedEngine(Modest):
     """Takes the times it is told, one run after the other."""
 
     def __init__(self, seconds: list[float], *, tokens_short: int = 0) -> None:

@@ -75,6 +75,8 @@ def test_each_request_of_a_batch_ignores_ends_and_begins_with_the_given_tokens(
     assert len({tuple(call["prompt"]) for call in calls}) == 3
     assert result.speeds[0].repeatable is True
     assert result.speeds[0].greedy_tokens == ()
+    assert result.speeds[0].token_check is None
+    assert "mlc-llm returns no token numbers" in str(result.speeds[0].token_check_absent)
 
 
 def test_prompts_that_grow_or_shrink_on_the_way_give_no_speed(checkpoint: Path, engine: VendorEngine) -> None:

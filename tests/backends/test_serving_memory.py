@@ -17,6 +17,7 @@ from harness.backends.serving_memory import ServingPeak, peaks_of_everything
 from harness.backends.timing import Timer
 from harness.contract import BenchmarkParameters, Dtype, MemoryParts
 from harness.telemetry import PeakMemory
+from tests.support.scripted_serving import Modest
 from tests.support.small_checkpoints import Recorder, small_model
 
 GPU = torch.device("cuda", 0)
@@ -64,7 +65,7 @@ def allocator(monkeypatch: pytest.MonkeyPatch) -> Allocator:
     return fake
 
 
-class CompilingEngine:
+class CompilingEngine(Modest):
     """Compiles in the first run of each batch size, with much memory, and leaves a captured graph behind."""
 
     def __init__(self, allocator: Allocator, peak: ServingPeak) -> None:

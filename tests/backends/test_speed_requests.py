@@ -17,14 +17,15 @@ from harness.options import NoOptions
 from harness.profiling import memory
 from harness.telemetry import PeakMemory
 from tests.backends import benchmark_requests
-from tests.support.fake_nvml import UUID, one_gpu
+from tests.support.fake_nvml import UUID, on_its_clock, one_gpu
+from tests.support.scripted_serving import Modest
 from tests.support.small_checkpoints import Recorder
 
 SHORT = benchmark_requests.SHORT | {"repeats": 4}
 perform = partial(benchmark_requests.perform, backend="transformers", repeats=4)
 
 
-class Scripted:
+class Scripted(Modest):
     """Decodes in the seconds it is told, and repeats the last ones."""
 
     def __init__(self, *seconds: float, step_seconds: tuple[float, ...] = ()) -> None:
@@ -107,6 +108,7 @@ def test_times_between_tokens_are_absent_with_the_reason_where_the_library_does_
 
 def test_telemetry_comes_from_runs_that_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", one_gpu())
+    on_its_clock(monkeypatch)
     engine = Scripted(1.0)
     (speed,) = timer(engine, UUID, batch_sizes=(2,)).measure(Recorder().reporter)
     assert speed.telemetry is not None

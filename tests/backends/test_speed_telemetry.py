@@ -10,7 +10,7 @@ import pytest
 
 from harness.contract import DeviceTelemetry
 from harness.device_telemetry import watch
-from tests.support.fake_nvml import UUID, fake_nvml, one_gpu
+from tests.support.fake_nvml import UUID, fake_nvml, on_its_clock, one_gpu
 
 TOKENS = 32
 
@@ -31,6 +31,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, nvml: ModuleType) -> DeviceTelemetr
 
     nvml.__dict__["nvmlDeviceGetMemoryInfo"] = memory
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    on_its_clock(monkeypatch)
     telemetry, absent = watch(UUID, work)
     assert absent is None
     assert telemetry is not None
@@ -62,6 +63,8 @@ def test_every_figure_is_read_in_its_unit(monkeypatch: pytest.MonkeyPatch) -> No
     assert telemetry.ecc_enabled is True
     assert telemetry.other_processes == 1
     assert telemetry.energy_joules_per_token == pytest.approx(64 / TOKENS)
+    assert (telemetry.energy_joules, telemetry.power_limit_watts) == (64, 700)
+    assert [(one.implied, one.possible, one.unit) for one in telemetry.bounds] == [(64, pytest.approx(140), "J")]
 
 
 def test_throttling_is_counted_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,11 @@ def test_each_run_is_one_short_and_one_long_generation_of_the_reference_backends
 ) -> None:
     result = perform(checkpoint, batch_sizes=(3,), seed=11)
     calls = engine.asked("generate")
-    assert [call["max_tokens"] for call in calls] == [1, 5] * (len(calls) // 2)
+    checked = calls[-6:]
+    assert [len(call["inputs"][0]) for call in checked] == [9, 10, 12] * 2
+    assert result.speeds[0].token_check is not None
+    assert (result.speeds[0].token_check.compared, result.speeds[0].token_check.differing) == (6, 0)
+    assert [call["max_tokens"] for call in calls[:-6]] == [1, 5] * (len(calls[:-6]) // 2)
     assert {call["min_tokens"] == call["max_tokens"] and call["ignore_eos"] for call in calls} == {True}
     assert {call["end_id"] for call in calls} == {-1}
     assert calls[0]["inputs"] == [list(one) for one in drawn_prompts(264, 3, 8, 11)]

@@ -63,13 +63,16 @@ def raising(failure: BaseException) -> Any:
 
 def test_each_run_is_one_short_and_one_long_generation_of_the_same_prompts(checkpoint: Path, fake: FakeVllm) -> None:
     result = perform(checkpoint)
-    assert [call[1].max_tokens for call in fake.calls] == [1, 5] * (len(fake.calls) // 2)
-    for short, long in zip(fake.calls[::2], fake.calls[1::2], strict=True):
+    timed, checks = fake.calls[:-9], fake.calls[-9:]
+    assert [call[1].max_tokens for call in timed] == [1, 5] * (len(timed) // 2)
+    for short, long in zip(timed[::2], timed[1::2], strict=True):
         assert short[0] == long[0]
         assert long[1].ignore_eos
         assert long[1].temperature == 0.0
-    assert {len(prompts) for prompts, _ in fake.calls} == {1, 3}
-    assert {len(prompt) for prompts, _ in fake.calls for prompt in prompts} == {8}
+    assert {len(prompts) for prompts, _ in timed} == {1, 3}
+    assert {len(prompt) for prompts, _ in timed for prompt in prompts} == {8}
+    assert [(len(prompts[0]), sampling.max_tokens) for prompts, sampling in checks] == [(9, 1), (10, 1), (12, 1)] * 3
+    assert [speed.token_check and speed.token_check.compared for speed in result.speeds] == [3, 6]
     assert [(speed.batch_size, len(speed.samples)) for speed in result.speeds] == [(1, 2), (3, 2)]
 
 

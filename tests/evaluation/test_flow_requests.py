@@ -11,7 +11,7 @@ import pytest
 from harness import checkpoint as artifacts
 from harness.contract import RESUME_NAME, Dtype, EvaluateParameters, EvaluateRequest, EvaluateResult, ProtocolDetails
 from harness.contract.items import NOT_FINITE, SegmentItem
-from harness.errors import BadCheckpoint, MissingData, Unsupported
+from harness.errors import BadCheckpoint, Implausible, MissingData, Unsupported
 from harness.evaluation import definitions, evaluate, run
 from harness.evaluation.engine import EngineFacts, EngineJob, Report, TokenCounts
 from harness.evaluation.outcomes import finite_or_none, read_items
@@ -57,6 +57,7 @@ class FixedScorer:
     likelihood: Callable[[int], float] = lambda index: -float(index)
     stop: int | None = None
     remarks: Sequence[str] = ()
+    operations: int = 0
     asked: list[int] = field(default_factory=list)
 
     def score(self, requests: Sequence[TokenRequest]) -> Iterator[tuple[int, Answer]]:
@@ -81,7 +82,9 @@ class FixedEngine:
 
     @property
     def tokens(self) -> TokenCounts:
-        return TokenCounts(asked=4, computed=2, padding=1) if self._scorer.asked else TokenCounts()
+        operations = self._scorer.operations
+        counted = TokenCounts(asked=4, computed=2, padding=1, operations=operations)
+        return counted if self._scorer.asked else TokenCounts()
 
     def facts(self) -> EngineFacts:
         return EngineFacts(Dtype.FLOAT32, "by a test", load_seconds=1.5, quantization_note="made coarser by a test")
@@ -135,6 +138,19 @@ def test_a_result_says_what_was_scored_how_and_at_what_cost(perform, tmp_path: P
     assert result.cost.tokens_per_second == pytest.approx(2 / result.cost.score_seconds)
     assert [item.index for item in outcomes(tmp_path)] == list(range(ITEMS))
     assert result.metrics["perplexity"] == sum(range(ITEMS))
+
+
+def test_more_operations_than_the_device_can_do_are_no_result(
+    perform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.physics._PAUSE_SECONDS", 0.0)
+    possible = perform(FixedScorer(operations=1000)).cost
+    assert possible is not None
+    (bound,) = possible.bounds
+    assert bound.implied == possible.model_operations_per_second
+    assert 0 < bound.implied < bound.possible
+    with pytest.raises(Implausible, match="multiplying while scoring on 1 device"):
+        perform(FixedScorer(operations=10**30))
 
 
 def test_an_interrupted_evaluation_scores_only_what_is_left(perform, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """An NVML with one invented GPU: its functions have the names and parameters of the installed nvidia-ml-py."""
 
 import inspect
+import itertools
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pynvml
+import pytest
 
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
 HANDLE = object()
@@ -42,7 +44,7 @@ def _function(name: str, signature: inspect.Signature, answer: Callable[..., Any
 
 
 def one_gpu(**changes: Callable[..., Any]) -> ModuleType:
-    """A GPU that answers everything; each sample finds its SM clock 10 MHz lower and 1 J more spent."""
+    """A GPU that answers everything; each sample finds its SM clock 10 MHz lower, each look at its energy 64 J more."""
     clock = iter(range(1980, 0, -10))
     energy = iter(range(5_000_000, 6_000_000, 64_000))
     answers: dict[str, Callable[..., Any]] = {
@@ -52,6 +54,7 @@ def one_gpu(**changes: Callable[..., Any]) -> ModuleType:
         "nvmlDeviceGetHandleByUUID": _handle,
         "nvmlDeviceGetClockInfo": lambda kind: next(clock) if kind == pynvml.NVML_CLOCK_SM else 3201,
         "nvmlDeviceGetPowerUsage": lambda: 650_000,
+        "nvmlDeviceGetEnforcedPowerLimit": lambda: 700_000,
         "nvmlDeviceGetTemperature": lambda sensor: 61 + sensor,
         "nvmlDeviceGetMemoryInfo": lambda *version: SimpleNamespace(total=10, free=3, used=7),
         "nvmlDeviceGetCurrentClocksThrottleReasons": lambda: (
@@ -68,3 +71,9 @@ def _handle(uuid: str) -> object:
     if uuid != UUID:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
     return HANDLE
+
+
+def on_its_clock(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.1) -> None:
+    """The telemetry of that GPU finds that any work took so long."""
+    clock = SimpleNamespace(perf_counter=itertools.cycle((0.0, seconds)).__next__)
+    monkeypatch.setattr("harness.device_telemetry.time", clock)

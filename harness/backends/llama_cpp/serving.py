@@ -1,7 +1,7 @@
 """Speed of llama.cpp: the checkpoint written as a GGUF file, and its sequences decoded in one batch, step by step."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -9,8 +9,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from harness.architectures.shape import read_shape
-from harness.backends.base import Backend, BatchOrder, EngineInfo, ServeOrder, TimedRun, served_as_dense
+import torch
+
+from harness.architectures.shape import Shape, read_shape
+from harness.backends.base import (
+    Backend,
+    BatchOrder,
+    EngineInfo,
+    ServedWeights,
+    ServeOrder,
+    TimedRun,
+    products_in,
+    served_as_dense,
+)
+from harness.backends.following import Following, some_positions, tie_nats
 from harness.backends.llama_cpp.gguf_file import Kind, write_gguf
 from harness.backends.llama_cpp.library import open_library
 from harness.backends.llama_cpp.session import Log, Session, open_session
@@ -32,6 +44,7 @@ from harness.models.loading import select_device
 from harness.profiling.memory import measured_parts
 from harness.telemetry import PeakMemory, resident_bytes
 
+_ROUNDED = (Kind.Q8_0, Kind.Q4_0)
 _VALUE_BYTES = {Dtype.FLOAT32: 4, Dtype.BFLOAT16: 2, Dtype.FLOAT16: 2}
 
 
@@ -56,7 +69,13 @@ class LlamaCppEngine:
     """A checkpoint in llama.cpp. See `harness.backends.base.Engine`."""
 
     def __init__(
-        self, session: Session, written: _Written, descriptor: CheckpointDescriptor, begin: float, peak: ServingPeak
+        self,
+        session: Session,
+        written: _Written,
+        descriptor: CheckpointDescriptor,
+        begin: float,
+        peak: ServingPeak,
+        weights: ServedWeights,
     ) -> None:
         self.info = EngineInfo(
             written.dtype,
@@ -66,7 +85,10 @@ class LlamaCppEngine:
         )
         self.peak = peak
         self.memory_parts: MemoryParts | None = None
+        self.weights = weights
+        self.vocabulary = session.vocabulary
         self.session = session
+        self._activation_bits = 8 if written.kind in _ROUNDED else 16
 
     def run(self, batch: BatchOrder) -> TimedRun:
         decoded = self.session.generate(batch.token_ids(self.session.vocabulary), batch.generate_tokens)
@@ -78,6 +100,16 @@ class LlamaCppEngine:
             generated=decoded.tokens,
         )
 
+    def follow(self, prompt: tuple[int, ...], generated: tuple[int, ...]) -> Mapping[int, Following]:
+        """At some places, each from the logits after one prompt."""
+        found = {}
+        for place in some_positions(len(generated)):
+            self.session.clear()
+            logits = self.session.logits([(*prompt, *generated[:place])], begin=0)[0]
+            tie = tie_nats(self.info.dtype, self._activation_bits, float(logits.std()))
+            found[place] = Following(int(logits.argmax()), float(logits.max() - logits[generated[place]]), tie)
+        return found
+
 
 @contextmanager
 def serve(order: ServeOrder[LlamaCppOptions]) -> Iterator[LlamaCppEngine]:
@@ -87,6 +119,8 @@ def serve(order: ServeOrder[LlamaCppOptions]) -> Iterator[LlamaCppEngine]:
     """
     descriptor = open_checkpoint(order.checkpoint)
     _refuse(descriptor, order.device)
+    config = read_config(order.checkpoint)
+    shape = read_shape(config)
     library = open_library()
     log = Log(library)
     with TemporaryDirectory(prefix="gguf-", dir=order.work) as scratch:
@@ -104,13 +138,14 @@ def serve(order: ServeOrder[LlamaCppOptions]) -> Iterator[LlamaCppEngine]:
                 sequences=order.sequences,
                 kv_tokens=order.kv_tokens,
             ) as session:
-                engine = LlamaCppEngine(session, written, descriptor, begin, peak)
+                weights = _weights(session, written, shape, tied=bool(config.get("tie_word_embeddings")))
+                engine = LlamaCppEngine(session, written, descriptor, begin, peak, weights)
                 yield engine
     engine.memory_parts = measured_parts(
         peak.memory,
         where,
         weight_bytes=session.weight_bytes,
-        kv_cache_bytes=read_shape(read_config(order.checkpoint)).kv_cache_bytes(
+        kv_cache_bytes=shape.kv_cache_bytes(
             tokens=session.kv_tokens, batch_size=1, value_bytes=_VALUE_BYTES[written.dtype]
         ),
         resident_before_bytes=resident_before,
@@ -133,6 +168,14 @@ def _refuse(descriptor: CheckpointDescriptor, device: Device) -> None:
         )
 
 
+def _weights(session: Session, written: _Written, shape: Shape, *, tied: bool) -> ServedWeights:
+    """Without the input embedding's share, unless it is the output head too. Rounded weights have integer kernels."""
+    rows = 0 if tied else shape.head_weights
+    share = rows / (shape.decoder_weights + shape.head_weights + rows)
+    products = () if written.kind in _ROUNDED else products_in(written.dtype, torch.device("cpu"))
+    return ServedWeights(int(session.weight_bytes * (1 - share)), products)
+
+
 def _write(order: ServeOrder[LlamaCppOptions], file: Path, stored: Dtype) -> _Written:
     begin = time.perf_counter()
     dtype = order.dtype or stored
@@ -149,7 +192,7 @@ def _notes(session: Session, written: _Written, descriptor: CheckpointDescriptor
         f"key-value cache of {session.kv_tokens} tokens, reserved before the first run",
         f"llama.cpp was compiled for {', '.join(session.instructions) or 'no vector instructions'}",
     ]
-    if written.kind in (Kind.Q8_0, Kind.Q4_0):
+    if written.kind in _ROUNDED:
         notes.append(
             f"weights rounded to llama.cpp's {written.kind.name}, and activations to 8 bits with them: neither is part"
             " of the checkpoint, nor of its accuracy"

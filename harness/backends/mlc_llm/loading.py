@@ -6,7 +6,7 @@ those of `serve/engine.py` and `serve/config.py` in mlc-ai/mlc-llm 0.20.
 
 import importlib.util
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness.architectures.pruned_shapes import refuse_layer_widths
-from harness.backends.base import ServeOrder
+from harness.backends.base import ServedWeights, ServeOrder, products_in
 from harness.backends.hosting import start_up_deadline, variables_set
 from harness.backends.mlc_llm.preparing import Prepared, prepare
 from harness.backends.mlc_llm.quantization import Conversion, MlcLlmOptions, choose_conversion
@@ -26,6 +26,8 @@ from harness.errors import Unsupported
 from harness.models.loading import select_device
 from harness.quantization.layouts import check_config
 
+_CONVERTED_BYTES = 2
+"""The most that MLC writes for a weight."""
 _PAGE_TOKENS = 16
 """MLC's own `kv_cache_page_size`: keys and values are kept in pages of so many positions."""
 
@@ -41,6 +43,7 @@ class PreparedModel:
     device: str
     sequences: int
     kv_cache_tokens: int
+    weights: ServedWeights
 
 
 @contextmanager
@@ -82,7 +85,16 @@ def prepared_model(order: ServeOrder[MlcLlmOptions]) -> Iterator[PreparedModel]:
             device=name,
             sequences=order.sequences,
             kv_cache_tokens=order.kv_tokens + order.sequences * _PAGE_TOKENS,
+            weights=ServedWeights(
+                max(prepared.weight_bytes - _input_embedding_bytes(config), 0), products_in(conversion.dtype, where)
+            ),
         )
+
+
+def _input_embedding_bytes(config: Mapping[str, Any]) -> int:
+    """At most, of what was converted; 0 where it is the output head as well."""
+    rows = 0 if config.get("tie_word_embeddings") else int(config["vocab_size"])
+    return rows * int(config["hidden_size"]) * _CONVERTED_BYTES
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class MlcLlmEngine(WholeBatchEngine):
                 **dict.fromkeys(("activation_bytes", "overhead_bytes"), "MLC-LLM does not tell it"),
             },
         )
-        super().__init__("mlc-llm", info, peak, memory_parts, vocabulary=model.vocabulary)
+        super().__init__("mlc-llm", info, peak, memory_parts, model.weights, vocabulary=model.vocabulary)
         self._engine = engine
         self._loop = loop
 

@@ -30,11 +30,10 @@ from harness.backends.serving_memory import ServingPeak
 from harness.checkpoint import open_checkpoint
 from harness.contract import CheckpointFormat, Dtype, Frozen, Reason
 from harness.errors import Unsupported
-from harness.models.decoding import Decoded, decode
+from harness.models.decoding import Decoded, decode, rotary_changes_with_length
 from harness.models.loading import LoadedModel
 
 GROWING = "growing"
-_ROTARY_OF_LENGTH = ("dynamic", "longrope")
 _PACKED_DTYPES = (Dtype.FLOAT16, Dtype.BFLOAT16)
 
 
@@ -169,8 +168,7 @@ def _obstacle(model: PreTrainedModel, positions: int) -> str | None:
     window = getattr(config, "sliding_window", None)
     if sliding and window is not None and window < positions:
         return f"attention reaches back {window} positions, which a static cache of {positions} does not follow"
-    rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
-    if rotary in _ROTARY_OF_LENGTH:
+    if rotary := rotary_changes_with_length(config):
         return f"the rotary embedding ({rotary}) changes with the length, which is read on the host"
     return None
 

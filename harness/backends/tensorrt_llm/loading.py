@@ -12,15 +12,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness.architectures.pruned_shapes import refuse_layer_widths
-from harness.backends.base import ServeOrder
+from harness.backends.base import ServedWeights, ServeOrder, products_in
 from harness.backends.hosting import start_up_deadline, variables_set
 from harness.backends.refusals import refuse_unread_rotation
 from harness.backends.tensorrt_llm.refusals import explain, refuse_format
 from harness.checkpoint import open_checkpoint, read_config
-from harness.contract import CheckpointDescriptor, Dtype, Reason
+from harness.contract import CheckpointDescriptor, CheckpointFormat, Dtype, Reason
 from harness.errors import Unsupported
-from harness.models.loading import select_device
+from harness.models.loading import TORCH_DTYPES, select_device
 from harness.options import NoOptions
+from harness.profiling.profile import token_weight_bytes
 from harness.quantization.layouts import check_config
 
 _SPARE_TOKENS = 64
@@ -40,6 +41,7 @@ class LoadedEngine:
     vocabulary: int
     kv_cache_tokens: int
     load_seconds: float
+    weights: ServedWeights
 
 
 @contextmanager
@@ -77,9 +79,17 @@ def load_engine(order: ServeOrder[NoOptions]) -> Iterator[LoadedEngine]:
                 vocabulary=int(config["vocab_size"]),
                 kv_cache_tokens=kv_cache_tokens,
                 load_seconds=time.perf_counter() - begin,
+                weights=_weights(order, descriptor, chosen),
             )
         finally:
             llm.shutdown()
+
+
+def _weights(order: ServeOrder[NoOptions], descriptor: CheckpointDescriptor, dtype: Dtype) -> ServedWeights:
+    """8-bit floats are multiplied by the library's own kernels."""
+    own = descriptor.format is CheckpointFormat.MODELOPT_FP8
+    products = () if own else products_in(dtype, select_device(order.device))
+    return ServedWeights(token_weight_bytes(order.checkpoint, TORCH_DTYPES[dtype].itemsize), products)
 
 
 def _start(order: ServeOrder[NoOptions], dtype: Dtype, kv_cache_tokens: int) -> Any:

@@ -35,7 +35,9 @@ class TensorRtLlmEngine(WholeBatchEngine):
                 ),
             }
         )
-        super().__init__("tensorrt-llm", info, peak, memory_parts, vocabulary=loaded.vocabulary)
+        super().__init__("tensorrt-llm", info, peak, memory_parts, loaded.weights, vocabulary=loaded.vocabulary)
+        quantization = loaded.descriptor.quantization
+        self.activation_bits = 16 if quantization is None else quantization.activation_bits
         self._loaded = loaded
 
     def generate(self, prompts: Prompts, tokens: int) -> Batch:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness.architectures.pruned_shapes import refuse_layer_widths
-from harness.backends.base import served_as_dense
+from harness.backends.base import ServedWeights, products_in, served_as_dense
 from harness.backends.hosting import start_up_deadline, variables_set
 from harness.backends.vllm.refusals import explain
 from harness.checkpoint import open_checkpoint, read_config
@@ -20,11 +20,13 @@ from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, Dev
 from harness.environment import available_threads
 from harness.errors import BadCheckpoint, Unsupported
 from harness.models.loading import select_device
+from harness.profiling.profile import token_weight_bytes
 from harness.quantization.layouts import check_config
 
 _BLOCK_TOKENS = 128
 """The largest block of either build: 128 tokens on a CPU, 16 on a GPU."""
 _SPARE_BLOCKS = 1
+_WHOLE_BITS = 16
 _VALUE_BYTES = {Dtype.FLOAT32: 4, Dtype.BFLOAT16: 2, Dtype.FLOAT16: 2}
 
 
@@ -41,6 +43,7 @@ class LoadedEngine:
     kv_cache_bytes: int
     eager: bool
     load_seconds: float
+    weights: ServedWeights
 
 
 @contextmanager
@@ -103,6 +106,7 @@ def load_engine(
                 kv_cache_bytes=kv_cache_bytes,
                 eager=eager,
                 load_seconds=time.perf_counter() - begin,
+                weights=_weights(checkpoint, descriptor, chosen, device),
             )
         finally:
             _stop(llm)
@@ -119,6 +123,15 @@ def loading_notes(loaded: LoadedEngine) -> tuple[str, ...]:
     if descriptor.format is not CheckpointFormat.DENSE:
         notes.append(f"{descriptor.format.value} weights stay packed and are computed with by vLLM's own kernels")
     return tuple(notes)
+
+
+def _weights(checkpoint: Path, descriptor: CheckpointDescriptor, dtype: Dtype, device: Device) -> ServedWeights:
+    """Products of quantized activations are of the library's own kernels."""
+    whole = descriptor.quantization is None or descriptor.quantization.activation_bits == _WHOLE_BITS
+    dense = whole or descriptor.format is CheckpointFormat.DENSE
+    return ServedWeights(
+        token_weight_bytes(checkpoint, _VALUE_BYTES[dtype]), products_in(dtype, select_device(device)) if dense else ()
+    )
 
 
 def _start(device: Device, arguments: Mapping[str, Any]) -> Any:

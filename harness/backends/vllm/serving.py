@@ -17,6 +17,9 @@ from harness.models.loading import select_device
 from harness.options import NoOptions
 from harness.telemetry import PeakMemory
 
+_LISTED = 20
+"""vLLM's own bound of `logprobs`."""
+
 
 class VllmEngine(WholeBatchEngine):
     """A checkpoint in vLLM's offline engine. See `harness.backends.base.Engine`."""
@@ -27,7 +30,9 @@ class VllmEngine(WholeBatchEngine):
             kv_cache_bytes=loaded.kv_cache_bytes,
             absent=dict.fromkeys(("weight_bytes", "activation_bytes", "overhead_bytes"), "vLLM does not tell it"),
         )
-        super().__init__("vllm", info, peak, memory_parts, vocabulary=loaded.vocabulary)
+        super().__init__("vllm", info, peak, memory_parts, loaded.weights, vocabulary=loaded.vocabulary)
+        quantization = loaded.descriptor.quantization
+        self.activation_bits = 16 if quantization is None else quantization.activation_bits
         self._loaded = loaded
 
     def generate(self, prompts: Prompts, tokens: int) -> Batch:
@@ -42,6 +47,15 @@ class VllmEngine(WholeBatchEngine):
                 hint="the installed vLLM does not turn prefix caching off when asked; use the image's lock",
             )
         return batch
+
+    def gap_nats(self, before: tuple[int, ...], token: int) -> float | None:
+        """A token beyond the likeliest that vLLM lists stands below the last of them."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True, detokenize=False, logprobs=_LISTED)
+        outputs, _ = generate_offline(self._loaded.llm, [{"prompt_token_ids": list(before)}], sampling, explain)
+        listed = {number: float(one.logprob) for number, one in outputs[0].outputs[0].logprobs[0].items()}
+        return max(listed.values()) - listed.get(token, min(listed.values()))
 
 
 @contextmanager

@@ -64,6 +64,9 @@ class Int8Linear(nn.Module):
     The codes of x are those of `harness.quantization.activations.fake_quantize_tokens`, symmetric; sums are exact.
     """
 
+    product_dtype = torch.int8
+    """What its product is computed in, where that is not the model's dtype."""
+
     def __init__(self, weight: QuantizedWeight, bias: Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.codes.shape

@@ -74,5 +74,8 @@ def start() -> None:
 
 
 def continuation(prompt: list[int], tokens: int, vocabulary: int = 97) -> list[int]:
-    """The same for the same prompt, and a longer one begins with a shorter one."""
-    return [(sum(prompt) * 31 + place * 7) % vocabulary for place in range(tokens - (asked("short") and tokens > 1))]
+    """Each token follows from all before it, so that a prompt with a part of its continuation has the rest of it."""
+    text = list(prompt)
+    for _ in range(tokens - (asked("short") and tokens > 1)):
+        text.append((sum(text) * 31 + len(text) * 7) % vocabulary)
+    return text[len(prompt) :]
