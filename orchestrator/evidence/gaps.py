@@ -10,11 +10,13 @@ from orchestrator.store import RunRecord, StageState
 from orchestrator.tracks import Track, expected_tasks, parts_of_task
 
 _NOT_ASKED_FOR = "not in this run's manifest"
+_ACCURACY_ONLY = "the manifest asks for its accuracy alone"
 
 
 def run_gaps(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
     """Those of all that was never planned."""
     yield from _not_asked_for(record, catalog)
+    yield from _accuracy_only(record)
     yield from _not_planned(record, catalog)
 
 
@@ -67,6 +69,25 @@ def _not_asked_for(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:
                 yield Gap(variant=variant, name=task, reason=reason)
         if record.manifest.profile is None:
             yield Gap(variant=variant, track=Track.INFERENCE_CONSUMPTION, reason=_NOT_ASKED_FOR)
+
+
+def _accuracy_only(record: RunRecord) -> Iterator[Gap]:
+    """Of variants that were compressed, and by the manifest neither profiled nor timed as the others were."""
+    planned: dict[Variant, set[Operation]] = {}
+    for subject, operation in (
+        *((state.subject, state.operation) for state in record.stages.values()),
+        *((refused.subject, refused.operation) for refused in record.not_planned),
+    ):
+        if subject is not None:
+            planned.setdefault(Variant.of(subject), set()).add(operation)
+    asked = {
+        Operation.PROFILE: (record.manifest.profile, Track.INFERENCE_CONSUMPTION),
+        Operation.BENCHMARK: (record.manifest.benchmark, Track.HARDWARE_ACCELERATION),
+    }
+    for variant, operations in planned.items():
+        for operation, (entry, track) in asked.items():
+            if Operation.COMPRESS in operations and entry is not None and operation not in operations:
+                yield Gap(variant=variant, track=track, reason=_ACCURACY_ONLY)
 
 
 def _not_planned(record: RunRecord, catalog: ImageCatalog) -> Iterator[Gap]:

@@ -14,13 +14,13 @@ from tests.support.fake_runtime import FakeRuntime
 from tests.support.small_runs import MANIFEST
 from tests.support.stage_workers import keeping_worker, write_descriptor
 
+SYMMETRIC = Quantization(weight_bits=4, activation_bits=4, simulated=True)
+ASYMMETRIC = SYMMETRIC.model_copy(update={"symmetric": False, "activations_symmetric": False})
 GRIDS = {
-    "rtn": Quantization(weight_bits=4, activation_bits=4, simulated=True),
-    "rtn-asymmetric": Quantization(weight_bits=4, activation_bits=4, symmetric=False, activations_symmetric=False),
-    "omniquant": Quantization(
-        weight_bits=4, activation_bits=4, symmetric=False, activations_symmetric=False, attention_bits=4
-    ),
-    "smoothquant": Quantization(weight_bits=4, activation_bits=4),
+    "rtn": SYMMETRIC,
+    "rtn-asymmetric": ASYMMETRIC,
+    "omniquant": ASYMMETRIC.model_copy(update={"attention_bits": 4}),
+    "smoothquant": SYMMETRIC,
 }
 PRUNED = [
     {"method": "sparsegpt", "setting": "50%"},
@@ -88,3 +88,19 @@ def test_every_form_of_the_report_marks_the_row(bench, report):
         Baseline(variant=Variant(method="magnitude", setting="50%")),
     )
     assert one.beats is False
+
+
+def test_what_was_not_asked_for_of_a_baseline_is_said_to_be_so(report):
+    magnitude = Variant(method="magnitude", setting="50%")
+    missing = {
+        one.place.track: {each.reason for each in report.scoring.score(magnitude, one.place.track).coverage.missing}
+        for score in report.scores
+        if score.variant == magnitude
+        for one in score.coverage.missing
+    }
+    alone = "the manifest asks for its accuracy alone"
+    assert missing[4] == {alone}
+    assert alone in missing[5]
+    sparsegpt = Variant(method="sparsegpt", setting="50%")
+    reasons = {each.reason for track in (4, 5) for each in report.scoring.score(sparsegpt, track).coverage.missing}
+    assert alone not in reasons
