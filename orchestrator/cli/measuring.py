@@ -21,6 +21,7 @@ from orchestrator.plan.resolving import resolve_method, resolve_setting
 from orchestrator.run.progress import Display, ProgressMode, choose_display
 from orchestrator.run.run import Run, Setup
 from orchestrator.store import RunRecord
+from orchestrator.store.history import as_it_is
 
 if TYPE_CHECKING:
     from orchestrator.run.keys import KeyChange
@@ -209,8 +210,11 @@ def _measure(setup: Setup, display: Display, *, as_json: bool) -> None:
         display.note(decision)
     cancel = threading.Event()
     record = Run(setup, display, cancel).perform(LocalExecutor(cancel))
-    _show(setup, record, as_json=as_json)
-    raise typer.Exit(CommandExit.COMPLETE if record.complete and not record.not_planned else CommandExit.INCOMPLETE)
+    found = as_it_is(setup.store, record)
+    whole = not options.warn(found.unreadable)
+    _show(setup, found.record, as_json=as_json)
+    complete = whole and record.complete and not record.not_planned
+    raise typer.Exit(CommandExit.COMPLETE if complete else CommandExit.INCOMPLETE)
 
 
 def _show(setup: Setup, record: RunRecord, *, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,3 +168,26 @@ def _against_parts(memory: Memory, parts: MemoryParts | None) -> Iterator[str]:
 
 def _same(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=_ROUNDING, abs_tol=1e-12)
+
+
+def of_other_answers(evaluations: Mapping[str, tuple[str, Outcomes]]) -> Iterator[tuple[str, str]]:
+    """Evaluations of a task over the same items of which the data set cannot say both, by name, and why.
+
+    `evaluations` holds, by name, the task and the outcomes. What most of them say is taken for the data set's; where
+    there is no most, none is.
+    """
+    alike: dict[tuple[str, str], dict[str, Outcomes]] = {}
+    for name, (task, outcomes) in evaluations.items():
+        alike.setdefault((task, outcomes.identity), {})[name] = outcomes
+    for same in alike.values():
+        for what in ("answers", "lengths"):
+            said = {name: getattr(one, what) for name, one in same.items() if getattr(one, what) is not None}
+            (most, count), *others = Counter(said.values()).most_common() or [(None, 0)]
+            if not others:
+                continue
+            believed = most if count > others[0][1] else None
+            for name, one in said.items():
+                if one != believed:
+                    other = next(neighbour for neighbour, their in said.items() if their != one)
+                    noun = "right answers" if what == "answers" else "lengths of choices"
+                    yield name, f"the {noun} of its items are not those of the same items in {other}"

@@ -19,7 +19,16 @@ from typing import Any, BinaryIO
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from harness.contract.items import ORIGINAL, Item, JudgedItem, PageItem, SegmentItem, item_type
+from harness.contract.items import (
+    ORIGINAL,
+    ChoiceItem,
+    Item,
+    JudgedItem,
+    PageItem,
+    SegmentItem,
+    TruthItem,
+    item_type,
+)
 from orchestrator.figures.metrics import Floats, choice_metrics, page_metrics, segment_metrics
 
 MOST_BYTES = 2**30
@@ -54,7 +63,8 @@ class Outcomes:
     holds the number of items of each group, in order. `values` has, for each metric of an item, its outcomes [items],
     NaN where an item was excluded; `weights` the same for pages of text, where each word or byte counts the same. With
     `exponential` a figure is the exponential of the mean. `excluded` items have no outcome. `tokens` are the numbers of
-    tokens that segments have.
+    tokens that segments have. `answers` and `lengths` are equal for items of which the data set says the same: right
+    answers and numbers of choices, or words and bytes; and the lengths of choices, None where they are not told.
     """
 
     metrics: Mapping[str, float]
@@ -66,6 +76,8 @@ class Outcomes:
     scored: int
     excluded: int
     tokens: frozenset[int] = frozenset()
+    answers: str = ""
+    lengths: str | None = None
 
 
 def read_outcomes(file: OutcomesFile) -> Outcomes:
@@ -85,6 +97,8 @@ def _of_questions(items: list[JudgedItem]) -> Outcomes:
     listing = [f"{item.group or ''} {item.index} {item.document}" for item in ordered]
     groups = Counter(item.group or "" for item in ordered)
     correct = [item.correct for item in ordered]
+    choices = [item for item in ordered if isinstance(item, ChoiceItem)]
+    lengths = [str(item.lengths) for item in choices if item.lengths is not None]
     names = [name for kind in dict.fromkeys(map(tuple, correct)) for name in kind]
     values = {name: np.array([one.get(name, math.nan) for one in correct]) for name in dict.fromkeys(names)}
     return Outcomes(
@@ -96,7 +110,13 @@ def _of_questions(items: list[JudgedItem]) -> Outcomes:
         exponential=False,
         scored=sum(map(bool, correct)),
         excluded=len(items) - sum(map(bool, correct)),
+        answers=_digest([f"{item.gold} {len(item.log_likelihoods)} {_truth(item)}" for item in choices]),
+        lengths=_digest(lengths) if lengths and len(lengths) == len(choices) else None,
     )
+
+
+def _truth(item: ChoiceItem) -> str:
+    return f"{item.mc1_choices} {item.mc2_true}" if isinstance(item, TruthItem) else ""
 
 
 def _of_texts(items: list[SegmentItem], data: str) -> Outcomes:
@@ -122,6 +142,7 @@ def _of_texts(items: list[SegmentItem], data: str) -> Outcomes:
         scored=scored,
         excluded=len(items) - scored,
         tokens=frozenset() if pages else frozenset(item.tokens for item in items),
+        answers=_digest([f"{page.words} {page.bytes}" for page in pages]),
     )
 
 

@@ -4,7 +4,7 @@ import errno
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -25,7 +25,10 @@ from orchestrator.store.verifying import Verifier
 
 @dataclass
 class Workshop:
-    """What every stage of a run shares. Safe to use from several threads."""
+    """What every stage of a run shares. Safe to use from several threads.
+
+    `refused` are results, by their keys, that stand by themselves and not beside others.
+    """
 
     store: Store
     catalog: ImageCatalog
@@ -34,6 +37,7 @@ class Workshop:
     run: str
     cancel: threading.Event
     note: Callable[[str], None]
+    refused: Mapping[Sha256, StageRecord] = field(default_factory=dict)
     verifier: Verifier = field(init=False)
     _identities: dict[tuple[str, DeviceKind], ImageIdentity] = field(default_factory=dict)
     _preparing: threading.Lock = field(default_factory=threading.Lock)
@@ -44,6 +48,8 @@ class Workshop:
     def find(self, key: Sha256) -> StageRecord | None:
         """The finished stage with this key, with its artifact held against its digests; None where it has to be run."""
         record = self.store.find(key)
+        if record is not None and record == self.refused.get(key):
+            return None
         return record if record is not None and self.verifier.is_whole(record) else None
 
     def identity(self, stage: Stage) -> ImageIdentity:

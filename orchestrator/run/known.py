@@ -16,13 +16,14 @@ class Known:
     """By stage ids. `keys` has also those of stages that are to run, where their inputs are known.
 
     `records` are the results that stand, `missing` the stages to run in the order of the plan. `unreadable` are results
-    that were there and have to be made again.
+    that were there and have to be made again, `refused` by their keys those among them that contradict others alone.
     """
 
     keys: dict[str, Sha256] = field(default_factory=dict)
     records: dict[str, StageRecord] = field(default_factory=dict)
     missing: list[Stage] = field(default_factory=list)
     unreadable: dict[str, Unreadable] = field(default_factory=dict)
+    refused: dict[Sha256, StageRecord] = field(default_factory=dict)
 
     @property
     def artifacts(self) -> dict[str, Sha256]:
@@ -43,6 +44,9 @@ def look_up(
     for stage in stages:
         if all(need in known.records for need in stage.needs):
             _read(stage, store, key_of(stage, inputs_of(stage, known.artifacts)), known)
+    for name, refused in store.contradicting_each_other(known.records).items():
+        known.unreadable[name] = refused
+        known.refused[known.keys[name]] = known.records.pop(name)
     wanted: set[str] = set()
     for stage in reversed(stages):
         record = known.records.get(stage.id)

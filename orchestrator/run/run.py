@@ -86,6 +86,7 @@ class Run:
                     lambda stage, inputs: workshop.key(stage, inputs)[0],
                     workshop.verifier.is_whole,
                 )
+                workshop.refused = known.refused
                 record = _Record(setup, facts, taken, check_space(setup.store.root, known.missing))
                 self._announce(record, known)
                 return _Work(record, known, workshop, self._display).perform(executor)

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from harness.contract import Sha256
 from orchestrator.host import locks
-from orchestrator.store.records import Failure, FailureKind, RunFacts, RunRecord, StageState, StageStatus
+from orchestrator.store.records import Failure, FailureKind, RunFacts, RunRecord, StageRecord, StageState, StageStatus
 from orchestrator.store.store import Store
 from orchestrator.store.versioned import Refused, Unreadable
 
@@ -111,29 +112,37 @@ def open_run(store: Store, wanted: str) -> OpenedRun:
 
 def as_it_is(store: Store, record: RunRecord) -> OpenedRun:
     """A run with what is stored of it now."""
-    states: dict[str, StageState] = {}
-    unreadable = []
+    states = dict(record.stages)
+    results: dict[str, StageRecord] = {}
+    unreadable: list[Unreadable] = []
     for name, state in record.stages.items():
-        states[name], loss = _as_it_is(store, name, state)
-        unreadable += [loss] if loss else []
+        if state.key is not None and state.has_result:
+            what = f"{store.stages.name}/{state.key}"
+            try:
+                results[name] = _result(store, what, state.key)
+            except Unreadable as loss:
+                states[name], named = _without_result(name, state, loss)
+                unreadable.append(named)
+    for name, refused in store.contradicting_each_other(results).items():
+        states[name], named = _without_result(name, states[name], refused)
+        unreadable.append(named)
     return OpenedRun(record.model_copy(update={"stages": states}), tuple(unreadable))
 
 
-def _as_it_is(store: Store, name: str, state: StageState) -> tuple[StageState, Unreadable | None]:
-    if state.key is None or not state.has_result:
-        return state, None
-    what = f"{store.stages.name}/{state.key}"
-    try:
-        stored = store.read(state.key)
-        if stored is not None:
-            store.outcomes(stored)
-            return state, None
-        loss = Unreadable(what, f"the result of {name} is not in the store any more")
-    except Refused as refused:
-        loss = Refused(what, f"{refused.reason} (the result of {name})")
-        failure = Failure(kind=FailureKind.REFUSED, message=f"its result is not used: {refused.reason}", hint=loss.hint)
-        return state.reached(StageStatus.FAILED, failure=failure), loss
-    except Unreadable as unreadable:
-        loss = Unreadable(what, f"{unreadable.reason} (the result of {name})")
-    failure = Failure(kind=FailureKind.LOST, message=f"its result is lost: {loss.message}", hint=loss.hint)
-    return state.reached(StageStatus.FAILED, key=None, failure=failure), loss
+def _result(store: Store, what: str, key: Sha256) -> StageRecord:
+    """A stored result that its parts give. Raises `Unreadable`, and `Refused` where they do not."""
+    stored = store.read(key)
+    if stored is None:
+        raise Unreadable(what, "the result is not in the store any more")
+    store.outcomes(stored)
+    return stored
+
+
+def _without_result(name: str, state: StageState, loss: Unreadable) -> tuple[StageState, Unreadable]:
+    """The stage as one that failed, and the loss with the stage's name."""
+    named = type(loss)(loss.what, f"{loss.reason} (the result of {name})")
+    if isinstance(loss, Refused):
+        failure = Failure(kind=FailureKind.REFUSED, message=f"its result is not used: {loss.reason}", hint=loss.hint)
+        return state.reached(StageStatus.FAILED, failure=failure), named
+    failure = Failure(kind=FailureKind.LOST, message=f"its result is lost: {named.message}", hint=loss.hint)
+    return state.reached(StageStatus.FAILED, key=None, failure=failure), named

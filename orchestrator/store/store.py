@@ -33,7 +33,7 @@ from harness.contract import (
 )
 from harness.contract.items import Item
 from orchestrator.errors import StoreError
-from orchestrator.figures.checking import Kept, check
+from orchestrator.figures.checking import Kept, check, of_other_answers
 from orchestrator.figures.outcomes import Contradiction, Outcomes, read_items
 from orchestrator.host import locks
 from orchestrator.host.files import protect, remove, sync_folder, write_atomically
@@ -160,6 +160,18 @@ class Store:
         if self.outcomes(record) is None or not isinstance(result, EvaluateResult):
             return ()
         return read_items(self._kept(record).outcomes(result))
+
+    def contradicting_each_other(self, records: Mapping[str, StageRecord]) -> dict[str, Refused]:
+        """Of results that stand by themselves, by the names of their stages, those that are not of one data set."""
+        evaluations = {}
+        for name, record in records.items():
+            result, outcomes = record.final.result, self.outcomes(record)
+            if isinstance(result, EvaluateResult) and outcomes is not None:
+                evaluations[name] = (result.task, outcomes)
+        return {
+            name: Refused(f"{self.stages.name}/{records[name].provenance.key}", reason)
+            for name, reason in of_other_answers(evaluations)
+        }
 
     def _kept(self, record: StageRecord) -> Kept:
         provenance = record.provenance

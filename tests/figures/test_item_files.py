@@ -12,6 +12,7 @@ import zstandard
 
 from orchestrator.evidence.items import NoInterval, items_of
 from orchestrator.figures import outcomes
+from orchestrator.figures.checking import of_other_answers
 from orchestrator.figures.outcomes import Contradiction, OutcomesFile, read_items, read_outcomes
 from tests.support.measured_runs import choices, pack, segments
 
@@ -238,3 +239,45 @@ def test_an_unknown_ending_is_refused(tmp_path):
     path.write_text("index,correct\n")
     with pytest.raises(Contradiction, match=r"no form is known by the ending '\.csv'"):
         read_outcomes(OutcomesFile(path))
+
+
+def evaluation(tmp_path, name, lines, task="task"):
+    return task, read_outcomes(OutcomesFile(pack(tmp_path / f"{name}.zst", lines)))
+
+
+def test_of_right_answers_that_differ_those_of_the_most_are_believed(tmp_path):
+    others = [
+        line | {"gold": 1 - line["gold"], "correct": {"acc": 1 - line["correct"]["acc"]}} for line in choices(RIGHT)
+    ]
+    found = {
+        "dense": evaluation(tmp_path, "a", choices(RIGHT)),
+        "wanda": evaluation(tmp_path, "b", choices(RIGHT)),
+        "forged": evaluation(tmp_path, "c", others),
+        "other rows": evaluation(tmp_path, "d", choices(RIGHT[::-1], rows="other")),
+        "other task": evaluation(tmp_path, "e", choices(RIGHT[::-1]), task="other"),
+    }
+    assert dict(of_other_answers(found)) == {
+        "forged": "the right answers of its items are not those of the same items in dense"
+    }
+    del found["wanda"]
+    assert set(dict(of_other_answers(found))) == {"dense", "forged"}
+
+
+def test_lengths_of_choices_are_compared_where_they_are_told(tmp_path):
+    told, longer = ([line | {"lengths": [5, size]} for line in choices(RIGHT)] for size in (5, 6))
+    found = {
+        "former": evaluation(tmp_path, "a", choices(RIGHT)),
+        "one": evaluation(tmp_path, "b", told),
+        "two": evaluation(tmp_path, "c", told),
+    }
+    assert dict(of_other_answers(found)) == {}
+    found["forged"] = evaluation(tmp_path, "d", longer)
+    assert list(dict(of_other_answers(found))) == ["forged"]
+
+
+def test_pages_of_other_words_are_not_those_of_the_same_text(tmp_path):
+    more = [line | {"words": 21} for line in pages(30, 60)]
+    found = {
+        str(n): evaluation(tmp_path, str(n), lines) for n, lines in enumerate([pages(30, 60), pages(30, 60), more])
+    }
+    assert list(dict(of_other_answers(found))) == ["2"]

@@ -7,21 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import zstandard
 from click.testing import Result
 from typer.testing import CliRunner
 
 from harness.contract import FileEntry, WorkRequest, WorkResult, digest_file
+from orchestrator.cli import measuring
 from orchestrator.cli.app import app
 from orchestrator.run import resources
 from orchestrator.run.preview import preview
+from orchestrator.run.progress import SilentDisplay
 from orchestrator.run.progress.plain import PlainDisplay
 from orchestrator.score.comparison import Comparison
 from orchestrator.score.scores import RunScores
 from orchestrator.store import FailureKind, RunRecord, StageStatus, versioned
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.measured_runs import pack
-from tests.support.small_runs import Bench
+from tests.support.small_runs import MANIFEST, Bench
 from tests.support.stage_workers import keeping_worker
 
 PRUNED, SPEED = "evaluate/tiny/sparsegpt-50%/arc_easy", "benchmark/tiny/sparsegpt-50%/transformers"
@@ -268,6 +271,57 @@ def test_memory_whose_parts_do_not_add_up_is_not_used(finished: tuple[Bench, Run
     found = call(bench, "score", "last", "--json")
     assert found.exit_code == 3
     assert "the parts of the memory are 999 bytes, and its peak is 1000" in found.stderr
+
+
+def other_right_answers(forger: Forger) -> None:
+    """Consistent in itself: every answer that was wrong is right now."""
+
+    def change(lines: Lines) -> Lines:
+        wrong = {"gold": 1, "correct": {"acc_norm": 1.0}}
+        return [line | (wrong if line["picked_norm"] == 1 else {}) for line in lines]
+
+    forger.items(change)
+    forger.result(lambda result: result["metrics"].update(acc_norm=1.0))
+
+
+def test_right_answers_that_differ_between_variants_are_believed_of_none(
+    finished: tuple[Bench, RunRecord], tmp_path: Path
+) -> None:
+    bench = forged(finished, tmp_path, PRUNED, other_right_answers)
+    found = call(bench, "score", "last", "--json")
+    assert found.exit_code == 3
+    dense = PRUNED.replace("sparsegpt-50%", "dense")
+    for stage, other in ((PRUNED, dense), (dense, PRUNED)):
+        reason = f"the right answers of its items are not those of the same items in {other} (the result of {stage})"
+        assert reason in found.stderr
+    document = RunScores.model_validate_json(found.stdout)
+    assert not [one for one in document.values if one.place.name == "arc_easy"]
+    worker = Counting()
+    bench.run(FakeRuntime(worker))
+    assert sorted(worker.ran) == sorted([PRUNED, dense])
+    assert values_of(bench) == values_of(finished[0])
+
+
+def test_what_is_damaged_while_a_run_is_at_work_is_missing_at_its_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(tmp_path / "store")
+
+    def damaging(request: WorkRequest, output: Path) -> WorkResult:
+        result = keeping_worker(request, output)
+        for provenance in bench.store.stages.glob("*/provenance.json"):
+            if json.loads(provenance.read_bytes())["stage"] == PRUNED:
+                (provenance.parent / ITEMS).unlink(missing_ok=True)
+        return result
+
+    manifest = {**MANIFEST, "evaluate": {"tasks": ["arc_easy", "wikitext2"], "limit": 60}}
+    with pytest.raises(typer.Exit) as end:
+        measuring._measure(bench.setup(FakeRuntime(damaging), manifest), SilentDisplay(), as_json=True)
+    assert end.value.exit_code == 3
+    printed = capsys.readouterr()
+    assert f"the outcomes of the items (items.jsonl.zst) are not there (the result of {PRUNED})" in printed.err
+    values = json.loads(printed.out)["scoring"]["values"]
+    assert [one["variant"]["method"] for one in values if one["place"]["name"] == "arc_easy"] == [None]
 
 
 def test_a_plan_says_why_it_is_to_run_again(finished: tuple[Bench, RunRecord], tmp_path: Path) -> None:
