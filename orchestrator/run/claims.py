@@ -31,7 +31,7 @@ from harness.contract import (
     Setting,
     TextFile,
 )
-from harness.contract.claims import count_claims
+from harness.contract.claims import ROUNDING, count_claims
 from harness.contract.weights import BadWeights, read_stored
 from orchestrator.host.hashing import Poll, never
 from orchestrator.runtime.base import Invocation
@@ -180,6 +180,27 @@ def _of_profile(result: ProfileResult, asked: Invocation) -> Iterator[Claim]:
     except BadWeights:
         return  # the artifact was counted when it was published
     yield "weight_bytes", result.weight_bytes, sum(one.size_bytes for one in tensors.values())
+    if checkpoint.format is CheckpointFormat.DENSE:
+        in_blocks = sum(one.values for one in tensors.values() if one.is_block_matrix)
+        yield from _of_operations(result.macs, result.macs_tokens * in_blocks, checkpoint)
+
+
+def _of_operations(macs: Mapping[str, int], in_blocks: int, checkpoint: CheckpointDescriptor) -> Iterator[Claim]:
+    """Multiply-accumulates by what is known of them without the model's shape: those of the blocks' matrices, of which
+    zeros save their share, and nothing else is saved but by the square of the bits."""
+    whole = macs.get("macs/shape")
+    if whole is None:
+        return
+    if whole < in_blocks:
+        yield "macs.macs/shape", whole, f"{in_blocks} or more"
+    zeros = 0.0 if checkpoint.sparsity is None else checkpoint.sparsity.measured
+    bits = 16 if checkpoint.quantization is None else checkpoint.quantization.weight_bits
+    density = macs.get("macs/density", whole - round(in_blocks * zeros))
+    if abs(whole - density - in_blocks * zeros) > 2 * ROUNDING * in_blocks:
+        yield "macs.macs/density", density, whole - round(in_blocks * zeros)
+    least = math.floor(whole * (1 - zeros - 2 * ROUNDING) * (bits / 16) ** 2)
+    if (paper := macs.get("macs/paper-bitops", least)) < least:
+        yield "macs.macs/paper-bitops", paper, f"{least} or more"
 
 
 def _input(asked: Invocation, name: str) -> Descriptor | None:

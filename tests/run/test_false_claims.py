@@ -197,9 +197,20 @@ def test_a_false_word_about_what_was_fetched_is_refused(
         ("weight_bytes", 10, "result.weight_bytes is 10, and 20 was asked for"),
         ("disk_bytes", 1, "result.disk_bytes is 1, and "),
         ("macs_tokens", 64, "result.macs_tokens is 64, and 128 was asked for"),
+        ("macs", {"macs/shape": 1000}, "result.macs.macs/shape is 1000, and '1024 or more' was asked for"),
+        (
+            "macs",
+            {"macs/shape": 2048, "macs/density": 1536},
+            "result.macs.macs/density is 1536, and 2048 was asked for",
+        ),
+        (
+            "macs",
+            {"macs/shape": 2048, "macs/density": 2048, "macs/paper-bitops": 512},
+            "result.macs.macs/paper-bitops is 512, and '2045 or more' was asked for",
+        ),
     ],
 )
-def test_sizes_in_a_profile_are_those_of_the_checkpoint(bench: Bench, field: str, value: int, words: str) -> None:
+def test_sizes_in_a_profile_are_those_of_the_checkpoint(bench: Bench, field: str, value: object, words: str) -> None:
     def change(request: WorkRequest, made: WorkResult, output: Path) -> WorkResult:
         assert isinstance(made, ProfileResult)
         return made.model_copy(update={field: value})

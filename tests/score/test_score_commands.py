@@ -123,7 +123,7 @@ def test_what_any_worker_remarks_stands_beside_its_stage_and_with_its_values(ben
 def test_a_result_without_the_figure_that_counts_leaves_a_gap_with_the_reason(bench):
     def forgetful(request: WorkRequest, output: Path) -> WorkResult:
         result = keeping_worker(request, output)
-        return result.model_copy(update={"macs": {"macs/shape": 100}}) if isinstance(result, ProfileResult) else result
+        return result.model_copy(update={"macs": {"macs/shape": 2048}}) if isinstance(result, ProfileResult) else result
 
     asked = {**MANIFEST, "evaluate": {"tasks": ["wikitext2", "truthfulqa"]}}
     report = build_report(bench.run(FakeRuntime(forgetful), asked), bench.store, bench.catalog)
