@@ -42,7 +42,9 @@ def test_every_launch_computes_the_product_with_the_dequantized_weight(
 ) -> None:
     weight = quantized(20, 192, bits=bits, group=group, symmetric=symmetric)
     packed, x = pack(weight, torch.float16), tokens_of(tokens, 192)
-    for launch in candidates(packed, tokens):
+    launches = candidates(packed, tokens)
+    assert launches
+    for launch in launches:
         y = multiply(packed, x, launch)
         assert relative_error(y, weight.dequantize(torch.float32), x) < 1e-3, launch
 

@@ -63,7 +63,10 @@ def test_a_plan_holds_every_chain_once_in_batches_of_the_budget(requests: list[T
 def test_each_token_of_a_layout_sees_its_own_beginning_and_nothing_else(
     requests: list[TokenRequest], most: PlanLimits
 ) -> None:
-    for batch in plan_batches(make_chains(requests, LIMITS), most):
+    chains = make_chains(requests, LIMITS)
+    batches = plan_batches(chains, most)
+    assert sum(len(batch.chains) for batch in batches) == len(chains) > 0
+    for batch in batches:
         layout = lay_out(batch, width=batch.width + 3)
         trunk = batch.trunk.tolist()
         seen_before = [

@@ -188,10 +188,12 @@ def test_a_killed_training_goes_on_and_ends_bit_for_bit_the_same(tmp_path, train
 
 def test_the_state_of_a_training_on_other_rows_is_not_taken_up(tmp_path, train, monkeypatch):
     monkeypatch.setattr(training, "_SAVE_SECONDS", 0.0)
-    train(folder=tmp_path / "run")
     publish_rows(tmp_path / "other", "alpaca", instructions(40))
-    _, said = train(folder=tmp_path / "run", inputs={"recovery": tmp_path / "other"})
-    assert not any("taken up" in note for note in said.notes)
+    for inputs, is_taken_up in (({}, True), ({"recovery": tmp_path / "other"}, False)):
+        folder = tmp_path / f"run-{is_taken_up}"
+        train(folder=folder)
+        _, said = train(folder=folder, inputs=inputs or None)
+        assert any("taken up" in note for note in said.notes) is is_taken_up
 
 
 def test_recovery_without_data_is_left_out_or_refused_as_the_option_says(train):

@@ -156,13 +156,16 @@ def test_scores_are_those_of_the_formulas_written_out(tmp_path, family, order, g
     sequences = tiny_tokens(3, 10)
     gradients, squares = whole_backward(tiny_model(family), sequences)
     context = make_context(tiny_model(family), sequences, tmp_path)
+    scored_blocks = []
     for block, found in block_gradients(context, batch_size=3, per_sequence=True):
+        scored_blocks.append(block.index)
         units = block_units(block)
         for one, expected in zip(
             units.kinds, reference_scores(block, order, grouping, gradients, squares), strict=True
         ):
             scores = unit_scores(one, taylor_score(order, found), grouping, signed=order == "vectorize")
             assert scores.tolist() == pytest.approx(expected, rel=1e-2 if order != "param_first" else 1e-3)
+    assert scored_blocks == [2, 1, 0]
 
 
 def test_magnitude_scores_add_up_the_weights_of_a_channel():
@@ -188,7 +191,9 @@ def scored(model, seed):
 
 def test_in_each_block_the_most_important_units_stay_in_order():
     pools = scored(tiny_model("llama"), seed=0)
-    for index, (heads, channels) in choose_alike(pools, BlockWidths(1, 30)).items():
+    chosen = choose_alike(pools, BlockWidths(1, 30))
+    assert chosen.keys() == pools.keys() == {0, 1, 2}
+    for index, (heads, channels) in chosen.items():
         assert heads.tolist() == [int(pools[index][0].scores.argmax())]
         ranked = sorted(range(48), key=lambda one, index=index: float(pools[index][1].scores[one]))
         assert channels.tolist() == sorted(ranked[18:])

@@ -35,6 +35,7 @@ def test_the_linears_of_a_group_read_one_tensor_in_the_order_of_the_groups(model
     model(tiny_tokens(2, 7))
     inputs = dict(seen)
     order = [name for name, _ in seen]
+    assert len(blocks) == LAYERS
     for block in blocks:
         reached = [[order.index(linear.name) for linear in group.linears] for group in block.groups]
         assert all(max(before) < min(after) for before, after in itertools.pairwise(reached))

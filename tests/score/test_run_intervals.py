@@ -53,6 +53,7 @@ def maker(tmp_path):
 def test_every_printed_score_made_of_items_has_an_interval_around_it(maker):
     document = scored(maker)
     printed = {(one.variant, one.track): one.value for one in score_run(maker.evidence()).scores}
+    assert set(printed) == {(variant, track) for variant in (DENSE, WANDA, GPTQ) for track in Track}
     for score in document.scores:
         assert score.value == printed[score.variant, score.track]
         if score.track in (Track.PERFORMANCE, Track.GENERALIZATION):
@@ -195,6 +196,7 @@ def test_the_order_of_variants_and_values_changes_no_interval(maker):
     straight = scored(maker)
     maker.facts.reverse()
     reversed_ = scored(maker)
+    assert len(straight.scores) == 3 * len(Track)
     for score in straight.scores:
         assert reversed_.score(score.variant, score.track).interval == score.interval
 
@@ -212,5 +214,6 @@ def test_values_of_different_protocols_side_by_side_are_warned_of(maker):
 
 def test_the_document_survives_json(maker):
     document = scored(maker)
+    assert document.scores
     assert RunScores.model_validate_json(document.model_dump_json()) == document
     assert document.schema_version == 3
