@@ -1,5 +1,6 @@
 """The decoding loop produces what transformers' own `generate` produces, and exactly as much as asked."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,15 @@ def test_prompts_depend_on_the_seed_alone(tmp_path: Path) -> None:
     assert len(first.unique(dim=0)) == 4
 
 
-def test_both_phases_are_timed(tmp_path: Path) -> None:
+def test_prefill_and_decoding_are_timed_apart_and_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that a prompt takes 100 seconds of, and a token 1 more than the one before."""
     loaded = load(tmp_path)
-    decoded = decode(loaded, random_prompts(loaded, batch_size=1, tokens=4, seed=0), 3)
-    assert decoded.prefill_seconds > 0
-    assert decoded.decode_seconds > 0
+    seconds, taken = [0.0], iter([100.0, 1.0, 2.0, 3.0])
+
+    def work(*_: object) -> None:
+        seconds[0] += next(taken)
+
+    loaded.model.register_forward_hook(work)
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
+    decoded = decode(loaded, random_prompts(loaded, batch_size=1, tokens=4, seed=0), 4)
+    assert (decoded.prefill_seconds, decoded.decode_seconds, decoded.step_seconds) == (100, 6, (1, 2, 3))

@@ -14,7 +14,15 @@ SAMPLES = st.lists(st.floats(min_value=1, max_value=1000), min_size=4, max_size=
 
 @pytest.mark.parametrize(
     ("seconds", "warming"),
-    [([], True), ([9.0], True), ([9.0, 5.0], True), ([9.0, 5.0, 4.9], False), ([9.0, 9.5], False), ([5.0, 9.0], False)],
+    [
+        ([], True),
+        ([9.0], True),
+        ([9.0, 5.0], True),
+        ([9.0, 5.0, 4.9], False),
+        ([9.0, 9.5], False),
+        ([5.0, 9.0], False),
+        ([5.0, 9.0, 8.0], False),
+    ],
 )
 def test_a_run_is_warm_when_it_is_hardly_faster_than_the_fastest_before(seconds: list[float], warming: bool) -> None:
     assert still_warming_up(seconds) is warming
@@ -81,6 +89,17 @@ def test_more_runs_of_the_same_noise_lower_the_floor() -> None:
         return statistics.median(floor for floor in floors if floor is not None)
 
     assert typical(40) < 0.6 * typical(6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "p50", "p90", "p99"),
+    [([3.0, 1.0, 2.0], 2, 3, 3), ([4.0, 1.0, 3.0, 2.0], 2, 4, 4), ([float(n + 1) for n in range(11)], 6, 10, 11)],
+)
+def test_a_percentile_is_the_least_step_that_so_many_do_not_exceed(
+    steps: list[float], p50: float, p90: float, p99: float
+) -> None:
+    latency = token_latency(steps)
+    assert (latency.p50_seconds, latency.p90_seconds, latency.p99_seconds) == (p50, p90, p99)
 
 
 def test_latencies_are_steps_that_occurred() -> None:

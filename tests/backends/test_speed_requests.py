@@ -1,6 +1,8 @@
 """What a benchmark keeps beside its speeds: start-up, room for keys and values, memory, telemetry, chance."""
 
+import itertools
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.backends.base import Backend, BatchOrder, EngineInfo, TimedRun
+from harness.backends.base import Backend, BatchOrder, EngineInfo, Generated, TimedRun
 from harness.backends.serving_memory import ServingPeak
 from harness.backends.timing import Timer
 from harness.contract import BenchmarkParameters, Dtype, MemoryParts
@@ -28,18 +30,22 @@ perform = partial(benchmark_requests.perform, backend="transformers", repeats=4)
 class Scripted(Modest):
     """Decodes in the seconds it is told, and repeats the last ones."""
 
-    def __init__(self, *seconds: float, step_seconds: tuple[float, ...] = ()) -> None:
+    def __init__(
+        self, *seconds: float, step_seconds: tuple[float, ...] = (), generated: Sequence[tuple[Generated, ...]] = ((),)
+    ) -> None:
         self.info = EngineInfo(Dtype.FLOAT16, "scripted", load_seconds=0.5)
         self.peak = ServingPeak(partial(PeakMemory, torch.device("cpu")))
         self.memory_parts: MemoryParts | None = None
         self.runs = 0
         self._seconds = list(seconds)
         self._step_seconds = step_seconds
+        self._generated = itertools.cycle(generated)
 
     def run(self, batch: BatchOrder) -> TimedRun:
         self.runs += 1
         seconds = self._seconds.pop(0) if len(self._seconds) > 1 else self._seconds[0]
-        return TimedRun((batch.generate_tokens,) * batch.batch_size, 0.25, seconds, self._step_seconds)
+        counts = (batch.generate_tokens,) * batch.batch_size
+        return TimedRun(counts, 0.25, seconds, self._step_seconds, next(self._generated))
 
 
 def timer(engine: Scripted, gpu: str | None = None, **parameters: Any) -> Timer:
@@ -104,6 +110,17 @@ def test_times_between_tokens_are_absent_with_the_reason_where_the_library_does_
     assert told.token_latency is not None
     assert (told.token_latency.p50_seconds, told.token_latency.p99_seconds) == (0.1, 0.4)
     assert told.token_latency_absent is None
+
+
+@pytest.mark.parametrize(
+    ("generated", "repeatable"),
+    [([((1, 2),)], True), ([((1, 2),), ((1, 3),)], False), ([("a",), ("b",)], False), ([()], None)],
+)
+def test_an_engine_is_repeatable_where_every_timed_run_generated_the_same(
+    generated: list[tuple[Generated, ...]], repeatable: bool | None
+) -> None:
+    (speed,) = timer(Scripted(1.0, generated=generated), batch_sizes=(1,)).measure(Recorder().reporter)
+    assert speed.repeatable is repeatable
 
 
 def test_telemetry_comes_from_runs_that_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from harness.contract import (
     RESUME_NAME,
     Device,
     DeviceKind,
+    Dtype,
     EvaluateParameters,
     EvaluateRequest,
     EvaluateResult,
@@ -28,7 +30,7 @@ from harness.contract import (
 from harness.contract.items import ChoiceItem
 from harness.errors import BadCheckpoint, Unsupported, WorkerError
 from harness.evaluation import run
-from harness.evaluation.engine import EngineJob
+from harness.evaluation.engine import EngineFacts, EngineJob
 from harness.evaluation.messages import Failed
 from harness.evaluation.outcomes import read_items
 from harness.evaluation.parallel import ParallelEngine
@@ -291,3 +293,16 @@ def test_the_processor_is_shared_and_every_gpu_gets_processes_of_its_own() -> No
     assert [part.device.uuids for part in split_job(gpus, 2)] == [("GPU-a",), ("GPU-a",), ("GPU-b",), ("GPU-b",)]
     unnamed = EngineJob(Path("model"), Device(kind=DeviceKind.CUDA), None, None)
     assert split_job(unnamed, 1) == (unnamed,)
+
+
+def test_processes_that_load_side_by_side_take_as_long_as_the_slowest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(number: int, job: EngineJob) -> SimpleNamespace:
+        facts = EngineFacts(Dtype.FLOAT32, "by a test", load_seconds=1.5 + number, quantization_note=None)
+        return SimpleNamespace(facts=facts, connection=SimpleNamespace(close=lambda: None), stop=lambda: None)
+
+    monkeypatch.setattr("harness.evaluation.parallel._Worker", loaded)
+    jobs = split_job(EngineJob(tmp_path, Device(threads=3), None, None), 3)
+    facts = ParallelEngine(jobs, print).facts()
+    assert (facts.load_seconds, facts.processes) == (3.5, 3)

@@ -249,3 +249,10 @@ def test_the_seed_decides_the_draws():
     first, again, other = (estimate_of(flips, Resampling(resamples=200, seed=seed)) for seed in (1, 1, 2))
     assert np.array_equal(first.draws, again.draws)
     assert not np.array_equal(first.draws, other.draws)
+
+
+def test_sets_of_items_of_one_size_are_drawn_apart():
+    """Drawn alike, the errors of two tasks would add up instead of averaging out."""
+    flips = [0.0, 1.0] * 50
+    one, other = (estimate_of(flips, Resampling(resamples=2000), name=name).draws for name in ("piqa", "boolq"))
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.1

@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from harness.checkpoint import open_checkpoint, publish, read_config
 from harness.contract import CheckpointFormat, Reason
-from harness.errors import Unsupported
+from harness.errors import BadCheckpoint, Unsupported
 from harness.exporting.source import Source
 from harness.quantization.weight import QuantizedWeight
 from tests.exporting.export_requests import AWQ, DENSE, GPTQ, INT, MODELOPT_AWQ, PACK, export, logits
-from tests.support.quantized_weights import Case, case, publish_quantized
+from tests.support.quantized_weights import Case, case, change_descriptor, publish_quantized
 from tests.support.tiny_checkpoints import tiny_tokens
 
 TOKENS = tiny_tokens(2, 24)
@@ -145,6 +145,17 @@ def test_a_size_that_does_not_fill_words_is_refused_with_the_layer(tmp_path: Pat
     with pytest.raises(Unsupported, match=r"layers\.0\.\S+: gptq needs input sizes") as refusal:
         export(tmp_path / "source", GPTQ)
     assert refusal.value.reason is Reason.SHAPE
+
+
+def test_zero_points_under_a_descriptor_that_says_symmetric_are_refused_with_the_layer(tmp_path: Path) -> None:
+    stored = case(GPTQ, 4, 16, symmetric=False)
+    publish_quantized(tmp_path / "source", "llama", stored)
+    scheme = read_config(tmp_path / "source")["quantization_config"] | {"sym": True}
+    publish_quantized(tmp_path / "half", "llama", stored, quantization_config=scheme)
+    said = stored.quantization.model_copy(update={"symmetric": True})
+    change_descriptor(tmp_path / "half", tmp_path / "untrue", quantization=said)
+    with pytest.raises(BadCheckpoint, match=r"layers\.0\.\S+ has zero points"):
+        export(tmp_path / "untrue", PACK)
 
 
 def test_dense_weights_cannot_be_packed(tmp_path: Path) -> None:

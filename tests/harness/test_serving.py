@@ -9,9 +9,28 @@ from typing import Any
 
 import pytest
 
-from harness.contract import DescribeRequest
+from harness import serve as serving
+from harness.contract import DescribeRequest, ErrorCode, ErrorEvent
 from harness.environment import describe_environment
+from tests.support.disk_calls import Call, DiskCalls
 
+PROFILE = {
+    "disk_bytes": 1,
+    "weight_bytes": 1,
+    "parameter_count": 1,
+    "macs": {},
+    "macs_tokens": 1,
+    "memory": {"peak_memory_bytes": 1, "method": "peak-rss"},
+    "kv_cache_bytes": 1,
+    "protocol": "p",
+    "dtype": "float32",
+    "dtype_reason": "test",
+}
+STATUSES = dict.fromkeys(ErrorCode, 5) | {
+    ErrorCode.BAD_REQUEST: 2,
+    ErrorCode.UNSUPPORTED: 3,
+    ErrorCode.OUT_OF_MEMORY: 4,
+}
 PROJECT = Path(__file__).parents[2]
 WRAPPER = """
 import errno, os, sys
@@ -61,6 +80,8 @@ def test_the_outcome_is_also_a_file(tmp_path: Path) -> None:
     [
         ("raise OSError(errno.ENOSPC, 'No space left on device')", 5, "disk_full"),
         ("raise ValueError('surprise')", 5, "internal"),
+        ("raise MemoryError('big')", 4, "out_of_memory"),
+        ("raise type('OutOfMemoryError', (RuntimeError,), dict())('CUDA out of memory')", 4, "out_of_memory"),
         ("raise Unsupported(Reason.SHAPE, 'width 3', hint='another')", 3, "unsupported"),
     ],
 )
@@ -88,6 +109,37 @@ def test_a_bad_request_says_what_is_wrong_with_it(tmp_path: Path, request_text: 
 def test_an_output_folder_that_is_not_there_is_an_error_on_stdout(tmp_path: Path) -> None:
     status, events, _ = serve(tmp_path / "absent", "raise ValueError('surprise')")
     assert (status, events[-1]["event"]) == (5, "error")
+
+
+def test_a_result_that_could_not_be_written_is_none(tmp_path: Path) -> None:
+    body = f"from harness.contract import ProfileResult; return ProfileResult.model_validate({PROFILE!r})"
+    status, events, _ = serve(tmp_path, body)
+    assert (status, events[-1]["event"]) == (0, "result")
+    status, events, _ = serve(tmp_path / "absent", body)
+    assert (status, [event["event"] for event in events]) == (5, ["started", "error"])
+
+
+def test_the_outcome_is_on_the_disk_before_it_has_its_name(tmp_path: Path) -> None:
+    disk = DiskCalls(tmp_path / "out", tmp_path / "states")
+    disk.folder.mkdir()
+    error = ErrorEvent(id="x", code=ErrorCode.INTERNAL, message="surprise", hint="report it")
+    with disk.watch():
+        serving._publish(error, disk.folder)
+    temporary = disk.calls[0].path
+    assert disk.calls == [
+        Call("write", temporary),
+        Call("fsync", temporary),
+        Call("replace", temporary, disk.folder / "result.json"),
+    ]
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_every_error_code_ends_a_worker_with_the_status_that_the_contract_gives_it(
+    tmp_path: Path, code: ErrorCode
+) -> None:
+    body = f"from harness.errors import WorkerError; e = WorkerError('m', hint='h'); e.code = {code.value!r}; raise e"
+    status, events, _ = serve(tmp_path, body)
+    assert (status, events[-1]["code"]) == (STATUSES[code], code.value)
 
 
 def test_a_result_names_every_distribution_of_its_environment() -> None:

@@ -119,6 +119,23 @@ def test_a_dense_fallback_is_planned_only_where_it_is_asked_for_and_says_so(cata
     assert plan.stage("benchmark/tiny/dense/denses").caveat is None
 
 
+def test_an_evaluation_of_a_dense_fallback_says_so_too(catalog: ImageCatalog) -> None:
+    path = catalog.root / "denses" / "image.toml"
+    path.write_text(ENGINE.format(name="denses", format="dense") + "scores = true\n", encoding="utf-8")
+    benchmark = {"backends": ["denses"], "batch_sizes": [1], "dense_fallback": True}
+    compress = [{"method": "gptq", "setting": "W4A16g64", "options": {"symmetric": True}}]
+    evaluate = {"tasks": ["arc_easy"], "engine": ["transformers", "denses"]}
+    asked = {**MANIFEST, "compress": compress, "benchmark": benchmark, "evaluate": evaluate}
+    plan = build_plan(Manifest.model_validate(asked), ImageCatalog(catalog.root), Device(threads=1), None)
+    caveats = {stage.id: stage.caveat for stage in plan.stages if f"export/{LABEL}/dense" in stage.needs}
+    assert caveats == {
+        f"evaluate/{LABEL}/arc_easy/denses": DENSE_FALLBACK,
+        f"benchmark/{LABEL}/denses": DENSE_FALLBACK,
+    }
+    assert plan.stage(f"evaluate/{LABEL}/arc_easy").caveat is None
+    assert plan.stage("evaluate/tiny/dense/arc_easy/denses").caveat is None
+
+
 def test_the_fallback_is_no_part_of_what_a_worker_is_asked(catalog: ImageCatalog) -> None:
     asked = plan_of(catalog, "gptqs", dense_fallback=True).stage(f"benchmark/{LABEL}/gptqs")
     assert asked.parameters == plan_of(catalog, "gptqs").stage(f"benchmark/{LABEL}/gptqs").parameters

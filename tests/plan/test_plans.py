@@ -55,6 +55,13 @@ def test_a_manifest_overrides_the_methods_calibration_field_by_field(bench: Benc
     assert "data/c4-or-boolq" in plan.stage("compress/tiny/sparsegpt-2:4").needs
 
 
+def test_limits_of_a_manifest_are_those_of_every_stage(bench: Bench) -> None:
+    plan = plan_of(bench, limits={"memory_gib": 1.5, "deadline_seconds": 70})
+    limits = {(stage.limits.memory_bytes, stage.limits.deadline_seconds) for stage in plan.stages}
+    assert limits == {(1_610_612_736, 70.0)}
+    assert {stage.limits.memory_bytes for stage in plan_of(bench).stages} == {None}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -45,6 +45,13 @@ def test_a_need_beyond_what_is_free_is_refused_in_numbers() -> None:
         refuse_if_too_large(prediction(11_900_000_000))
 
 
+def test_keys_values_and_activations_count_for_a_refusal_to_the_last_byte() -> None:
+    needed = prediction(None).needed_bytes
+    refuse_if_too_large(prediction(needed))
+    with pytest.raises(OutOfMemory, match=r"keys and values 1\.1 GB, activations 0\.1 GB"):
+        refuse_if_too_large(prediction(needed - 1))
+
+
 @pytest.mark.parametrize("free", [None, 20_000_000_000])
 def test_what_fits_or_cannot_be_judged_is_not_refused(free: int | None) -> None:
     refuse_if_too_large(prediction(free))

@@ -129,6 +129,23 @@ def test_a_result_whose_artifact_was_dropped_is_known_and_has_to_be_run_for_who_
     assert store.find(KEY) == record
 
 
+def test_a_result_whose_artifact_was_cut_short_has_to_be_run_for_who_reads_that(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record = put(store, KEY)
+    path = store.artifact(str(record.provenance.artifact)) / "model.safetensors"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert (store.find(KEY), store.read(KEY)) == (None, record)
+
+
+def test_an_artifact_that_another_stage_makes_again_stays_the_one_that_is_being_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.artifact(str(put(store, KEY).provenance.artifact))
+    before = folder.stat().st_ino
+    assert put(store, "b" * 64).provenance.artifact == folder.name
+    assert folder.stat().st_ino == before
+
+
 @pytest.mark.parametrize("mischief", ["alter", "add", "drop", "link", "descriptor"])
 def test_an_artifact_that_differs_from_its_descriptor_is_refused(tmp_path: Path, mischief: str) -> None:
     store = Store(tmp_path)

@@ -1,0 +1,30 @@
+"""What a worker printed just before it ended is read, however late its end is noticed."""
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from orchestrator.runtime import process
+from orchestrator.runtime.launch import Watch
+from orchestrator.stages import Limits
+
+LINES = 2000
+
+
+def test_output_that_nobody_had_read_when_the_worker_ended_is_all_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait_for_the_end(pid: int) -> bool:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT) is not None
+
+    monkeypatch.setattr(process, "_has_ended", wait_for_the_end)
+    printed = bytearray()
+    command = [sys.executable, "-c", f"print('a line of twenty byte\\n' * {LINES}, end='')"]
+    with (tmp_path / "stderr").open("w+b") as nothing:
+        watch = Watch(Limits(), threading.Event())
+        ended = process._supervise(command, dict(os.environ), tmp_path, nothing, nothing, printed.extend, watch)
+    assert ended.exit_code == 0
+    assert printed == b"a line of twenty byte\n" * LINES
