@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import PositiveInt
+
 from harness.contract import (
     Device,
     Frozen,
@@ -55,6 +57,21 @@ class HostFolder:
 Input = StageOutput | HostFolder
 
 
+class Turn(Frozen):
+    """Which of several measurements of the same a stage is: in each round dense is measured first and, `again`, last.
+
+    Each is a result of its own, so the turn is part of the key; the very first is the one that a plan without rounds
+    makes, too.
+    """
+
+    round: PositiveInt = 1
+    again: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"round-{self.round}{'-again' if self.again else ''}"
+
+
 class Subject(Frozen):
     """What a stage is about, for scores and reports: a model, as it is (`method` None) or compressed."""
 
@@ -72,6 +89,9 @@ class Subject(Frozen):
 class Stage:
     """`timed` stages have their devices alone. `depends_on_device` puts the device's model into the key.
 
+    `turn` is which measurement of several it is, None where there is but one. `after` names the stages that must have
+    come to an end, with or without a result, before this one starts.
+
     `caveat` says, in a few words that stand beside its figures, why they are not those of the subject's own weights.
     """
 
@@ -85,6 +105,8 @@ class Stage:
     subject: Subject | None = None
     timed: bool = False
     depends_on_device: bool = True
+    turn: Turn | None = None
+    after: tuple[str, ...] = ()
     caveat: str | None = None
 
     @property
@@ -116,7 +138,10 @@ class NotPlanned(Frozen):
 
 @dataclass(frozen=True)
 class Plan:
-    """Stages in an order in which each comes after what it needs. `decisions` are automatic choices with reasons."""
+    """Stages in an order in which each comes after what it needs and what it waits for.
+
+    `decisions` are automatic choices with reasons.
+    """
 
     stages: tuple[Stage, ...]
     not_planned: tuple[NotPlanned, ...] = ()

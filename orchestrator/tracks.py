@@ -39,6 +39,11 @@ class Track(IntEnum):
         """True where there is no dense value, so that the greatest value among the methods takes its place."""
         return self is Track.TRAINING_CONSUMPTION
 
+    @property
+    def is_of_costs(self) -> bool:
+        """True where values are measured in rounds, or counted, and not made of items."""
+        return self is Track.HARDWARE_ACCELERATION or self in _COST_PARTS
+
 
 _TITLES = {
     Track.PERFORMANCE: ("Compression performance", "OM_perf", "data sets"),

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from harness.contract import Device, DeviceKind
+from orchestrator.host.load import MachineLoad
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.manifest.hub import HubUnavailable
-from orchestrator.run import facts, resources, setup
+from orchestrator.run import execution, facts, resources, setup
 from tests.support.every_image import write_every_image
 from tests.support.small_runs import IMAGES, Bench
 
@@ -47,6 +48,19 @@ def engine_of_this_machine_is_not_cleaned(monkeypatch: pytest.MonkeyPatch) -> No
 def device_locks_of_this_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A benchmark that runs on this machine meanwhile holds the real ones."""
     monkeypatch.setattr(resources, "device_lock_path", lambda name: tmp_path / "locks" / f"device-{name}.lock")
+
+
+class QuietMachine:
+    """Nothing but the test runs."""
+
+    def load(self) -> MachineLoad:
+        return MachineLoad(load_average=0.5, pressure_fraction=0.0, steal_fraction=0.0)
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else this machine does decides no test: a disturbed measurement would be taken once more."""
+    monkeypatch.setattr(execution, "LoadWatch", QuietMachine)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 from harness.contract import (
     BenchmarkResult,
@@ -15,13 +16,15 @@ from harness.contract import (
 )
 from harness.contract.items import UNLABELLED
 from orchestrator.evidence.gaps import counted_task, run_gaps, stage_gaps
+from orchestrator.evidence.interval import if_any, value_interval
 from orchestrator.evidence.pairing import paired_with_dense
 from orchestrator.evidence.resampling import Draws, Printed
-from orchestrator.evidence.value import Gap, Value, Values, Variant
+from orchestrator.evidence.rounds import APART, COUNTED, joined
+from orchestrator.evidence.value import DENSE, Gap, Measurement, Value, Values, Variant
 from orchestrator.figures.outcomes import Outcomes
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import ScoringEntry
-from orchestrator.stages import Subject
+from orchestrator.stages import Subject, Turn
 from orchestrator.store import RunRecord, StageRecord, StageState
 from orchestrator.tracks import (
     TRUTHFULNESS_TASK,
@@ -68,11 +71,11 @@ def collect(
     results: Mapping[str, StageRecord],
     outcomes: Mapping[str, Outcomes],
     catalog: ImageCatalog,
-    draws: Draws | None = None,
 ) -> Values:
     """Every measured value of a run, and a gap with its reason for every stage without a result, or without a figure.
 
-    Values that are made of items are computed from `outcomes`, by the keys of stages; with `draws` they have intervals.
+    Values that are made of items are computed from `outcomes`, by the keys of stages. None has an interval yet: see
+    `with_intervals`.
     """
     values: list[Value] = []
     gaps: list[Gap] = []
@@ -85,11 +88,29 @@ def collect(
             continue
         try:
             stage = results[name]
-            made = _Measured(state, state.subject, stage, outcomes.get(stage.provenance.key), draws)
+            made = _Measured(state, state.subject, stage, outcomes.get(stage.provenance.key))
             values.extend(_values(made, record, catalog))
         except _NoFigure as absent:
             gaps.extend(stage_gaps(state, state.subject, f"{name}: {absent}", record, catalog))
-    return Values(paired_with_dense(values, outcomes), [*gaps, *run_gaps(record, catalog)])
+    return Values(paired_with_dense(joined(values), outcomes), [*gaps, *run_gaps(record, catalog)])
+
+
+def with_intervals(values: Values, draws: Draws) -> Values:
+    """The same values, each with its interval or the reason why it has none, and with what dense shows by chance."""
+    return Values((_with_interval(value, values, draws) for value in values), values.gaps)
+
+
+def _with_interval(value: Value, values: Values, draws: Draws) -> Value:
+    interval, reason = if_any(lambda: value_interval(draws.of(value)))
+    found: dict[str, object] = {"interval": interval, "interval_reason": reason}
+    if value.counted:
+        found["interval_reason"] = COUNTED
+    floor = None if value.counted else draws.rounds.floor(value)
+    if floor is not None:
+        found["noise_floor"] = floor.relative
+    if draws.rounds.beside_dense(value) is False and values.get(value.place, DENSE) is not None:
+        found["notes"] = (*value.notes, APART)
+    return value.model_copy(update=found)
 
 
 @dataclass(frozen=True)
@@ -100,7 +121,6 @@ class _Measured:
     subject: Subject
     stage: StageRecord
     outcomes: Outcomes | None
-    draws: Draws | None
 
     def value(
         self,
@@ -115,10 +135,9 @@ class _Measured:
         metric: str = "",
         items: int | None = None,
         excluded: Mapping[str, int] | None = None,
+        counted: bool = False,
         noise_floor: float | None = None,
     ) -> Value:
-        source = self.stage.provenance.key
-        interval, reason = (None, None) if self.draws is None else self.draws.interval(source, metric)
         return Value(
             place=Place(track=track, part=part, name=name, model=self.subject.model),
             variant=Variant.of(self.subject),
@@ -129,12 +148,24 @@ class _Measured:
             metric=metric,
             items=items,
             excluded=dict(excluded or {}),
-            interval=interval,
-            interval_reason=reason,
+            measurements=() if items is not None else (self._measurement(value),),
+            counted=counted,
             noise_floor=noise_floor,
             caveat=self.state.caveat,
             notes=notes_of(self.stage),
-            source=source,
+            source=self.stage.provenance.key,
+        )
+
+    def _measurement(self, value: float) -> Measurement:
+        provenance = self.stage.provenance
+        return Measurement(
+            turn=self.state.turn or Turn(),
+            value=value,
+            source=provenance.key,
+            begun=provenance.started,
+            ended=provenance.started + timedelta(seconds=provenance.wall_seconds),
+            load=provenance.load,
+            repeated=provenance.repeated,
         )
 
 
@@ -228,11 +259,11 @@ def _training_cost(made: _Measured, result: CompressResult) -> Iterator[Value]:
 def _inference_cost(made: _Measured, result: ProfileResult) -> Iterator[Value]:
     track, memory = Track.INFERENCE_CONSUMPTION, result.memory
     yield made.value(track, "memory", "peak_memory_bytes", float(memory.peak_memory_bytes), "bytes", memory.method)
-    yield made.value(track, "size", "disk_bytes", float(result.disk_bytes), "bytes", result.protocol)
+    yield made.value(track, "size", "disk_bytes", float(result.disk_bytes), "bytes", result.protocol, counted=True)
     if MACS_CONVENTION not in result.macs:
         raise _NoFigure(result.macs_absent or f"the result has no {MACS_CONVENTION}")
     macs = float(result.macs[MACS_CONVENTION])
-    yield made.value(track, "macs", "macs", macs, "macs", f"{MACS_CONVENTION}@{result.macs_tokens}")
+    yield made.value(track, "macs", "macs", macs, "macs", f"{MACS_CONVENTION}@{result.macs_tokens}", counted=True)
 
 
 def _speed(made: _Measured, result: BenchmarkResult) -> Iterator[Value]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from harness.contract import unknown
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.baselines import Baseline, run_baselines
-from orchestrator.evidence.collecting import collect, expectations, printed_figures
+from orchestrator.evidence.collecting import collect, expectations, printed_figures, with_intervals
 from orchestrator.evidence.resampling import Draws, Resampling
 from orchestrator.evidence.value import DENSE, Values, Variant
 from orchestrator.figures.outcomes import Outcomes
@@ -62,14 +62,18 @@ def read_evidence(
     """
     results = stored_results(record, store)
     outcomes = _outcomes(results, store)
-    draws = Draws(printed_figures(record, results, outcomes, catalog), outcomes, resampling) if resampling else None
+    values = collect(record, results, outcomes, catalog)
+    draws = None
+    if resampling is not None:
+        draws = Draws(printed_figures(record, results, outcomes, catalog), outcomes, resampling, values)
+        values = with_intervals(values, draws)
     return Evidence(
         run=record.run,
         device=record.device_model,
         variants=(DENSE, *compressed_variants(record)),
         checkpoints=_checkpoints(record, results),
         expectations=expectations(record),
-        values=collect(record, results, outcomes, catalog, draws),
+        values=values,
         outcomes=outcomes,
         draws=draws,
         results=results,

@@ -12,7 +12,8 @@ from harness.contract import Frozen
 from orchestrator.evidence.estimate import Estimate, ratio
 from orchestrator.evidence.interval import CONFIDENCE_PERCENT, if_any, value_interval
 from orchestrator.evidence.items import Items, NoInterval, items_of, over_common
-from orchestrator.evidence.value import Interval, Value
+from orchestrator.evidence.rounds import OneRound, Rounds
+from orchestrator.evidence.value import Interval, Value, Values
 from orchestrator.figures.metrics import Floats
 from orchestrator.figures.outcomes import Outcomes
 
@@ -56,8 +57,16 @@ class Printed:
 class Draws:
     """The figures of stored results, resampled at once, so that those of the same items move together."""
 
-    def __init__(self, printed: Iterable[Printed], outcomes: Mapping[str, Outcomes], resampling: Resampling) -> None:
+    def __init__(
+        self,
+        printed: Iterable[Printed],
+        outcomes: Mapping[str, Outcomes],
+        resampling: Resampling,
+        values: Values | None = None,
+    ) -> None:
+        """`values` are all of the run; of those that were measured in rounds the spread is taken from here."""
         self.resampling = resampling
+        self.rounds = Rounds(values or Values(), resampling.resamples, resampling.seed)
         self._reasons: dict[_Source, NoInterval] = {}
         self._items: dict[_Source, Items] = {}
         found: dict[_Source, tuple[float, Items]] = {}
@@ -89,6 +98,16 @@ class Draws:
             raise NoItems
         return self._estimates[source, metric]
 
+    def of(self, value: Value) -> Estimate:
+        """The figure itself.
+
+        Raises:
+            NoInterval: it has no spread that is known.
+        """
+        if value.measurements:
+            return self.rounds.estimate(value)
+        return self.estimate(value.source, value.metric)
+
     def interval(self, source: str, metric: str) -> tuple[Interval | None, str | None]:
         """A figure's own interval, or the reason why there is none."""
         return if_any(lambda: value_interval(self.estimate(source, metric)))
@@ -99,7 +118,7 @@ class Draws:
         return None if items is None or others is None else pair(own.value, items, other.value, others)
 
     def ratio(self, own: Value, dense: Value) -> Estimate:
-        """A value against the dense one, of the same items in each resample; above 1 where it is the better one.
+        """A value against the dense one, of the same items or rounds in each draw; above 1 where it is the better one.
 
         Raises:
             NoInterval: one of the two cannot be resampled.
@@ -107,10 +126,10 @@ class Draws:
         if (found := self.pair(own, dense)) is not None:
             value, reference = found.estimates(self.resampling)
             return ratio(value, reference) if own.higher_is_better else ratio(reference, value)
-        value = self.estimate(own.source, own.metric)
+        value = self.of(own)
         try:
-            reference = self.estimate(dense.source, dense.metric)
-        except NoItems:
+            reference = self.of(dense)
+        except (NoItems, OneRound):
             raise
         except NoInterval as reason:
             raise NoInterval(f"the dense value: {reason}") from reason

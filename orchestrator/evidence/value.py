@@ -1,13 +1,15 @@
 """One record of a value, and the index that finds it by its place and variant; where there is none, why."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Self
 
 from pydantic import ConfigDict, PositiveInt
 
 from harness.contract import Frozen
 from orchestrator.errors import OrchestratorError
-from orchestrator.stages import Subject
+from orchestrator.host.load import MachineLoad
+from orchestrator.stages import Subject, Turn
 from orchestrator.tracks import Place, Track
 
 NOT_MEASURED = "not measured"
@@ -62,16 +64,33 @@ class Paired(Frozen):
     items: PositiveInt
 
 
+class Measurement(Frozen):
+    """One of those that a value is the mean of, by a process of its own. `source` is the key of its stage.
+
+    `load` is the machine's meanwhile; `repeated` says that it was disturbed once before and measured again.
+    """
+
+    turn: Turn = Turn()
+    value: float
+    source: str
+    begun: datetime
+    ended: datetime
+    load: MachineLoad | None = None
+    repeated: bool = False
+
+
 class Value(Frozen):
-    """One measured value, made once from a stored result (or a printed table) and handed on as it is.
+    """One measured value, made once from stored results (or a printed table) and handed on as it is.
 
     `protocol` says how it was measured; values of different protocols are never compared. `metric` is which of the
     result's metrics it is, where that has several, and `items` how many items were scored. `excluded` counts those that
     were not, by reason. A value over other items than the dense one's has both over the common ones in `paired`, or in
     `unpaired` the reason why there are none: then it must not be set against the dense value. An interval that is None
-    has its reason in `interval_reason`, where one was sought. `noise_floor` is the relative difference that repeats of
-    this very measurement show, where it was measured. `caveat` says why a value is not that of the variant's own
-    weights, where it is not; `notes` are the worker's. `source` says where the value comes from: a stage key, a table.
+    has its reason in `interval_reason`, where one was sought. `measurements` are those of a cost, of which the value is
+    the geometric mean; one that is `counted`, such as a size, comes out the same each time. `noise_floor` is the
+    relative difference that dense shows against itself, or, with one measurement, that repeats within it show. `caveat`
+    says why a value is not that of the variant's own weights, where it is not; `notes` are the worker's. `source` says
+    where the value comes from: a stage key, a table.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -89,6 +108,8 @@ class Value(Frozen):
     unpaired: str | None = None
     interval: Interval | None = None
     interval_reason: str | None = None
+    measurements: tuple[Measurement, ...] = ()
+    counted: bool = False
     noise_floor: float | None = None
     caveat: str | None = None
     notes: tuple[str, ...] = ()

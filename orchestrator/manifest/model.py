@@ -135,6 +135,17 @@ class BenchmarkEntry(SpeedSizes):
         return self
 
 
+class RoundsEntry(Frozen):
+    """How often each checkpoint is measured, each time in a process of its own and beside the dense one.
+
+    One round of an operation measures once, and gives no interval.
+    """
+
+    benchmark: PositiveInt = 3
+    profile: PositiveInt = 3
+    compress: PositiveInt = 1
+
+
 class ScoringEntry(Frozen):
     """Choices between what was evaluated, for the scores: nothing here changes what is run.
 
@@ -168,6 +179,7 @@ class Manifest(Frozen):
     evaluate: EvaluateEntry | None = None
     profile: ProfileEntry | None = None
     benchmark: BenchmarkEntry | None = None
+    rounds: RoundsEntry = RoundsEntry()
     scoring: ScoringEntry = ScoringEntry()
     device: Annotated[str, BeforeValidator(lambda value: _joined(value))] = "auto"
     runtime: Literal["auto", "docker", "process"] = "auto"

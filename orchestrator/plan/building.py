@@ -1,6 +1,6 @@
 """Manifest to stages: which images do what, in which order, and what is known beforehand to be impossible."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,11 +36,22 @@ from orchestrator.plan.resolving import (
     resolve_method,
     resolve_setting,
 )
+from orchestrator.plan.rounds import first_of, in_rounds
 from orchestrator.plan.serving import compressed_checkpoint, computed_in
 from orchestrator.plan.support import Checkpoint, Refused
 from orchestrator.stages import Input, Limits, NotPlanned, Plan, Stage, StageOutput, Subject
 
 _NOT_KNOWN = "the architecture is not known before the model is there, so that a method or backend may yet refuse it"
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A model as it is or compressed: the stage that makes the checkpoint, and what is known of that beforehand."""
+
+    subject: Subject
+    checkpoint: str
+    known: Checkpoint
+    accuracy_only: bool = False
 
 
 @dataclass
@@ -109,15 +120,19 @@ class _Builder:
                 self.chosen.setdefault(why, []).append(model.name)
         fetched = self.add(self.fetches.model(model, source, _subject(model)))
         dense = Checkpoint.dense(architecture=architecture, dtype=model.dtype)
-        variants = [(fetched, _subject(model), dense, False)]
+        variants = [_Variant(_subject(model), fetched, dense)]
+        compressions = []
+        rounds = self.manifest.rounds.compress
         for index, entry in enumerate(self.manifest.compress):
             with located("compress", index):
-                made = self.compress(model, fetched, dense, entry)
-            if made is not None:
-                variants.append((*made, entry.accuracy_only))
+                planned = self.compress(model, fetched, dense, entry)
+            if planned is not None:
+                stage, subject, known = planned
+                compressions.append(stage)
+                variants.append(_Variant(subject, first_of(stage.id, rounds), known, entry.accuracy_only))
                 self.useful.add(index)
-        for checkpoint, subject, known, accuracy_only in variants:
-            self.measure(checkpoint, subject, known, accuracy_only=accuracy_only)
+        self.add_in_rounds(compressions, rounds)
+        self.measure(variants)
 
     def refuse_useless_methods(self) -> None:
         """An entry whose method knows none of the models is a mistake; one that knows some leaves a gap."""
@@ -130,8 +145,8 @@ class _Builder:
 
     def compress(
         self, model: ModelEntry, checkpoint: str, dense: Checkpoint, entry: CompressEntry
-    ) -> tuple[str, Subject, Checkpoint] | None:
-        """Plan a compression; None where the method does not know the model's architecture, which is then noted."""
+    ) -> tuple[Stage, Subject, Checkpoint] | None:
+        """A compression, and what it makes; None where the method does not know the architecture, which is noted."""
         with located("method"):
             image, method = resolve_method(entry.method, self.catalog)
         with located("setting"):
@@ -151,7 +166,7 @@ class _Builder:
             self._refuse(subject, method.name, texts, Operation.COMPRESS)
             return None
         stage = Stage(
-            id=f"compress/{_label(subject)}",
+            id=f"compress/{subject.label}",
             image=image.name,
             operation=Operation.COMPRESS,
             parameters=CompressParameters(
@@ -168,7 +183,7 @@ class _Builder:
             subject=subject,
             timed=True,
         )
-        return self.add(stage), subject, compressed_checkpoint(dense, method, setting, entry.options)
+        return stage, subject, compressed_checkpoint(dense, method, setting, entry.options)
 
     def _seen(self, asked: Calibration, substitute: str | None) -> Calibration:
         """Without folders of this host, and with those of its sets that tasks read."""
@@ -194,9 +209,32 @@ class _Builder:
         lacking = next((one for one in texts.values() if isinstance(one, Refused)), None)
         return lacking or {name: one for name, one in texts.items() if not isinstance(one, Refused)}
 
-    def measure(self, checkpoint: str, subject: Subject, known: Checkpoint, *, accuracy_only: bool) -> None:
-        """Plan everything that is measured on one checkpoint."""
-        common = Stage(
+    def measure(self, variants: Sequence[_Variant]) -> None:
+        """Plan everything that is measured on one model's checkpoints: what takes rounds after all else."""
+        profiles: list[Stage] = []
+        benchmarks: dict[str, list[Stage]] = {}
+        for variant in variants:
+            common = self._common(variant.subject)
+            for stage in self._evaluations(common, variant):
+                self.add(stage)
+            if variant.accuracy_only:
+                continue
+            profiles += self._profiles(common, variant)
+            for backend, stage in self._benchmarks(common, variant):
+                benchmarks.setdefault(backend, []).append(stage)
+        rounds = self.manifest.rounds
+        self.add_in_rounds(profiles, rounds.profile)
+        for stages in benchmarks.values():
+            self.add_in_rounds(stages, rounds.benchmark)
+
+    def add_in_rounds(self, stages: Sequence[Stage], rounds: int) -> None:
+        """Keep the stages, which measure the same of one model's checkpoints, once a round."""
+        for stage in in_rounds(stages, rounds, seed=self.manifest.digest):
+            self.add(stage)
+
+    def _common(self, subject: Subject) -> Stage:
+        """What all stages that measure this subject have in common."""
+        return Stage(
             id="",
             image="",
             operation=Operation.PROFILE,
@@ -205,18 +243,13 @@ class _Builder:
             limits=self.limits,
             subject=subject,
         )
-        for stage in self._evaluations(common, subject, checkpoint, known):
-            self.add(stage)
-        if accuracy_only:
-            return
-        for stage in (*self._profiles(common, checkpoint), *self._benchmarks(common, subject, checkpoint, known)):
-            self.add(stage)
 
-    def _evaluations(self, common: Stage, subject: Subject, checkpoint: str, known: Checkpoint) -> Iterator[Stage]:
+    def _evaluations(self, common: Stage, variant: _Variant) -> Iterator[Stage]:
         """By the reference, and by each backend that can evaluate this checkpoint, in the way that it serves it."""
         entry, benchmark = self.manifest.evaluate, self.manifest.benchmark
         fallback = benchmark is not None and benchmark.dense_fallback
-        labelled = replace(common, id=_label(common.subject), device=self.device)
+        subject, checkpoint, known = variant.subject, variant.checkpoint, variant.known
+        labelled = replace(common, id=subject.label, device=self.device)
         for index, name in enumerate(entry.engine if entry else ()):
             assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
             with located("evaluate", "engine", index):
@@ -250,19 +283,20 @@ class _Builder:
 
         return plan
 
-    def _profiles(self, common: Stage, checkpoint: str) -> Iterator[Stage]:
+    def _profiles(self, common: Stage, variant: _Variant) -> Iterator[Stage]:
         if self.manifest.profile is not None:
             yield replace(
                 common,
-                id=f"profile/{_label(common.subject)}",
+                id=f"profile/{variant.subject.label}",
                 image=self.catalog.only(Operation.PROFILE).name,
                 operation=Operation.PROFILE,
                 parameters=ProfileParameters(**self.manifest.profile.model_dump()),
-                inputs={"checkpoint": StageOutput(checkpoint)},
+                inputs={"checkpoint": StageOutput(variant.checkpoint)},
             )
 
-    def _benchmarks(self, common: Stage, subject: Subject, checkpoint: str, known: Checkpoint) -> Iterator[Stage]:
-        entry = self.manifest.benchmark
+    def _benchmarks(self, common: Stage, variant: _Variant) -> Iterator[tuple[str, Stage]]:
+        """With the backend of each."""
+        entry, subject = self.manifest.benchmark, variant.subject
         for index, name in enumerate(entry.backends if entry else ()):
             assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
             with located("benchmark", "backends", index):
@@ -270,25 +304,28 @@ class _Builder:
             options = entry.options.get(name, {})
             with located("benchmark", "options", name):
                 check_options(image, "backends", backend.name, options)
-            asked = computed_in(known, entry.dtype)
+            asked = computed_in(variant.known, entry.dtype)
             way = find_way(backend.name, self.catalog, self.device, asked, dense_fallback=entry.dense_fallback)
             if isinstance(way, Refused):
                 self._refuse(subject, backend.name, way, Operation.BENCHMARK)
             else:
                 if why := way.decision(backend.name):
-                    self.chosen.setdefault(why, []).append(_label(common.subject))
-                yield replace(
-                    common,
-                    id=f"benchmark/{_label(common.subject)}/{backend.name}",
-                    image=image.name,
-                    operation=Operation.BENCHMARK,
-                    parameters=_benchmark_parameters(backend, entry, options),
-                    inputs={
-                        "checkpoint": StageOutput(self._exported(checkpoint, subject, way)),
-                        **self._prompts(entry.prompts),
-                    },
-                    timed=True,
-                    caveat=way.caveat,
+                    self.chosen.setdefault(why, []).append(subject.label)
+                yield (
+                    backend.name,
+                    replace(
+                        common,
+                        id=f"benchmark/{subject.label}/{backend.name}",
+                        image=image.name,
+                        operation=Operation.BENCHMARK,
+                        parameters=_benchmark_parameters(backend, entry, options),
+                        inputs={
+                            "checkpoint": StageOutput(self._exported(variant.checkpoint, subject, way)),
+                            **self._prompts(entry.prompts),
+                        },
+                        timed=True,
+                        caveat=way.caveat,
+                    ),
                 )
 
     def _prompts(self, name: str | None) -> dict[str, Input]:
@@ -358,8 +395,3 @@ def _benchmark_parameters(
 
 def _subject(model: ModelEntry) -> Subject:
     return Subject(model=model.name, family=model.family or model.name)
-
-
-def _label(subject: Subject | None) -> str:
-    assert subject is not None  # noqa: S101  every measured stage has a subject
-    return subject.label

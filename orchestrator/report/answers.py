@@ -13,11 +13,13 @@ from orchestrator.report.formats import MISSING, interval_text, score_text, valu
 from orchestrator.report.table import Cell, Footnotes, Table, cells, columns
 from orchestrator.report.terminal import plain_text, rich_table
 from orchestrator.report.tracks import (
+    LIKE_BEST,
     baseline_note,
     column_notes,
     coverage_text,
     missing_score_cell,
     own_text,
+    score_interval_text,
     survivors_text,
 )
 from orchestrator.report.view import missing_entries
@@ -91,7 +93,8 @@ def _score_cell(document: RunScores, score: Score, footnotes: Footnotes) -> Cell
     if score.interval is None:
         return Cell(score_text(score.value), footnotes.number(score.interval_reason or ""), beside=own_text(score))
     note = baseline_note(document, score, footnotes)
-    return Cell(score_text(score.value), note=note, interval=interval_text(score.interval), beside=own_text(score))
+    interval = score_interval_text(score, score.interval)
+    return Cell(score_text(score.value), note=note, interval=interval, beside=own_text(score))
 
 
 def _values(document: RunScores, footnotes: Footnotes) -> Table:
@@ -114,11 +117,12 @@ def _values(document: RunScores, footnotes: Footnotes) -> Table:
 
 def _value_cells(value: Value, ratio: Ratio, footnotes: Footnotes) -> tuple[Cell, Cell]:
     measured = _cell(value_text(value.value, value.unit), value.interval, value.unit, value.interval_reason, footnotes)
+    text = f"{LIKE_BEST if ratio.like_dense else ''}{ratio.ratio:.3f}"
     return (
         replace(measured, beside=survivors_text(value)),
-        Cell(f"{ratio.ratio:.3f}")
+        Cell(text)
         if value.variant.is_dense or value.interval is None
-        else _cell(f"{ratio.ratio:.3f}", ratio.interval, "ratio", ratio.interval_reason, footnotes),
+        else _cell(text, ratio.interval, "ratio", ratio.interval_reason, footnotes),
     )
 
 
@@ -186,7 +190,8 @@ def _difference_cells(one: TrackDifference | ValueDifference, unit: str, footnot
     tests = tuple(Cell(MISSING if p is None else _p_text(p)) for p in (one.p_value, one.holm_p_value))
     if one.difference is None:
         return footnotes.missing(one.reason or ""), *tests
-    text = ("-" if one.difference < 0 else "+") + _size_text(abs(one.difference), unit)
+    sign = f"{LIKE_BEST if one.alike else ''}{'-' if one.difference < 0 else '+'}"
+    text = sign + _size_text(abs(one.difference), unit)
     if one.interval is None:
         return Cell(text, note=footnotes.number(one.reason or "")), *tests
     return Cell(text, interval=interval_text(one.interval, unit)), *tests
@@ -223,6 +228,7 @@ def _closing(resampling: Resampling | None, warnings: tuple[str, ...]) -> list[R
         return [*warned]
     note = (
         f"Square brackets hold {resampling.confidence_percent} % intervals, from {resampling.resamples} resamples of "
-        f"the items (paired bootstrap, BCa, seed {resampling.seed})."
+        f"the items (paired bootstrap, BCa, seed {resampling.seed}), or draws of the rounds' spread. {LIKE_BEST}marks "
+        "costs that chance alone may tell apart from dense, or from each other."
     )
     return [plain_text(note, style="dim"), *warned]

@@ -104,6 +104,8 @@ def _stages(record: RunRecord, results: Mapping[str, StageRecord]) -> Iterator[S
             message=state.failure.message if state.failure else "",
             hint=state.failure.hint if state.failure else "",
             notes=notes_of(results[name]) if name in results else (),
+            load=results[name].provenance.load if name in results else None,
+            repeated=name in results and results[name].provenance.repeated,
         )
 
 

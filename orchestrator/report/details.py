@@ -60,12 +60,26 @@ def stage_table(report: RunReport) -> Table:
             *cells(stage.name, stage.operation, stage.status.value),
             Cell(MISSING if stage.wall_seconds is None else seconds_text(stage.wall_seconds)),
             _digest(stage.key, NO_KEY),
-            *cells(_what_happened(stage), "; ".join(stage.notes)),
+            *cells(_load_text(stage), _what_happened(stage), "; ".join(stage.notes)),
         )
         for stage in report.stages
     )
     titles = columns("Stage", "Operation", "Status", numbers=("Wall time",))
-    return Table("Stages", (*titles, *columns("Key", "What happened", "Notes")), rows)
+    return Table("Stages", (*titles, *columns("Key", "Machine meanwhile", "What happened", "Notes")), rows)
+
+
+def _load_text(stage: StageEntry) -> str:
+    """For instance `load 3.1, waiting 12 %, stolen 0 %; measured once more`."""
+    if stage.load is None:
+        return NOT_RECORDED
+    load = stage.load
+    parts = (
+        None if load.load_average is None else f"load {load.load_average:.1f}",
+        None if load.pressure_fraction is None else f"waiting {load.pressure_fraction:.0%}",
+        None if load.steal_fraction is None else f"stolen {load.steal_fraction:.0%}",
+    )
+    text = ", ".join(part for part in parts if part is not None) or NOT_RECORDED
+    return f"{text}; measured once more" if stage.repeated else text
 
 
 def image_table(report: RunReport) -> Table:

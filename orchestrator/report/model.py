@@ -6,6 +6,7 @@ from pydantic import AwareDatetime, NonNegativeFloat, NonNegativeInt, PositiveIn
 
 from harness.contract import Frozen
 from orchestrator.evidence.value import Variant
+from orchestrator.host.load import MachineLoad
 from orchestrator.score.agreement import TaskAgreement
 from orchestrator.score.overall import Score
 from orchestrator.score.scores import RunScores
@@ -35,13 +36,16 @@ class VariantEntry(Frozen):
 
 class StageEntry(Frozen):
     """`status` is the run record's; of a `cached` stage `wall_seconds` is what it took when it was run. `notes` are the
-    worker's remarks on its result."""
+    worker's remarks on its result. `load` is the machine's while the worker ran; `repeated`: after a measurement that
+    was disturbed."""
 
     name: str
     operation: str
     status: StageStatus
     key: str | None = None
     wall_seconds: NonNegativeFloat | None = None
+    load: MachineLoad | None = None
+    repeated: bool = False
     message: str = ""
     hint: str = ""
     notes: tuple[str, ...] = ()

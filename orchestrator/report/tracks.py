@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from orchestrator.evidence.value import DENSE, Value, Values, Variant
+from orchestrator.evidence.value import DENSE, Interval, Value, Values, Variant
 from orchestrator.report.formats import interval_text, plural, score_text, value_text
 from orchestrator.report.model import RunReport
 from orchestrator.report.table import Cell, Footnotes, Table, columns
@@ -12,9 +12,9 @@ from orchestrator.score.scores import RunScores
 from orchestrator.tracks import Place, Track, place_label
 
 LIKE_BEST = "\N{ALMOST EQUAL TO} "
-"""Stands before a score that cannot be told apart from the best, and before `dense` where a speed cannot from that."""
+"""Stands before a score that cannot be told apart from the best, and before `dense` where a figure cannot from that."""
+LIKE_DENSE = f"{LIKE_BEST}dense"
 _MOST_NAMES = 12
-_OF_ITEMS = (Track.PERFORMANCE, Track.GENERALIZATION, Track.TRUSTWORTHINESS)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _value_cell(
     return Cell(
         f"{text} ({value.caveat})" if value.caveat else text,
         note=None if why is None else footnotes.number(why),
-        interval=interval_text(value.interval, value.unit) if value.interval else noise_text(values, value),
+        interval=" ".join(filter(None, (_value_interval(value), noise_text(values, value)))) or None,
         beside=survivors_text(value),
     )
 
@@ -156,8 +156,15 @@ def survivors_text(value: Value) -> str | None:
     return f"({'; '.join(told)})" if told else None
 
 
+def _value_interval(value: Value) -> str | None:
+    return None if value.interval is None else interval_text(value.interval, value.unit)
+
+
 def noise_text(values: Values, value: Value) -> str | None:
-    """The mark of a value whose ratio to the dense one lies within the larger of both noise floors; else None."""
+    """The mark of a value whose ratio to the dense one lies within the larger of both noise floors; else None.
+
+    A counted value has no floor.
+    """
     dense = values.get(value.place, DENSE)
     if dense is None or value.variant.is_dense or dense.protocol != value.protocol:
         return None
@@ -165,7 +172,7 @@ def noise_text(values: Values, value: Value) -> str | None:
     if not floors or min(dense.value, value.value) <= 0:
         return None
     apart = max(dense.value, value.value) / min(dense.value, value.value) - 1
-    return f"({LIKE_BEST}dense, noise {max(floors):.1%})" if apart <= max(floors) else None
+    return f"({LIKE_DENSE}, noise {max(floors):.1%})" if apart <= max(floors) else None
 
 
 def score_cell(report: RunReport, score: Score, value: float, footnotes: Footnotes, suffix: str = "") -> Cell:
@@ -176,9 +183,14 @@ def score_cell(report: RunReport, score: Score, value: float, footnotes: Footnot
     return Cell(
         mark + score_text(value) + suffix,
         note=baseline_note(report.scoring, score, footnotes),
-        interval=interval_text(score.interval),
+        interval=score_interval_text(score, score.interval),
         beside=own_text(score),
     )
+
+
+def score_interval_text(score: Score, interval: Interval) -> str:
+    """The interval of an overall metric, and whether it is like dense's."""
+    return f"{interval_text(interval)} {LIKE_DENSE}" if score.like_dense else interval_text(interval)
 
 
 def baseline_note(scoring: RunScores, score: Score, footnotes: Footnotes) -> int | None:
@@ -199,8 +211,8 @@ def own_text(score: Score) -> str | None:
 
 
 def _no_interval(score: Score) -> str | None:
-    """Why a score that is made of items has no interval; None where it has one, or cannot."""
-    if score.interval_reason is None or score.track not in _OF_ITEMS:
+    """Why a score has no interval; None where it has one."""
+    if score.interval_reason is None or score.variant.is_dense:
         return None
     return f"{score.variant.label}: no interval: {score.interval_reason}"
 

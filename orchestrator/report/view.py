@@ -10,7 +10,15 @@ from orchestrator.report.details import cost_table, image_table, model_table, st
 from orchestrator.report.formats import plural
 from orchestrator.report.model import RunReport
 from orchestrator.report.table import Cell, Footnotes, Table, columns
-from orchestrator.report.tracks import LIKE_BEST, TrackView, column_notes, missing_score_cell, score_cell, track_views
+from orchestrator.report.tracks import (
+    LIKE_BEST,
+    LIKE_DENSE,
+    TrackView,
+    column_notes,
+    missing_score_cell,
+    score_cell,
+    track_views,
+)
 from orchestrator.score.overall import Score
 from orchestrator.store import StageStatus
 from orchestrator.tracks import Place, Track
@@ -87,9 +95,11 @@ def _how_sure(report: RunReport) -> str:
         return ""
     text = (
         f"Square brackets hold {scoring.resampling.confidence_percent} % intervals, from "
-        f"{scoring.resampling.resamples} resamples of the items; a score whose interval holds 100 cannot be told apart "
-        "from dense."
+        f"{scoring.resampling.resamples} resamples of the items, or draws of the rounds' spread; a score whose "
+        "interval holds 100 cannot be told apart from dense."
     )
+    if any(score.like_dense for score in scoring.scores):
+        text += f" {LIKE_DENSE} marks those within what dense shows against itself."
     if any(scoring.like_best(score.variant, score.track) for score in scoring.scores):
         text += f" {LIKE_BEST}marks scores that cannot be told apart from the track's best compressed variant."
     return text

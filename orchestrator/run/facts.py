@@ -41,6 +41,7 @@ def _plan_digest(plan: Plan) -> str:
             "image": stage.image,
             "operation": stage.operation.value,
             "parameters": stage.parameters.model_dump(mode="json"),
+            "turn": stage.turn.model_dump(mode="json") if stage.turn else None,
             "inputs": {n: one.stage for n, one in stage.inputs.items() if isinstance(one, StageOutput)},
         }
         for stage in plan.stages

@@ -16,7 +16,7 @@ from harness.contract import (
     digest_of,
     work_source,
 )
-from orchestrator.stages import ImageIdentity, Stage
+from orchestrator.stages import ImageIdentity, Stage, Turn
 
 _ABSENT = object()
 
@@ -25,6 +25,7 @@ class KeyPart(StrEnum):
     """What a stage's result depends on. `code` is the harness's source that the stage can load, by file.
 
     `data` is what the image's description says of the data sets that a fetch may deliver, by name.
+    `turn` keeps repeated measurements apart.
     """
 
     CONTRACT = "contract"
@@ -35,6 +36,7 @@ class KeyPart(StrEnum):
     DATA = "data"
     INPUTS = "inputs"
     DEVICE = "device"
+    TURN = "turn"
 
 
 class KeyChange(Frozen):
@@ -71,6 +73,8 @@ def key_material(
         if len(stage.device.uuids) > 1:
             device["count"] = len(stage.device.uuids)
         material[KeyPart.DEVICE.value] = device
+    if stage.turn not in (None, Turn()):
+        material[KeyPart.TURN.value] = stage.turn.model_dump(mode="json")
     canonical_json(material)
     return material
 

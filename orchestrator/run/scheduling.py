@@ -21,6 +21,8 @@ class Executor(Protocol):
     ) -> None:
         """Call `work` once for each stage whose needs succeeded, and `skip(stage, cause)` for the others.
 
+        A stage starts when none of those that stand in its `after` is waiting or at work any more.
+
         `done` names stages that succeeded before. `stages` come in an order in which each stands after what it needs.
         Raises whatever `work` raises, after the stages in flight have ended.
         """
@@ -43,7 +45,7 @@ class LocalExecutor:
             try:
                 while waiting or running:
                     _skip_hopeless(waiting, succeeded, skip)
-                    for stage in _startable(waiting, running, succeeded):
+                    for stage in _startable(waiting, tuple(running.values()), succeeded):
                         waiting.remove(stage)
                         running[pool.submit(work, stage)] = stage
                     if running:
@@ -64,13 +66,14 @@ def _skip_hopeless(waiting: list[Stage], succeeded: dict[str, bool], skip: Calla
             skip(stage, cause)
 
 
-def _startable(waiting: list[Stage], running: dict[Future[bool], Stage], succeeded: dict[str, bool]) -> list[Stage]:
-    busy = Counter(lane for stage in running.values() for lane in _lanes(stage))
+def _startable(waiting: list[Stage], running: Sequence[Stage], succeeded: dict[str, bool]) -> list[Stage]:
+    busy = Counter(lane for stage in running for lane in _lanes(stage))
+    unfinished = {stage.id for stage in (*waiting, *running)}
     chosen = []
     for stage in waiting:
         lanes = _lanes(stage)
         free = all(busy[lane] < (_FETCH_LANES if lane == Operation.FETCH.value else 1) for lane in lanes)
-        if free and all(succeeded.get(need) for need in stage.needs):
+        if free and all(succeeded.get(need) for need in stage.needs) and unfinished.isdisjoint(stage.after):
             busy.update(lanes)
             chosen.append(stage)
     return chosen

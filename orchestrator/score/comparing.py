@@ -9,6 +9,7 @@ from orchestrator.evidence.interval import interval_of, p_value
 from orchestrator.evidence.items import Items, NoInterval
 from orchestrator.evidence.reading import Evidence
 from orchestrator.evidence.resampling import Draws, Pair, Printed, Resampling, pair
+from orchestrator.evidence.rounds import COUNTED
 from orchestrator.evidence.value import DENSE, Interval, Value, Values, Variant
 from orchestrator.score.baselines import JUDGED, AgainstBaseline
 from orchestrator.score.comparison import Comparison, Contender, TrackDifference, ValueDifference, corrected, mcnemar
@@ -38,7 +39,7 @@ class Side:
             for one in self.run.values
             if one.variant in (DENSE, self.variant) and one.source in self.run.outcomes
         )
-        return Draws(printed, self.run.outcomes, resampling)
+        return Draws(printed, self.run.outcomes, resampling, self.run.values)
 
 
 def compare(
@@ -54,6 +55,7 @@ class _Test(TypedDict):
     interval: Interval | None
     p_value: float | None
     resampled_p_value: float | None
+    alike: bool | None
     reason: str | None
 
 
@@ -157,13 +159,14 @@ class _Comparing:
         paired = self._pair(one, other)
         if paired is None:
             test = _test(
-                lambda: self._draws_a.estimate(one.source, one.metric),
-                lambda: self._draws_b.estimate(other.source, other.metric),
+                place.track, lambda: self._spread(self._draws_a, one), lambda: self._spread(self._draws_b, other)
             )
         else:
             over_common = paired
             test = _test(
-                lambda: over_common.estimates(self._resampling)[0], lambda: over_common.estimates(self._resampling)[1]
+                place.track,
+                lambda: over_common.estimates(self._resampling)[0],
+                lambda: over_common.estimates(self._resampling)[1],
             )
         a, b = (one.value, other.value) if paired is None else (paired.value, paired.reference)
         return ValueDifference(
@@ -179,6 +182,12 @@ class _Comparing:
             mcnemar=exact,
             **(test if exact is None else test | {"p_value": exact.p_value}),
         )
+
+    @staticmethod
+    def _spread(draws: Draws, value: Value) -> Estimate:
+        if value.counted:
+            raise NoInterval(COUNTED)
+        return draws.of(value)
 
     def _track(self, track: Track) -> TrackDifference:
         if track.is_relative and self._a.run.run != self._b.run.run:
@@ -203,6 +212,7 @@ class _Comparing:
             difference=a.value - b.value,
             values=len(common),
             **_test(
+                track,
                 lambda: overall_estimate(a, self._a.run.values, self._draws_a),
                 lambda: overall_estimate(b, self._b.run.values, self._draws_b),
             ),
@@ -246,13 +256,14 @@ class _Comparing:
         return tuple(dict.fromkeys(found))
 
 
-def _test(a: Callable[[], Estimate], b: Callable[[], Estimate]) -> _Test:
+def _test(track: Track, a: Callable[[], Estimate], b: Callable[[], Estimate]) -> _Test:
     try:
         of = difference(a(), b())
-        resampled = p_value(of)
-        return _Test(interval=interval_of(of), p_value=resampled, resampled_p_value=resampled, reason=None)
+        interval, resampled = interval_of(of), p_value(of)
     except NoInterval as reason:
-        return _Test(interval=None, p_value=None, resampled_p_value=None, reason=str(reason))
+        return _Test(interval=None, p_value=None, resampled_p_value=None, alike=None, reason=str(reason))
+    alike = interval.holds(0) if track.is_of_costs else None
+    return _Test(interval=interval, p_value=resampled, resampled_p_value=resampled, alike=alike, reason=None)
 
 
 def _no_difference(track: Track, reason: str | None) -> TrackDifference:

@@ -34,7 +34,8 @@ class Difference(Frozen):
     corrected by Holm's step-down for all of a document's `values`, or `tracks`: in 5 % of documents at most is any of
     them wrongly below 0.05.
 
-    `reason` says why there is no difference, or none with an interval.
+    `alike`: the interval of a difference of costs holds 0, so that it may be chance. `reason` says why there is no
+    difference, or none with an interval.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -46,6 +47,7 @@ class Difference(Frozen):
     p_value: Probability | None = None
     holm_p_value: Probability | None = None
     resampled_p_value: Probability | None = None
+    alike: bool | None = None
     reason: str | None = None
 
 

@@ -15,8 +15,9 @@ from orchestrator.evidence.estimate import Estimate, root_mean_square
 from orchestrator.evidence.interval import if_any, interval_of
 from orchestrator.evidence.items import NoInterval
 from orchestrator.evidence.resampling import Draws, NoItems
+from orchestrator.evidence.rounds import Floor, OneRound
 from orchestrator.evidence.value import Interval, Values, Variant
-from orchestrator.score.ratio import Incomparable, Ratio, ratio_at, ratio_estimate, rivals
+from orchestrator.score.ratio import Incomparable, Ratio, is_like_dense, ratio_at, ratio_estimate, rivals
 from orchestrator.tracks import Expectation, Mode, Place, Track, place_label
 
 NOTHING_IN_COMMON = "no value is common to all compressed variants that have a score here, so nothing can be compared"
@@ -82,9 +83,12 @@ class Score(Frozen):
     """One overall metric of one variant. Dense is 100, in every track but the third. `reason` is given iff `value` is
     None, `interval_reason` iff only `interval` is, where one was sought.
 
-    `value`, its interval and its `parts` rest on the ratios that are `common` to the column. Where those are not all
-    that the variant has, `own` is the score over all, which no other variant's can be compared with. `coverage` is of
-    all, too: what the variant lacks stands in `coverage.missing`.
+    `value`, its interval, its floor and its `parts` rest on the ratios that are `common` to the column. Where those are
+    not all that the variant has, `own` is the score over all, which no other variant's can be compared with. `coverage`
+    is of all, too: what the variant lacks stands in `coverage.missing`.
+
+    `floor` is where the score of dense against itself would lie, for costs that were measured in rounds; `like_dense`:
+    the score lies within it, or its interval holds 100.
     """
 
     track: Track
@@ -94,6 +98,8 @@ class Score(Frozen):
     reason: str | None = None
     interval: Interval | None = None
     interval_reason: str | None = None
+    floor: Interval | None = None
+    like_dense: bool | None = None
     parts: tuple[PartScore, ...]
     own: OwnScore | None = None
     coverage: Coverage
@@ -150,6 +156,8 @@ class _Figures(TypedDict):
     value: float | None
     interval: Interval | None
     interval_reason: str | None
+    floor: Interval | None
+    like_dense: bool | None
     parts: tuple[PartScore, ...]
 
 
@@ -164,11 +172,19 @@ def _figures(
     parts = _parts(Counter(expectation.group(place, mode) for place in expectation.places), ratios)
     squares = [part.value**2 for part in parts if part.value is not None]
     value = math.sqrt(_mean(squares)) if squares else None
-    interval, no_interval = (None, None)
+    interval, no_interval, floor = None, None, None
     if draws is not None and value is not None:
         figure, sampled = value, draws
         interval, no_interval = if_any(lambda: interval_of(_estimate(values, variant, ratios, figure, sampled)))
-    return _Figures(value=value, interval=interval, interval_reason=no_interval, parts=parts)
+        floor = _floor(values, variant, ratios, draws)
+    return _Figures(
+        value=value,
+        interval=interval,
+        interval_reason=no_interval,
+        floor=floor,
+        like_dense=None if value is None else is_like_dense(variant, value, 100.0, interval, floor),
+        parts=parts,
+    )
 
 
 def score_all(
@@ -242,12 +258,26 @@ def _estimate(values: Values, variant: Variant, ratios: Sequence[Ratio], value: 
     for term in ratios:
         try:
             estimate = ratio_estimate(values, term.place, variant, draws)
-        except NoItems:
+        except (NoItems, OneRound):
             raise
         except NoInterval as reason:
             raise NoInterval(f"{term.place}: {reason}") from reason
         groups.setdefault(term.group, []).append(estimate)
     return replace(root_mean_square(tuple(groups.values())), value=value)
+
+
+def _floor(values: Values, variant: Variant, ratios: Sequence[Ratio], draws: Draws) -> Interval | None:
+    """Where the same score of dense against itself lies; None where a term has no such ratio."""
+    groups: dict[str, list[Estimate]] = {}
+    for term in ratios:
+        own = values.get(term.place, variant)
+        floor = None if own is None or term.floor is None else draws.rounds.floor(own)
+        if floor is None:
+            return None
+        groups.setdefault(term.group, []).append(Estimate(floor.observed, floor.draws, {}))
+    score = root_mean_square(tuple(groups.values()))
+    found = Floor(score.value / 100, score.draws / 100).interval
+    return Interval(low=100 * found.low, high=100 * found.high)
 
 
 def _parts(expected: Mapping[str, int], ratios: Sequence[Ratio]) -> tuple[PartScore, ...]:

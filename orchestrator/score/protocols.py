@@ -1,8 +1,9 @@
-"""Where figures that were measured in different ways, or of other weights than they seem, stand side by side."""
+"""What to be warned of: figures measured in different ways, of other weights than they seem, or while disturbed."""
 
 from collections.abc import Iterable
 
-from orchestrator.evidence.value import Value
+from orchestrator.evidence.rounds import APART
+from orchestrator.evidence.value import Value, Values
 from orchestrator.tracks import Place
 
 
@@ -46,6 +47,25 @@ def survivor_warnings(values: Iterable[Value]) -> tuple[str, ...]:
             what = "the figure is one over the others"
         found[f"{value.place}, {value.variant.label}: {value.lost}; {what}"] = None
     return tuple(found)
+
+
+def rounds_warnings(values: Values) -> tuple[str, ...]:
+    """One sentence for the disturbed measurements of each part of a track, and for each variant measured by itself."""
+    places: dict[tuple[str, str, str], list[Value]] = {}
+    for value in values:
+        if value.unit in ("seconds", "tokens/s"):
+            places.setdefault((value.place.track.metric, value.place.part, value.place.model), []).append(value)
+    sentences = []
+    for (metric, part, model), held in places.items():
+        measured = {one.source: one for value in held for one in value.measurements}
+        reasons = [why for one in measured.values() if one.load and (why := one.load.disturbance)]
+        if reasons:
+            sentences.append(
+                f"{metric}, {part} of {model}: the machine was busy with other things in {len(reasons)} of "
+                f"{len(measured)} measurements; for instance, {reasons[0]}"
+            )
+    apart = {(value.place.part, value.place.model, value.variant.label) for value in values if APART in value.notes}
+    return (*sentences, *(f"{part} of {model}: {label} was {APART}" for part, model, label in sorted(apart)))
 
 
 def _who(protocols: dict[str, dict[str, None]]) -> str:

@@ -8,6 +8,7 @@ from harness.contract import Frozen
 from orchestrator.evidence.estimate import Estimate
 from orchestrator.evidence.interval import if_any, interval_of
 from orchestrator.evidence.resampling import Draws, NoItems
+from orchestrator.evidence.rounds import COUNTED, relative
 from orchestrator.evidence.value import DENSE, NOT_COMPRESSED, Interval, Value, Values, Variant
 from orchestrator.tracks import Place
 
@@ -27,7 +28,8 @@ class Ratio(Frozen):
 
     `group` is what it is averaged in first: its part, or in strict mode its model's family. One that is not `common`
     is missing for another variant of the column, and enters the score over the variant's own values alone. An interval
-    that is None has its reason in `interval_reason`, where one was sought.
+    that is None has its reason in `interval_reason`, where one was sought. `floor` is where dense against itself would
+    lie, for costs that were measured in rounds; `like_dense`: the ratio lies within it, or its interval holds 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -41,6 +43,8 @@ class Ratio(Frozen):
     common: bool = True
     interval: Interval | None = None
     interval_reason: str | None = None
+    floor: Interval | None = None
+    like_dense: bool | None = None
 
 
 def ratio_at(values: Values, place: Place, variant: Variant, group: str, draws: Draws | None) -> Ratio:
@@ -59,9 +63,12 @@ def ratio_at(values: Values, place: Place, variant: Variant, group: str, draws: 
         value, reference = _against_dense(values, own)
         name = "the dense value"
     ratio = ratio_of(value, reference, higher_is_better=own.higher_is_better, reference_name=name)
-    interval, reason = (None, None)
+    interval, reason, found = None, None, None
     if draws is not None:
         interval, reason = if_any(lambda: interval_of(ratio_estimate(values, place, variant, draws)))
+        interval, reason = (None, COUNTED) if own.counted else (interval, reason)
+        found = None if place.track.is_relative else draws.rounds.floor(own)
+    floor = None if found is None else found.interval
     return Ratio(
         place=place,
         group=group,
@@ -71,7 +78,18 @@ def ratio_at(values: Values, place: Place, variant: Variant, group: str, draws: 
         items=own.items if own.paired is None else own.paired.items,
         interval=interval,
         interval_reason=reason,
+        floor=floor,
+        like_dense=is_like_dense(variant, ratio, 1.0, interval, floor),
     )
+
+
+def is_like_dense(
+    variant: Variant, figure: float, dense: float, interval: Interval | None, floor: Interval | None
+) -> bool | None:
+    """Whether a figure cannot be told apart from that of dense; None where dense was not measured against itself."""
+    if floor is None or variant.is_dense:
+        return None
+    return floor.holds(figure) or (interval is not None and interval.holds(dense))
 
 
 def ratio_estimate(values: Values, place: Place, variant: Variant, draws: Draws) -> Estimate:
@@ -81,7 +99,9 @@ def ratio_estimate(values: Values, place: Place, variant: Variant, draws: Draws)
         NoInterval: the value or the dense value cannot be resampled.
     """
     own, dense = values.get(place, variant), values.get(place, DENSE)
-    if own is None or dense is None or place.track.is_relative:
+    if own is not None and place.track.is_relative:
+        return relative([draws.of(rival) for rival in _comparable(values, own)], draws.of(own))
+    if own is None or dense is None:
         raise NoItems
     return draws.ratio(own, dense)
 

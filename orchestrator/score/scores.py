@@ -17,7 +17,7 @@ from orchestrator.evidence.value import Value, Values, Variant
 from orchestrator.figures.metrics import Floats
 from orchestrator.score.baselines import AgainstBaseline, against_baselines
 from orchestrator.score.overall import Score, overall_estimate, score_all
-from orchestrator.score.protocols import caveat_warnings, protocol_warnings, survivor_warnings
+from orchestrator.score.protocols import caveat_warnings, protocol_warnings, rounds_warnings, survivor_warnings
 from orchestrator.tracks import Mode, Track
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -92,7 +92,12 @@ def score_run(evidence: Evidence, mode: Mode = Mode.PAPER, tracks: Collection[Tr
         scores=scores,
         ranks=tuple(one for one in ranks if one is not None),
         baselines=tuple(against_baselines(evidence, expectations, mode)),
-        warnings=(*protocol_warnings(values), *caveat_warnings(values), *survivor_warnings(values)),
+        warnings=(
+            *protocol_warnings(values),
+            *caveat_warnings(values),
+            *survivor_warnings(values),
+            *rounds_warnings(values),
+        ),
     )
 
 

@@ -19,7 +19,8 @@ from harness.contract import (
     Sha256,
 )
 from harness.contract.result import CompressResult
-from orchestrator.stages import NotPlanned, Stage, Subject
+from orchestrator.host.load import MachineLoad
+from orchestrator.stages import NotPlanned, Stage, Subject, Turn
 from orchestrator.store.asked import Asked
 from orchestrator.store.upgrades import stored_manifest
 
@@ -62,6 +63,7 @@ class Failure(Frozen):
 class Provenance(Frozen):
     """How a stored result came to be; `material` is what its key is the digest of.
 
+    `load` is the machine's while the worker ran; `repeated` says that it ran once before and was disturbed.
     `artifact` is the digest of what the stage made for others, where it made anything. `files` are the stage's stored
     files that results are read from, by their paths within its folder. Both are known when the result is kept.
     """
@@ -75,6 +77,8 @@ class Provenance(Frozen):
     started: datetime
     wall_seconds: float
     host_peak_memory_bytes: int | None = None
+    load: MachineLoad | None = None
+    repeated: bool = False
     artifact: Sha256 | None = None
     files: dict[str, FileEntry] = {}
 
@@ -110,7 +114,7 @@ class StageStatus(StrEnum):
 class StageState(Frozen):
     """One stage within one run: what was planned, and how far it came. `key` is known once its inputs are.
 
-    `caveat` is the planned stage's, which stands wherever its figures do.
+    `caveat` and `turn` are the planned stage's.
     """
 
     operation: Operation
@@ -122,6 +126,7 @@ class StageState(Frozen):
     failure: Failure | None = None
     wall_seconds: float | None = None
     caveat: str | None = None
+    turn: Turn | None = None
 
     @classmethod
     def planned(cls, stage: Stage) -> Self:
@@ -131,6 +136,7 @@ class StageState(Frozen):
             subject=stage.subject,
             parameters=stage.parameters.model_dump(mode="json"),
             caveat=stage.caveat,
+            turn=stage.turn,
         )
 
     @property

@@ -21,13 +21,16 @@ CATALOG = ImageCatalog(Path(__file__).parents[2] / "images")
 FETCH = CATALOG.only(Operation.FETCH).description
 HUB = {"name": "tiny", "source": "hub:org/tiny@" + "0" * 40}
 CPU, CUDA = Device(threads=1), Device(kind=DeviceKind.CUDA)
+ONCE = {"benchmark": 1}
 
 
 def plan_of(method: str, setting: str, *, device: Device = CPU, **options: object) -> Plan:
     """A method's checkpoint and the dense model on both backends that exist."""
     entry = {"method": method, "setting": setting, "options": options, "calibration": {"dataset": "c4"}}
     asked = {"backends": ["transformers", "vllm"]}
-    manifest = Manifest.model_validate({"name": "serving", "models": [HUB], "compress": [entry], "benchmark": asked})
+    manifest = Manifest.model_validate(
+        {"name": "serving", "models": [HUB], "compress": [entry], "benchmark": asked, "rounds": ONCE}
+    )
     return build_plan(manifest, CATALOG, device, None)
 
 
@@ -37,6 +40,7 @@ def plan_in(dtype: Dtype) -> Plan:
     asked = {
         "evaluate": {"tasks": ["arc_easy"], "engine": "vllm", "dtype": dtype},
         "benchmark": {"backends": ["vllm"], "dtype": dtype},
+        "rounds": ONCE,
     }
     manifest = Manifest.model_validate({"name": "in", "models": [HUB], "compress": [entry], **asked})
     return build_plan(manifest, CATALOG, CPU, None)

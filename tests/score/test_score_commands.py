@@ -40,7 +40,7 @@ def test_score_prints_metrics_values_and_intervals(ask):
     assert "arc_easy" in text
     assert "50.00 %" in text
     assert "Square brackets hold 95 % intervals, from 10000 resamples" in text
-    assert "not made of items" in text
+    assert "one round: no interval" in text
     assert max(map(len, text.splitlines())) <= 120
 
 

@@ -25,6 +25,7 @@ MANIFEST = {
     "evaluate": {"tasks": ["wikitext2", "arc_easy"], "limit": 60},
     "profile": {},
     "benchmark": {"backends": ["transformers"], "batch_sizes": [1]},
+    "rounds": {"benchmark": 1, "profile": 1},
     "device": "cpu",
 }
 
