@@ -27,6 +27,8 @@ _DESCRIPTOR: TypeAdapter[CheckpointDescriptor | DatasetDescriptor] = TypeAdapter
 _FILE_MODE = 0o644
 _OUTPUT_EMBEDDING = "lm_head.weight"
 _INPUT_EMBEDDING = "embed_tokens.weight"
+_SURROGATE = "\\ud"
+"""How JSON begins the escape of half a character; that of a whole one has two."""
 _AGAIN = "fetch or compress it again; a published artifact is never changed by hand"
 
 Made = TypeVar("Made", bound=CheckpointDescriptor | DatasetDescriptor)
@@ -93,7 +95,8 @@ def read_rows(folder: Path, split: str) -> list[dict[str, Any]]:
     """The rows of one split of a published data set, in order.
 
     Raises:
-        BadCheckpoint: the data set does not have this split, or its file cannot be read.
+        BadCheckpoint: the data set does not have this split, its file cannot be read, or a row holds text that is no
+            UTF-8: fetch publishes none, other writers may.
     """
     path = folder / f"{split}.jsonl.gz"
     if not path.is_file():
@@ -103,9 +106,21 @@ def read_rows(folder: Path, split: str) -> list[dict[str, Any]]:
         )
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+            return [_row(line, place, path) for place, line in enumerate(file)]
     except (OSError, EOFError, ValueError) as broken:
         raise BadCheckpoint(f"{path} cannot be read: {broken}", hint=_AGAIN) from broken
+
+
+def _row(line: str, place: int, path: Path) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads(line)
+    if _SURROGATE in line.lower():
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as lone:
+            raise BadCheckpoint(
+                f"row {place} (counted from 0) of {path} holds half of a surrogate pair, which is no text", hint=_AGAIN
+            ) from lone
+    return row
 
 
 def _read_descriptor(folder: Path) -> CheckpointDescriptor | DatasetDescriptor:

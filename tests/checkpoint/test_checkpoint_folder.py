@@ -256,3 +256,12 @@ def test_checkpoints_and_data_sets_are_not_mistaken_for_each_other(dataset: Path
         open_checkpoint(dataset)
     with pytest.raises(BadCheckpoint, match="is a checkpoint"):
         open_dataset(tmp_path / "artifact")
+
+
+def test_a_row_that_is_no_text_is_named(tmp_path):
+    lines = [b'{"text": "fine \\ud83d\\ude00"}', b'{"text": "cut \\ud83d"}']
+    (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(b"\n".join(lines)))
+    with pytest.raises(BadCheckpoint, match=r"row 1 \(counted from 0\) of .* half of a surrogate pair"):
+        read_rows(tmp_path, "train")
+    (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(lines[0]))
+    assert read_rows(tmp_path, "train") == [{"text": "fine \N{GRINNING FACE}"}]

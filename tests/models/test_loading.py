@@ -1,14 +1,29 @@
+import importlib
 from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from harness.checkpoint import publish
-from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, DeviceKind, Dtype, Reason
+from harness.contract import (
+    REQUEST,
+    CheckpointDescriptor,
+    CheckpointFormat,
+    Device,
+    DeviceKind,
+    Dtype,
+    Operation,
+    Reason,
+    Setting,
+    operation_module,
+)
 from harness.errors import BadCheckpoint, Unsupported
 from harness.models.loading import load_model, select_device
-from tests.support.tiny_checkpoints import publish_model, tiny_model, tiny_tokenizer, tiny_tokens
+from tests.support.small_checkpoints import Recorder
+from tests.support.small_runs import IMAGES
+from tests.support.tiny_checkpoints import publish_model, publish_rows, tiny_model, tiny_tokenizer, tiny_tokens
 
 
 def test_a_checkpoint_loads_in_float32_on_a_cpu_and_says_why(tmp_path):
@@ -63,6 +78,58 @@ def test_an_architecture_outside_transformers_is_refused_before_the_weights_are_
     with pytest.raises(Unsupported, match="lloma") as refusal:
         load_model(tmp_path / "model", Device())
     assert refusal.value.reason is Reason.ARCHITECTURE
+
+
+SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1}
+UNUSABLE = {
+    "bloom": transformers.BloomConfig(**SMALL, n_head=2),
+    "mpt": transformers.MptConfig(vocab_size=64, d_model=32, n_heads=2, n_layers=1),
+    "mamba": transformers.MambaConfig(**SMALL),
+    "gpt_oss": transformers.GptOssConfig(**SMALL, num_attention_heads=2, num_key_value_heads=2, num_local_experts=2),
+    "gemma3": transformers.Gemma3Config(),
+}
+
+
+@pytest.mark.parametrize("family", UNUSABLE)
+@pytest.mark.parametrize("operation", ["load", "evaluate", "compress", "profile", "benchmark"])
+def test_an_architecture_that_cannot_be_used_is_unsupported_in_every_operation(
+    tmp_path, monkeypatch, family, operation
+):
+    """Such a checkpoint does not come from a fetch: its config stands where another one was."""
+    descriptor = publish_model(tmp_path / "model", tiny_model("llama-tied"))
+    (tmp_path / "model" / "config.json").write_text(UNUSABLE[family].to_json_string())
+    publish(tmp_path / "model", tmp_path / "odd", lambda files: descriptor.model_copy(update={"files": files}))
+    publish_rows(tmp_path / "rows", "wikitext2", [{"text": "w0 w1 w2"}], split="test")
+    (tmp_path / "out").mkdir()
+    monkeypatch.setenv(
+        "LLMCBENCH_IMAGE", str(IMAGES / ("native" if operation == "benchmark" else "wanda") / "image.toml")
+    )
+    inputs = {
+        "checkpoint": str(tmp_path / "odd"),
+        "dataset": str(tmp_path / "rows"),
+        "calibration": str(tmp_path / "rows"),
+    }
+    parameters = {
+        "evaluate": {"task": "wikitext2"},
+        "compress": {
+            "method": "wanda",
+            "setting": Setting.parse("50%").model_dump(mode="json"),
+            "calibration": {"dataset": "wikitext2", "samples": 1, "sequence_length": 8, "seed": 0},
+        },
+        "profile": {},
+        "benchmark": {"backend": "native", "prompt_tokens": 4, "generate_tokens": 2},
+    }
+    with pytest.raises(Unsupported) as refused:
+        if operation == "load":
+            load_model(tmp_path / "odd", Device())
+        else:
+            request = {
+                "contract": 1, "id": "t", "operation": operation, "output": str(tmp_path / "out"), "inputs": inputs,
+                "parameters": parameters[operation],
+            }  # fmt: skip
+            module = importlib.import_module(operation_module(Operation(operation)))
+            module.run(REQUEST.validate_python(request), Recorder().reporter)
+    assert refused.value.reason is Reason.ARCHITECTURE
 
 
 def test_a_tokenizer_that_reads_nothing_is_refused(tmp_path):
