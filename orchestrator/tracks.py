@@ -139,10 +139,12 @@ def expect(
     backends: Sequence[str] = (),
     batch_sizes: Sequence[int] = (1,),
     scoring: ScoringEntry | None = None,
+    memory: str | None = None,
 ) -> Expectation:
     """The complete content of a track. In track 5 each backend is a part, and each batch size a name (`batch 8`).
 
-    `scoring` chooses between tasks and metrics; without it, the data sets of the paper's tables.
+    `scoring` chooses between tasks and metrics; without it, the data sets of the paper's tables. `memory` is whose
+    figure of memory counts in track 4.
     """
     if track is Track.HARDWARE_ACCELERATION:
         parts = dict.fromkeys(backends, tuple(f"batch {size}" for size in batch_sizes))
@@ -153,6 +155,8 @@ def expect(
     choices: tuple[str, ...] = ()
     if track is Track.TRUSTWORTHINESS and scoring is not None:
         choices = (f"truthfulness is {scoring.truthfulness}",)
+    if track is Track.INFERENCE_CONSUMPTION and memory is not None:
+        choices = (f"memory is that of each format as {memory} holds it",)
     return Expectation(track=track, models=tuple(models), parts=parts, families=dict(families or {}), choices=choices)
 
 

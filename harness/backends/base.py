@@ -21,7 +21,8 @@ Generated = tuple[int, ...] | str
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What loading decided and cost. `notes` says what of the checkpoint this library makes no use of.
+    """What loading decided and cost. `notes` says what of the checkpoint this library makes no use of; `dequantized`,
+    whether its packed weights were made dense.
 
     `compile_seconds` is what compiling and capturing took beside loading; None where that is part of loading. An engine
     may know it only after its runs, and then replaces its `info`.
@@ -32,6 +33,7 @@ class EngineInfo:
     load_seconds: float
     notes: tuple[str, ...] = ()
     compile_seconds: float | None = None
+    dequantized: bool = False
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def benchmark(request: BenchmarkRequest, reporter: Reporter) -> BenchmarkResult:
         kv_cache_tokens=order.kv_tokens,
         dtype=engine.info.dtype,
         dtype_reason=engine.info.dtype_reason,
+        dequantized=engine.info.dequantized,
         notes=(*engine.info.notes, *timer.notes),
     )
 

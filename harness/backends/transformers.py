@@ -14,6 +14,7 @@ from torch import Tensor
 from harness.backends.base import Backend, ServeOrder
 from harness.backends.in_process import InProcessEngine, loaded_dtype, served_in_process, unpacked_notes
 from harness.backends.serving_memory import ServingPeak
+from harness.contract import CheckpointFormat
 from harness.models.decoding import Decoded, decode
 from harness.models.loading import load_model
 from harness.options import NoOptions
@@ -24,7 +25,8 @@ class TransformersEngine(InProcessEngine):
 
     def __init__(self, order: ServeOrder[NoOptions], peak: ServingPeak) -> None:
         super().__init__(load_model(order.checkpoint, order.device, order.dtype), peak)
-        self.info = replace(self.info, notes=unpacked_notes(self.loaded))
+        packed = self.loaded.descriptor.format is not CheckpointFormat.DENSE
+        self.info = replace(self.info, notes=unpacked_notes(self.loaded), dequantized=packed)
         self._most_grown_bytes = 0
 
     @property

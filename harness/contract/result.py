@@ -169,8 +169,9 @@ class ProfileResult(Frozen):
     """`macs` maps a convention (`macs/shape`, `macs/density`, `macs/paper-bitops`) to multiply-accumulates.
 
     It is empty where the dimensions of the architecture are not known, with the reason in `macs_absent`; nothing is
-    predicted then, and `kv_cache_bytes` are measured. `notes` says what the measurement did with a quantized
-    checkpoint, and so what its memory does not show.
+    predicted then, and `kv_cache_bytes` are measured. `dequantized`: packed weights were made dense, so that its memory
+    is not that of the format; None where it is not said. `notes` says what the measurement did with a quantized
+    checkpoint.
     """
 
     operation: Literal["profile"] = "profile"
@@ -187,6 +188,7 @@ class ProfileResult(Frozen):
     protocol: str
     dtype: Dtype
     dtype_reason: str
+    dequantized: bool | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -223,7 +225,8 @@ class Speed(Frozen):
 
 class BenchmarkResult(Frozen):
     """`kv_cache_tokens` is the room that was reserved for keys and values, the same for every backend. `memory` is the
-    peak of the timed runs; that of getting ready for them is in `start_up`."""
+    peak of the timed runs; that of getting ready for them is in `start_up`. `dequantized`: packed weights were made
+    dense to serve them, so that neither speed nor memory is that of the format; None where it is not said."""
 
     operation: Literal["benchmark"] = "benchmark"
     backend: str
@@ -237,6 +240,7 @@ class BenchmarkResult(Frozen):
     kv_cache_tokens: PositiveInt | None = None
     dtype: Dtype
     dtype_reason: str
+    dequantized: bool | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -69,6 +69,7 @@ def profile(request: ProfileRequest, reporter: Reporter) -> ProfileResult:
         protocol=(f"memory/{parameters.prompt_tokens}-{parameters.generate_tokens}-b{parameters.batch_size}"),
         dtype=loaded.dtype,
         dtype_reason=loaded.dtype_reason,
+        dequantized=descriptor.format is not CheckpointFormat.DENSE,
         notes=_notes(loaded),
     )
 

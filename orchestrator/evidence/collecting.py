@@ -20,6 +20,15 @@ from orchestrator.evidence.interval import if_any, value_interval
 from orchestrator.evidence.pairing import paired_with_dense
 from orchestrator.evidence.resampling import Draws, Printed
 from orchestrator.evidence.rounds import APART, COUNTED, joined
+from orchestrator.evidence.served_memory import (
+    MEMORY_PART,
+    PROFILE,
+    MemoryFigure,
+    ServedMemory,
+    memory_protocol,
+    served_memory,
+    unlike_the_format,
+)
 from orchestrator.evidence.value import DENSE, Gap, Measurement, Value, Values, Variant
 from orchestrator.figures.outcomes import Outcomes
 from orchestrator.images.catalog import ImageCatalog
@@ -40,15 +49,23 @@ UNCOUNTED = "other"
 """The part of figures that enter no score."""
 
 
-def expectations(record: RunRecord) -> tuple[Expectation, ...]:
-    """All that complete scores of this run's models would hold."""
+def expectations(record: RunRecord, results: Mapping[str, StageRecord]) -> tuple[Expectation, ...]:
+    """All that complete scores of this run's models would hold, and what of its `results` was chosen to count."""
     manifest = record.manifest
     models = [model.name for model in manifest.models]
     families = {model.name: model.family for model in manifest.models if model.family is not None}
     sizes = manifest.benchmark.batch_sizes if manifest.benchmark else ()
-    backends = _backends(record)
+    backends, memory = _backends(record), measured_by(record, results)
     return tuple(
-        expect(track, models, families=families, backends=backends, batch_sizes=sizes, scoring=manifest.scoring)
+        expect(
+            track,
+            models,
+            families=families,
+            backends=backends,
+            batch_sizes=sizes,
+            scoring=manifest.scoring,
+            memory=memory,
+        )
         for track in Track
     )
 
@@ -79,6 +96,7 @@ def collect(
     """
     values: list[Value] = []
     gaps: list[Gap] = []
+    memory = _memory(record, results)
     for name, state in record.stages.items():
         if state.subject is None:
             continue
@@ -92,7 +110,8 @@ def collect(
             values.extend(_values(made, record, catalog))
         except _NoFigure as absent:
             gaps.extend(stage_gaps(state, state.subject, f"{name}: {absent}", record, catalog))
-    return Values(paired_with_dense(joined(values), outcomes), [*gaps, *run_gaps(record, catalog)])
+    measured = joined([*values, *memory.values])
+    return Values(paired_with_dense(measured, outcomes), [*gaps, *memory.gaps, *run_gaps(record, catalog)])
 
 
 def with_intervals(values: Values, draws: Draws) -> Values:
@@ -111,6 +130,38 @@ def _with_interval(value: Value, values: Values, draws: Draws) -> Value:
     if draws.rounds.beside_dense(value) is False and values.get(value.place, DENSE) is not None:
         found["notes"] = (*value.notes, APART)
     return value.model_copy(update=found)
+
+
+def measured_by(record: RunRecord, results: Mapping[str, StageRecord]) -> str | None:
+    """What the memory of track 4 is measured by; see `orchestrator.evidence.served_memory`."""
+    return _memory(record, results).measured_by
+
+
+def _memory(record: RunRecord, results: Mapping[str, StageRecord]) -> ServedMemory:
+    figures, absent = [], {}
+    for name, state in record.stages.items():
+        subject = state.subject
+        if subject is None or state.operation not in (Operation.PROFILE, Operation.BENCHMARK):
+            continue
+        by = PROFILE if state.operation is Operation.PROFILE else str(state.parameters["backend"])
+        result = results[name].final.result if name in results else None
+        if not isinstance(result, ProfileResult | BenchmarkResult):
+            why = state.failure.message if state.failure else state.status.value
+            absent[Variant.of(subject), subject.model, by] = f"{name}: {why}"
+            continue
+        value = _Measured(state, subject, results[name], None).value(
+            Track.INFERENCE_CONSUMPTION,
+            MEMORY_PART,
+            "peak_memory_bytes",
+            float(result.memory.peak_memory_bytes),
+            "bytes",
+            memory_protocol(result),
+        )
+        figures.append(MemoryFigure(value, by, unlike_the_format(result, state.caveat)))
+    for refused in record.not_planned:
+        if refused.operation is Operation.BENCHMARK:
+            absent[Variant.of(refused.subject), refused.subject.model, refused.backend] = refused.message
+    return served_memory(figures, absent)
 
 
 @dataclass(frozen=True)
@@ -257,8 +308,7 @@ def _training_cost(made: _Measured, result: CompressResult) -> Iterator[Value]:
 
 
 def _inference_cost(made: _Measured, result: ProfileResult) -> Iterator[Value]:
-    track, memory = Track.INFERENCE_CONSUMPTION, result.memory
-    yield made.value(track, "memory", "peak_memory_bytes", float(memory.peak_memory_bytes), "bytes", memory.method)
+    track = Track.INFERENCE_CONSUMPTION
     yield made.value(track, "size", "disk_bytes", float(result.disk_bytes), "bytes", result.protocol, counted=True)
     if MACS_CONVENTION not in result.macs:
         raise _NoFigure(result.macs_absent or f"the result has no {MACS_CONVENTION}")

@@ -72,7 +72,7 @@ def read_evidence(
         device=record.device_model,
         variants=(DENSE, *compressed_variants(record)),
         checkpoints=_checkpoints(record, results),
-        expectations=expectations(record),
+        expectations=expectations(record, results),
         values=values,
         outcomes=outcomes,
         draws=draws,

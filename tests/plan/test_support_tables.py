@@ -1,5 +1,6 @@
 """The support tables themselves: complete, without contradictions, every answer with its source."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,24 @@ def test_no_two_rows_answer_the_same_question_differently(path: Path) -> None:
     for index, row in enumerate(rows):
         same = [other for other in rows[index + 1 :] if other.conditions == row.conditions]
         assert not same
+
+
+_OF_THIS_REPOSITORY = re.compile(r"\b(?:harness|orchestrator|images|tests|benchmarks|docs)/[\w./-]*\w")
+_VERSION = re.compile(r"\b\d+\.\d+\.\d+\b")
+
+
+@each_table
+def test_every_source_in_this_repository_exists(path: Path) -> None:
+    cited = {name for row in read_table(path).rows for name in _OF_THIS_REPOSITORY.findall(row.source)}
+    assert [name for name in sorted(cited) if not (IMAGES.parent / name).exists()] == []
+
+
+@each_table
+def test_every_version_in_a_source_is_one_that_the_image_pins(path: Path) -> None:
+    cited = {version for row in read_table(path).rows for version in _VERSION.findall(row.source)}
+    files = [*path.parent.glob("locks/*.txt"), *path.parent.glob("*.toml"), *path.parent.glob("Dockerfile")]
+    pinned = "\n".join(file.read_text(encoding="utf-8") for file in files if file != path)
+    assert [version for version in sorted(cited) if version not in pinned] == []
 
 
 @each_table

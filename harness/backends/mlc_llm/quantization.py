@@ -13,6 +13,8 @@ from harness.errors import Unsupported
 _DENSE = {"q0f16": Dtype.FLOAT16, "q0bf16": Dtype.BFLOAT16, "q0f32": Dtype.FLOAT32}
 _ROUNDED, _AWQ = "q4f16_1", "q4f16_autoawq"
 _AWQ_GROUP = 128
+_AWQ_ARCHITECTURE = "LlamaForCausalLM"
+"""Of those with source `awq`, the one whose `quantize` has it too (`model/model.py`, `MODELS`)."""
 
 
 class MlcLlmOptions(Frozen):
@@ -70,6 +72,12 @@ def _from_dense(name: str, asked: Dtype | None) -> Conversion:
 
 
 def _from_awq(descriptor: CheckpointDescriptor, asked: Dtype | None) -> Conversion:
+    if descriptor.architecture != _AWQ_ARCHITECTURE:
+        raise Unsupported(
+            Reason.ARCHITECTURE,
+            f"MLC-LLM quantizes {descriptor.architecture} in no way that starts from AWQ",
+            hint=f"it reads AWQ of {_AWQ_ARCHITECTURE} alone; serve this model dense",
+        )
     quantization = descriptor.quantization
     if quantization is None or (quantization.weight_bits, quantization.group_size) != (4, _AWQ_GROUP):
         raise Unsupported(

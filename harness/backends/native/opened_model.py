@@ -10,7 +10,7 @@ import torch
 from harness.backends.in_process import unpacked_notes
 from harness.backends.native.integer_serving import measure_choices, obstacle, use_codes
 from harness.checkpoint import open_checkpoint
-from harness.contract import Device, DeviceKind, Dtype
+from harness.contract import CheckpointFormat, Device, DeviceKind, Dtype
 from harness.models.loading import TORCH_DTYPES, LoadedModel, choose_dtype, load_model, packed_format
 from harness.models.packed import PackedFormat
 
@@ -26,6 +26,10 @@ class OpenedModel:
     checkpoint: Path
     codes: PackedFormat | None = None
     why_dense: str | None = None
+
+    @property
+    def dequantized(self) -> bool:
+        return self.codes is None and self.loaded.descriptor.format is not CheckpointFormat.DENSE
 
     def place(self, tokens: Sequence[int]) -> tuple[str, ...]:
         """Bring the model to its device, its linears' launches measured for these numbers of tokens.

@@ -70,7 +70,8 @@ class NativeEngine(InProcessEngine):
         _free_unused(loaded.device)
         if stepping is not None:
             self._decoder = StaticDecoder(loaded, stepping, kv_tokens=order.kv_tokens)
-        self.info = replace(self.info, notes=(*unused, *([note] if note else []), *_decoding_notes(stepping, joined)))
+        notes = (*unused, *([note] if note else []), *_decoding_notes(stepping, joined))
+        self.info = replace(self.info, notes=notes, dequantized=opened.dequantized)
 
     @property
     def kv_cache_bytes(self) -> int:

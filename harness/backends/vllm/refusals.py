@@ -19,7 +19,7 @@ _REFUSALS: tuple[tuple[Reason, re.Pattern[str]], ...] = (
     (
         Reason.FORMAT,
         re.compile(
-            r"Failed to find a kernel|Unsupported quantization config|does not support weight_bits"
+            r"Failed to find a kernel|Unsupported num_bits|Unsupported quantization config|does not support weight_bits"
             r"|Unknown quantization method|desc_act=True\) is no longer|No compressed-tensors compatible scheme"
             r"|Sparsity support has been removed|quantization method .* is not supported|Currently, only .* bit"
         ),
