@@ -7,6 +7,7 @@ from harness.contract import unknown
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.baselines import Baseline, run_baselines
 from orchestrator.evidence.collecting import collect, expectations, printed_figures, with_intervals
+from orchestrator.evidence.measured import StageFigures, measured_figures
 from orchestrator.evidence.resampling import Draws, Resampling
 from orchestrator.evidence.value import DENSE, Values, Variant
 from orchestrator.figures.outcomes import Outcomes
@@ -19,7 +20,8 @@ from orchestrator.tracks import Expectation
 class Evidence:
     """`variants` begins with dense. `checkpoints` has the digest of each dense model that something was measured of,
     `outcomes` the items' outcomes behind the values whose `source` is the key. `draws` is None where nothing was
-    resampled. `results` are the finished stages by their names, `baselines` the variants that a variant has to beat."""
+    resampled. `results` are the finished stages by their names, `measured` all that they hold, `baselines` the variants
+    that a variant has to beat."""
 
     run: str
     device: str
@@ -31,6 +33,7 @@ class Evidence:
     draws: Draws | None = None
     results: Mapping[str, StageRecord] = field(default_factory=dict)
     baselines: Mapping[Variant, tuple[Baseline, ...]] = field(default_factory=dict)
+    measured: tuple[StageFigures, ...] = ()
 
     def variant(self, name: str) -> Variant:
         """The variant with this label, also as stages write it (`wanda-50%`), or the only one of this method.
@@ -78,6 +81,7 @@ def read_evidence(
         draws=draws,
         results=results,
         baselines=run_baselines(record, results, catalog),
+        measured=measured_figures(record, results),
     )
 
 

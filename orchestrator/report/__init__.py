@@ -5,7 +5,6 @@ Not covered: reading stored results, which makes a `RunReport`; comparing two ru
 """
 
 from orchestrator.report.model import (
-    CostEntry,
     ImageEntry,
     ModelEntry,
     Provenance,
@@ -17,7 +16,6 @@ from orchestrator.report.pages import render_html, render_markdown
 from orchestrator.report.terminal import summary_table, summary_text
 
 __all__ = [
-    "CostEntry",
     "ImageEntry",
     "ModelEntry",
     "Provenance",

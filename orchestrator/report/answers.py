@@ -10,16 +10,17 @@ from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import Interval, Value, Values, Variant
 from orchestrator.report.agreement import agreement_table, disagreement_table
 from orchestrator.report.formats import MISSING, interval_text, score_text, value_text
+from orchestrator.report.measured import measured_tables, remarks
 from orchestrator.report.table import Cell, Footnotes, Table, cells, columns
 from orchestrator.report.terminal import plain_text, rich_table
 from orchestrator.report.tracks import (
     LIKE_BEST,
-    baseline_note,
     column_notes,
     coverage_text,
     missing_score_cell,
     own_text,
     score_interval_text,
+    score_note,
     survivors_text,
 )
 from orchestrator.report.view import missing_entries
@@ -34,13 +35,15 @@ _TESTS = (
     "p is two-sided: McNemar's exact test where each item is right or wrong, with those that only one gets right in "
     "the last column, else from the resamples. p (Holm) is corrected for all p of its table."
 )
+_MOST_COLUMNS = 6
 _LIKE_BEST = {None: "", True: "yes", False: "no"}
 
 
 def score_blocks(document: RunScores) -> list[RenderableType]:
-    """Overall metrics, the values behind them, the stability of their order, and what is missing."""
+    """Overall metrics, their values, how stable their order is, all else that was measured, and what was not."""
     footnotes = Footnotes()
     tables = [_overall(document, footnotes), _values(document, footnotes), _ranks(document)]
+    tables += [part for table in measured_tables(document.measured, footnotes) for part in table.split(_MOST_COLUMNS)]
     blocks: list[RenderableType] = [rich_table(table, box.ROUNDED) for table in tables if table.rows]
     blocks += [plain_text(f"[{number}] {reason}") for number, reason in footnotes.entries]
     blocks += [plain_text(note) for note in column_notes(document.scores)]
@@ -48,6 +51,10 @@ def score_blocks(document: RunScores) -> list[RenderableType]:
     if missing:
         blocks += [Text(), plain_text("What is missing, and why", style="bold")]
         blocks += [plain_text(f"- {entry}") for entry in missing]
+    noted = remarks(document.measured)
+    if noted:
+        blocks += [Text(), plain_text("What the workers noted", style="bold")]
+        blocks += [plain_text(f"- {entry}") for entry in noted]
     return [*blocks, *_closing(document.resampling, document.warnings)]
 
 
@@ -90,11 +97,12 @@ def _score_cell(document: RunScores, score: Score, footnotes: Footnotes) -> Cell
         return missing_score_cell(score, footnotes)
     if score.variant.is_dense:
         return Cell(score_text(score.value))
-    if score.interval is None:
-        return Cell(score_text(score.value), footnotes.number(score.interval_reason or ""), beside=own_text(score))
-    note = baseline_note(document, score, footnotes)
-    interval = score_interval_text(score, score.interval)
-    return Cell(score_text(score.value), note=note, interval=interval, beside=own_text(score))
+    return Cell(
+        score_text(score.value),
+        note=score_note(document, score, footnotes, score.interval_reason),
+        interval=None if score.interval is None else score_interval_text(score, score.interval),
+        beside=own_text(score),
+    )
 
 
 def _values(document: RunScores, footnotes: Footnotes) -> Table:

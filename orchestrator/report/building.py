@@ -6,7 +6,6 @@ from typing import Any
 from harness.contract import (
     REFERENCE_ENGINE,
     CheckpointDescriptor,
-    CompressResult,
     DatasetDescriptor,
     EvaluateResult,
     FetchResult,
@@ -18,7 +17,6 @@ from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import Variant
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.report.model import (
-    CostEntry,
     ImageEntry,
     ModelEntry,
     Provenance,
@@ -50,7 +48,6 @@ def build_report(record: RunRecord, store: Store, catalog: ImageCatalog, mode: M
         scoring=score_run(evidence, mode),
         agreement=run_agreement(record, results, store).tasks,
         stages=tuple(_stages(record, results)),
-        costs=tuple(_costs(record, results)),
         provenance=_provenance(record, results, catalog),
         results_path=str(store.runs / record.run),
     )
@@ -107,24 +104,6 @@ def _stages(record: RunRecord, results: Mapping[str, StageRecord]) -> Iterator[S
             load=results[name].provenance.load if name in results else None,
             repeated=name in results and results[name].provenance.repeated,
         )
-
-
-def _costs(record: RunRecord, results: Mapping[str, StageRecord]) -> Iterator[CostEntry]:
-    for name, stage in results.items():
-        subject, result = record.stages[name].subject, stage.final.result
-        if subject is not None and isinstance(result, CompressResult):
-            cost = result.cost
-            yield CostEntry(
-                variant=Variant.of(subject),
-                model=subject.model,
-                load_seconds=cost.load_seconds,
-                compress_seconds=cost.compress_seconds,
-                recovery_seconds=cost.recovery_seconds,
-                resumed_blocks=cost.resumed_blocks,
-                save_seconds=cost.save_seconds,
-                peak_memory_bytes=cost.memory.peak_memory_bytes,
-                memory_method=cost.memory.method,
-            )
 
 
 def _provenance(record: RunRecord, results: Mapping[str, StageRecord], catalog: ImageCatalog) -> Provenance:

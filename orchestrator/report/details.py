@@ -1,6 +1,6 @@
-"""The tables about the run itself: models, methods, costs, stages, images."""
+"""The tables about the run itself: models, methods, stages, images."""
 
-from orchestrator.report.formats import MISSING, bytes_text, count_text, key_text, seconds_text
+from orchestrator.report.formats import MISSING, count_text, key_text, seconds_text
 from orchestrator.report.model import RunReport, StageEntry
 from orchestrator.report.table import Cell, Table, cells, columns
 
@@ -33,25 +33,6 @@ def variant_table(report: RunReport) -> Table:
         for entry in report.variants
     )
     return Table("Methods", columns("Method", "Setting", "Image", "Calibration", "Notes"), rows, headings=2)
-
-
-def cost_table(report: RunReport) -> Table:
-    rows = tuple(
-        cells(
-            cost.variant.method or "dense",
-            cost.variant.setting or "",
-            cost.model,
-            seconds_text(cost.load_seconds),
-            seconds_text(cost.compress_seconds),
-            MISSING if cost.recovery_seconds is None else seconds_text(cost.recovery_seconds),
-            seconds_text(cost.save_seconds),
-            bytes_text(cost.peak_memory_bytes),
-            cost.memory_method,
-        )
-        for cost in report.costs
-    )
-    titles = columns("Method", "Setting", "Model", numbers=("Load", "Compress", "Recover", "Save", "Peak memory"))
-    return Table("Cost of compressing", (*titles, *columns("Memory taken by")), rows, headings=3)
 
 
 def stage_table(report: RunReport) -> Table:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import AwareDatetime, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import AwareDatetime, NonNegativeFloat, PositiveInt
 
 from harness.contract import Frozen
 from orchestrator.evidence.value import Variant
@@ -51,20 +51,6 @@ class StageEntry(Frozen):
     notes: tuple[str, ...] = ()
 
 
-class CostEntry(Frozen):
-    """What compressing one model took. `memory_method` says how the peak was taken."""
-
-    variant: Variant
-    model: str
-    load_seconds: NonNegativeFloat
-    compress_seconds: NonNegativeFloat
-    recovery_seconds: NonNegativeFloat | None = None
-    resumed_blocks: NonNegativeInt = 0
-    save_seconds: NonNegativeFloat
-    peak_memory_bytes: NonNegativeInt
-    memory_method: str
-
-
 class ImageEntry(Frozen):
     """`identity` is the image's digest, or its lock's in the process runtime.
 
@@ -97,7 +83,7 @@ class RunReport(Frozen):
     compares the engines of evaluations. `results_path` is where requests, results and raw items lie. Fields are only
     ever added."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     created: AwareDatetime
     runtime: str
     device: str
@@ -107,7 +93,6 @@ class RunReport(Frozen):
     scoring: RunScores
     agreement: tuple[TaskAgreement, ...] = ()
     stages: tuple[StageEntry, ...]
-    costs: tuple[CostEntry, ...] = ()
     provenance: Provenance
     results_path: str
 

@@ -40,6 +40,8 @@ def render_markdown(report: RunReport) -> str:
         blocks += _list(track.notes)
         blocks += ["Measured values:", *_table(track.values)]
     blocks += _missing(content)
+    if content.remarks:
+        blocks += ["## What the workers noted", *_list(content.remarks)]
     for table in content.details:
         blocks += [f"## {table.title}", *_table(table)]
     blocks += ["## Provenance", *_list(f"{name}: {value}" for name, value in provenance_facts(report))]

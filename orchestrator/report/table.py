@@ -46,6 +46,19 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     headings: int = 1
 
+    def split(self, most: int) -> tuple["Table", ...]:
+        """The same in tables of at most `most` columns beyond the headings, for where there is no room for all."""
+        begins = range(self.headings, len(self.columns), most)
+        return tuple(
+            Table(
+                self.title if begin == self.headings else f"{self.title}, continued",
+                self.columns[: self.headings] + self.columns[begin : begin + most],
+                tuple(row[: self.headings] + row[begin : begin + most] for row in self.rows),
+                self.headings,
+            )
+            for begin in begins
+        )
+
 
 @dataclass
 class Footnotes:

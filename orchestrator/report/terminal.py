@@ -1,4 +1,4 @@
-"""The summary that a finished run prints: the six metrics of each variant, then what is missing and why."""
+"""The summary that a finished run prints: the six metrics of each variant, what is missing and why, what was noted."""
 
 import io
 
@@ -39,6 +39,9 @@ def _summary(content: View, lines: box.Box) -> RenderableType:
     if content.missing:
         blocks += [Text(), plain_text("What is missing, and why", style="bold")]
         blocks += [plain_text(f"- {entry}") for entry in content.missing]
+    if content.remarks:
+        blocks += [Text(), plain_text("What the workers noted", style="bold")]
+        blocks += [plain_text(f"- {entry}") for entry in content.remarks]
     return Group(*blocks, plain_text(f"Results: {content.report.results_path}"))
 
 

@@ -177,15 +177,12 @@ def noise_text(values: Values, value: Value) -> str | None:
 
 def score_cell(report: RunReport, score: Score, value: float, footnotes: Footnotes, suffix: str = "") -> Cell:
     """An overall metric. Dense is 100 by construction, so it has no interval."""
+    note = score_note(report.scoring, score, footnotes)
     if score.interval is None or score.variant.is_dense:
-        return Cell(score_text(value) + suffix, beside=own_text(score))
+        return Cell(score_text(value) + suffix, note, beside=own_text(score))
     mark = LIKE_BEST if report.scoring.like_best(score.variant, score.track) else ""
-    return Cell(
-        mark + score_text(value) + suffix,
-        note=baseline_note(report.scoring, score, footnotes),
-        interval=score_interval_text(score, score.interval),
-        beside=own_text(score),
-    )
+    interval = score_interval_text(score, score.interval)
+    return Cell(mark + score_text(value) + suffix, note, interval=interval, beside=own_text(score))
 
 
 def score_interval_text(score: Score, interval: Interval) -> str:
@@ -193,10 +190,12 @@ def score_interval_text(score: Score, interval: Interval) -> str:
     return f"{interval_text(interval)} {LIKE_DENSE}" if score.like_dense else interval_text(interval)
 
 
-def baseline_note(scoring: RunScores, score: Score, footnotes: Footnotes) -> int | None:
-    """The footnote that the variant does not beat its baseline; None where it does, or has none."""
+def score_note(scoring: RunScores, score: Score, footnotes: Footnotes, *others: str | None) -> int | None:
+    """The footnote with what must be known of a score: what lifts it, and whether it does not beat its baseline."""
     said = scoring.against_baselines(score.variant, score.track)
-    return footnotes.number(f"{score.variant.label} {'; '.join(said)}") if said else None
+    beaten = f"{score.variant.label} {'; '.join(said)}" if said else None
+    known = "; ".join(filter(None, (score.remark, beaten, *others)))
+    return footnotes.number(known) if known else None
 
 
 def missing_score_cell(score: Score, footnotes: Footnotes) -> Cell:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from orchestrator.evidence.value import Variant
 from orchestrator.report.agreement import agreement_table, disagreement_table
-from orchestrator.report.details import cost_table, image_table, model_table, stage_table, variant_table
+from orchestrator.report.details import image_table, model_table, stage_table, variant_table
 from orchestrator.report.formats import plural
+from orchestrator.report.measured import measured_tables, remarks
 from orchestrator.report.model import RunReport
 from orchestrator.report.table import Cell, Footnotes, Table, columns
 from orchestrator.report.tracks import (
@@ -47,7 +48,7 @@ class MissingEntry:
 class View:
     """The report's content in reading order. `footnotes` explain the en dashes of `overview` and the tracks, `reading`
     the figures of `overview`, `columns` what its scores rest on where that is not all that a variant has; `warnings`
-    say where figures of different protocols stand side by side."""
+    say where figures of different protocols stand side by side, `remarks` what the workers noted, each note once."""
 
     report: RunReport
     summary: tuple[str, ...]
@@ -55,6 +56,7 @@ class View:
     reading: str
     columns: tuple[str, ...]
     warnings: tuple[str, ...]
+    remarks: tuple[str, ...]
     tracks: tuple[TrackView, ...]
     footnotes: tuple[tuple[int, str], ...]
     missing: tuple[MissingEntry, ...]
@@ -65,12 +67,13 @@ def view(report: RunReport) -> View:
     footnotes = Footnotes()
     overview = _overview(report, footnotes)
     tracks = track_views(report, footnotes)
+    measured = measured_tables(report.scoring.measured, footnotes)
     details = (
+        *measured,
         agreement_table(report.agreement, footnotes),
         disagreement_table(report.agreement),
         model_table(report),
         variant_table(report),
-        cost_table(report),
         stage_table(report),
         image_table(report),
     )
@@ -81,6 +84,7 @@ def view(report: RunReport) -> View:
         reading=f"{READING} {_how_sure(report)}".strip(),
         columns=column_notes(report.scores),
         warnings=report.scoring.warnings,
+        remarks=remarks(report.scoring.measured),
         tracks=tracks,
         footnotes=footnotes.entries,
         missing=missing_entries(report.scores),

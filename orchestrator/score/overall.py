@@ -85,7 +85,7 @@ class Score(Frozen):
 
     `value`, its interval, its floor and its `parts` rest on the ratios that are `common` to the column. Where those are
     not all that the variant has, `own` is the score over all, which no other variant's can be compared with. `coverage`
-    is of all, too: what the variant lacks stands in `coverage.missing`.
+    is of all, too: what the variant lacks stands in `coverage.missing`. `remark` must be known before believing it.
 
     `floor` is where the score of dense against itself would lie, for costs that were measured in rounds; `like_dense`:
     the score lies within it, or its interval holds 100.
@@ -103,6 +103,7 @@ class Score(Frozen):
     parts: tuple[PartScore, ...]
     own: OwnScore | None = None
     coverage: Coverage
+    remark: str | None = None
     ratios: tuple[Ratio, ...] = ()
 
     @property

@@ -7,19 +7,28 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from harness.contract import Frozen
+from harness.contract import Frozen, Operation
 from orchestrator.evidence.estimate import Estimate, difference
 from orchestrator.evidence.interval import if_any, interval_of
 from orchestrator.evidence.items import NoInterval
+from orchestrator.evidence.measured import StageFigures
 from orchestrator.evidence.reading import Evidence
 from orchestrator.evidence.resampling import Draws, Resampling
 from orchestrator.evidence.value import Value, Values, Variant
 from orchestrator.figures.metrics import Floats
 from orchestrator.score.baselines import AgainstBaseline, against_baselines
+from orchestrator.score.composition import remark
 from orchestrator.score.overall import Score, overall_estimate, score_all
 from orchestrator.score.protocols import caveat_warnings, protocol_warnings, rounds_warnings, survivor_warnings
 from orchestrator.tracks import Mode, Track
 
+_TRACKS: Mapping[Operation, Collection[Track]] = {
+    Operation.EVALUATE: (Track.PERFORMANCE, Track.GENERALIZATION, Track.TRUSTWORTHINESS),
+    Operation.COMPRESS: (Track.TRAINING_CONSUMPTION,),
+    Operation.PROFILE: (Track.INFERENCE_CONSUMPTION,),
+    Operation.BENCHMARK: (Track.HARDWARE_ACCELERATION,),
+}
+"""What is measured for which tracks; the others' figures are about the checkpoints."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -49,9 +58,10 @@ class TrackRanks(Frozen):
 class RunScores(Frozen):
     """What `orchestrator score` finds out. Fields are only ever added.
 
-    `values` are all that was measured in the tracks of `scores`. `resampling` is None where nothing was resampled, so
-    that nothing has an interval. `baselines` hold each variant against what it has to beat. `warnings` say where
-    figures of different protocols stand side by side.
+    `values` are all that was measured in the tracks of `scores`, `measured` every figure and note of the stages behind
+    them and of those that made the checkpoints. `resampling` is None where nothing was resampled, so that nothing has
+    an interval. `baselines` hold each variant against what it has to beat. `warnings` say where figures of different
+    protocols stand side by side.
     """
 
     schema_version: Literal[3] = 3
@@ -59,6 +69,7 @@ class RunScores(Frozen):
     mode: Mode
     resampling: Resampling | None = None
     values: tuple[Value, ...]
+    measured: tuple[StageFigures, ...] = ()
     scores: tuple[Score, ...]
     ranks: tuple[TrackRanks, ...] = ()
     baselines: tuple[AgainstBaseline, ...] = ()
@@ -83,13 +94,15 @@ def score_run(evidence: Evidence, mode: Mode = Mode.PAPER, tracks: Collection[Tr
     values, draws = evidence.values, evidence.draws
     expectations = [one for one in evidence.expectations if one.track in tracks]
     scores = score_all(expectations, values, variants=evidence.variants, mode=mode, draws=draws)
+    measured = evidence.measured
     ranks = (_ranks(one.track, scores, values, draws) for one in expectations) if draws else ()
     return RunScores(
         run=evidence.run,
         mode=mode,
         resampling=draws.resampling if draws else None,
         values=tuple(value for value in values if value.place.track in tracks),
-        scores=scores,
+        measured=tuple(one for one in measured if {*_TRACKS.get(one.operation, tracks)} & {*tracks}),
+        scores=tuple(one.model_copy(update={"remark": remark(one, values, measured)}) for one in scores),
         ranks=tuple(one for one in ranks if one is not None),
         baselines=tuple(against_baselines(evidence, expectations, mode)),
         warnings=(

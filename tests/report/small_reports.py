@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 
 from orchestrator.evidence.value import DENSE, Gap, Value, Values, Variant
 from orchestrator.report import (
-    CostEntry,
     ImageEntry,
     ModelEntry,
     Provenance,
@@ -101,17 +100,6 @@ def make_report(model="tiny-llama", run_id="run-7", message="vLLM no longer serv
                 key="ef" * 32,
                 wall_seconds=3.0,
                 message="out of memory",
-            ),
-        ),
-        costs=(
-            CostEntry(
-                variant=WANDA,
-                model=model,
-                load_seconds=2.0,
-                compress_seconds=241.0,
-                save_seconds=1.5,
-                peak_memory_bytes=2**34,
-                memory_method="peak-rss",
             ),
         ),
         provenance=Provenance(

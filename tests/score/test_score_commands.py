@@ -10,7 +10,7 @@ from harness.contract import ProfileResult, WorkRequest, WorkResult
 from orchestrator.cli.app import app
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.value import Values
-from orchestrator.report import RunReport, render_html, render_markdown
+from orchestrator.report import RunReport, render_html, render_markdown, summary_text
 from orchestrator.report.building import build_report
 from orchestrator.score.comparison import Comparison
 from orchestrator.score.scores import RunScores
@@ -117,7 +117,12 @@ def test_what_any_worker_remarks_stands_beside_its_stage_and_with_its_values(ben
     assert notes[Track.HARDWARE_ACCELERATION] == (f"benchmark: {remark}",)
     assert notes[Track.INFERENCE_CONSUMPTION] == (f"profile: {remark}",)
     for render in (render_markdown, render_html):
-        assert render(report).count(f"benchmark: {remark}") == 2, "the dense and the pruned model were timed"
+        assert render(report).count(f"benchmark: {remark}") == 3, "of the dense model, of the pruned one, and among all"
+    where = "(dense of tiny: transformers; sparsegpt 50% of tiny: transformers)"
+    assert f"- benchmark: {remark} {where}" in " ".join(summary_text(report).split())
+    assert {note for stage in report.scoring.measured for note in stage.notes} == {
+        f"{name}: {remark}" for name in ("evaluate", "profile", "benchmark")
+    }
 
 
 def test_a_result_without_the_figure_that_counts_leaves_a_gap_with_the_reason(bench):

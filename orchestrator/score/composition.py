@@ -1,0 +1,90 @@
+"""What lifts an overall metric of inference costs: fewer multiply-accumulates alone save nothing that is paid for."""
+
+from collections.abc import Iterable, Sequence
+
+from harness.contract import Operation
+from orchestrator.evidence.measured import Number, StageFigures
+from orchestrator.evidence.value import DENSE, Values, Variant
+from orchestrator.score.overall import Score
+from orchestrator.score.ratio import Ratio
+from orchestrator.tracks import Track
+
+LIFTS = 0.05
+"""A part, or a speed, lifts where it is better than the dense model's by more than this."""
+_OPERATIONS = "macs"
+_SHAPE, _WITHOUT_ZEROS = "macs/shape", "macs/density"
+_BITS = "artifact.quantization.weight_bits"
+_DENSE_BITS = 16
+_ROUNDING = 1e-3
+
+
+def remark(score: Score, values: Values, measured: Sequence[StageFigures]) -> str | None:
+    """The sentence for a score that multiply-accumulates alone lift; None where more does, or nothing."""
+    if score.track is not Track.INFERENCE_CONSUMPTION or score.variant.is_dense:
+        return None
+    parts: dict[str, list[Ratio]] = {}
+    for term in score.counted:
+        parts.setdefault(term.place.part, []).append(term)
+    operations = parts.pop(_OPERATIONS, [])
+    if not any(map(_lifts, operations)) or not parts or any(_lifts(term) for terms in parts.values() for term in terms):
+        return None
+    models = {term.place.model for term in operations}
+    speeds = [ratio for model in sorted(models) for ratio in _speed_ratios(values, score.variant, model)]
+    if any(ratio > 1 + LIFTS for ratio in speeds):
+        return None
+    still = sorted(parts) + ["speed"] * bool(speeds)
+    cause = _cause(score.variant, models, measured)
+    unmeasured = "" if speeds else "; no speed was measured"
+    return (
+        f"{score.metric} of {score.variant.label} rises by multiply-accumulates of {cause} alone: {_enumerated(still)} "
+        f"{'are' if len(still) > 1 else 'is'} as the dense model's, or worse{unmeasured}"
+    )
+
+
+def _lifts(term: Ratio) -> bool:
+    return term.ratio > 1 + LIFTS
+
+
+def _speed_ratios(values: Values, variant: Variant, model: str) -> Iterable[float]:
+    for own in values.of(variant):
+        place, dense = own.place, values.get(own.place, DENSE)
+        if (place.track, place.model) != (Track.HARDWARE_ACCELERATION, model) or dense is None:
+            continue
+        if dense.protocol == own.protocol and dense.value > 0:
+            yield own.value / dense.value
+
+
+def _cause(variant: Variant, models: Iterable[str], measured: Sequence[StageFigures]) -> str:
+    """Zeros and smaller shapes, as the profile counts them, or fewer bits, as the checkpoint has them."""
+    causes: dict[str, None] = {}
+    for model in sorted(models):
+        own, dense = (_macs(measured, one, model) for one in (variant, DENSE))
+        if _less(own.get(_SHAPE), dense.get(_SHAPE)):
+            causes["smaller shapes"] = None
+        if _less(own.get(_WITHOUT_ZEROS), own.get(_SHAPE)):
+            causes["zeros"] = None
+        if any(bits < _DENSE_BITS for bits in _figures(measured, Operation.COMPRESS, variant, model, _BITS).values()):
+            causes["fewer bits"] = None
+    return _enumerated(list(causes)) or "an unknown kind"
+
+
+def _macs(measured: Sequence[StageFigures], variant: Variant, model: str) -> dict[str, float]:
+    return _figures(measured, Operation.PROFILE, variant, model, "macs")
+
+
+def _figures(
+    measured: Sequence[StageFigures], operation: Operation, variant: Variant, model: str, field: str
+) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for stage in measured:
+        if (stage.operation, stage.variant, stage.model) == (operation, variant, model):
+            found |= {name: one for name, one in stage.figures.get(field, {}).items() if isinstance(one, Number)}
+    return found
+
+
+def _less(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and one < other * (1 - _ROUNDING)
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

@@ -1,0 +1,176 @@
+"""Each value of a run is the figure that its stage stored, at its place: workers here give no two figures alike."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.contract import (
+    ErrorCode,
+    ErrorEvent,
+    EvaluateRequest,
+    EvaluateResult,
+    ProtocolDetails,
+    WorkRequest,
+    WorkResult,
+)
+from orchestrator.evidence.reading import Evidence, read_evidence
+from orchestrator.evidence.value import DENSE, Value, Variant
+from orchestrator.report.building import build_report
+from orchestrator.store import StageStatus
+from orchestrator.tracks import Mode, Place, Track
+from tests.support.fake_runtime import FakeRuntime
+from tests.support.small_runs import MANIFEST, Bench
+from tests.support.stage_workers import is_pruned, keeping_worker, questions, with_items, write_items
+from tests.support.telling_worker import telling_worker
+
+PRUNED = Variant(method="sparsegpt", setting="50%")
+ASKED = {
+    **MANIFEST,
+    "evaluate": {"tasks": ["wikitext2", "arc_easy", "truthfulqa"], "limit": 60},
+    "benchmark": {"backends": ["transformers"], "batch_sizes": [1, 4]},
+    "scoring": {"truthfulness": "mc1"},
+}
+HALVES = [-3.0, -2.0]
+
+
+def truth(right: bool) -> dict[str, Any]:
+    """A question of which MC1 is right or wrong, and MC2 a little less than a third, or a quarter."""
+    second = [0.0, 0.0, 0.0, -9.0 if right else 0.0]
+    return {
+        "document": "d",
+        "log_likelihoods": [*(HALVES[::-1] if right else HALVES), *second],
+        "gold": 0,
+        "picked": int(not right),
+        "mc1_choices": 2,
+        "mc2_true": [0],
+        "correct": {"mc1": float(right), "mc2": 1 / sum(map(math.exp, second))},
+    }
+
+
+def worker(request: WorkRequest, output: Path) -> WorkResult:
+    """As the telling worker; of TruthfulQA dense has 40 of 60 items right by MC1, the pruned model 30."""
+    result = telling_worker(request, output)
+    if not (isinstance(result, EvaluateResult) and result.task == "truthfulqa"):
+        return result
+    lines = [{"index": n, **truth(n < (30 if is_pruned(request) else 40))} for n in range(60)]
+    write_items(output / result.items_file, lines)
+    shares = {name: math.fsum(line["correct"][name] for line in lines) / 60 for name in ("mc1", "mc2")}
+    return result.model_copy(update={"metrics": shares, "metric": "mc2"})
+
+
+def evidence(bench: Bench, answering: Callable[[WorkRequest, Path], Any], asked: dict[str, Any]) -> Evidence:
+    return read_evidence(bench.run(FakeRuntime(answering), asked), bench.store, bench.catalog)
+
+
+def found(of: Evidence, variant: Variant) -> dict[tuple[int, str, str], tuple[float, str, str]]:
+    return {
+        (value.place.track.value, value.place.part, value.place.name): (value.value, value.unit, value.protocol)
+        for value in of.values.of(variant)
+    }
+
+
+DENSE_BYTES = 240
+"""Of the stand-in's only file; the pruned model has one of 25 bytes beside it."""
+DENSE_VALUES = {
+    (1, "inference", "wikitext2"): (pytest.approx(math.exp(2.29)), "perplexity", "test/wikitext2"),
+    (1, "knowledge", "arc_easy"): (0.5, "fraction", "test/arc_easy"),
+    (2, "perplexity", "wikitext2"): (pytest.approx(math.exp(2.29)), "perplexity", "test/wikitext2"),
+    (4, "memory", "peak_memory_bytes"): (91 * 4096, "bytes", "peak-rss"),
+    (4, "size", "disk_bytes"): (DENSE_BYTES, "bytes", "profile/test"),
+    (4, "macs", "macs"): (2048, "macs", "macs/paper-bitops@128"),
+    (5, "transformers", "batch 1"): (21, "tokens/s", "speed/1-1-b1"),
+    (5, "transformers", "batch 4"): (84, "tokens/s", "speed/1-1-b4"),
+    (6, "truthfulness", "truthfulqa"): (pytest.approx(40 / 60), "fraction", "test/truthfulqa"),
+}
+PRUNED_VALUES = {
+    (1, "inference", "wikitext2"): (pytest.approx(math.exp(2.49)), "perplexity", "test/wikitext2"),
+    (1, "knowledge", "arc_easy"): (pytest.approx(20 / 60), "fraction", "test/arc_easy"),
+    (2, "perplexity", "wikitext2"): (pytest.approx(math.exp(2.49)), "perplexity", "test/wikitext2"),
+    (3, "time", "compress_seconds"): (pytest.approx(40.2 + 20.4), "seconds", "cost/compress"),
+    (3, "memory", "peak_memory_bytes"): (7 * 2**30, "bytes", "peak-rss"),
+    (4, "memory", "peak_memory_bytes"): (91 * 4096 - 8000 + 6, "bytes", "peak-rss"),
+    (4, "size", "disk_bytes"): (DENSE_BYTES + 25, "bytes", "profile/test"),
+    (4, "macs", "macs"): (1024, "macs", "macs/paper-bitops@128"),
+    (5, "transformers", "batch 1"): (31, "tokens/s", "speed/1-1-b1"),
+    (5, "transformers", "batch 4"): (124, "tokens/s", "speed/1-1-b4"),
+    (6, "truthfulness", "truthfulqa"): (0.5, "fraction", "test/truthfulqa"),
+}
+
+
+def test_all_values_of_a_run_with_their_units_and_protocols(bench: Bench) -> None:
+    of = evidence(bench, worker, ASKED)
+    assert found(of, DENSE) == DENSE_VALUES
+    assert found(of, PRUNED) == PRUNED_VALUES
+    for variant, weights, floor in ((DENSE, "dense", 0.04), (PRUNED, "pruned", 0.05)):
+        values = {(value.place.track, value.place.name): value for value in of.values.of(variant)}
+        assert values[Track.TRUSTWORTHINESS, "truthfulqa"].metric == "mc1"
+        assert values[Track.PERFORMANCE, "arc_easy"].metric == "acc_norm"
+        assert values[Track.PERFORMANCE, "arc_easy"].items == 60
+        assert values[Track.HARDWARE_ACCELERATION, "batch 4"].noise_floor == pytest.approx(floor)
+        assert values[Track.HARDWARE_ACCELERATION, "batch 4"].higher_is_better
+        assert not values[Track.INFERENCE_CONSUMPTION, "macs"].higher_is_better
+        assert values[Track.PERFORMANCE, "arc_easy"].notes == (f"arc_easy of {weights} weights",)
+        assert values[Track.INFERENCE_CONSUMPTION, "macs"].notes == (f"profile of {weights} weights",)
+        assert values[Track.HARDWARE_ACCELERATION, "batch 1"].notes == (f"served as {weights} weights",)
+
+
+def test_the_other_metric_of_truthfulness_is_the_other_value(bench: Bench) -> None:
+    of = evidence(bench, worker, {**ASKED, "scoring": {"truthfulness": "mc2"}})
+    rest = math.exp(-9)
+    (own,) = (value for value in of.values.of(DENSE) if value.place.track is Track.TRUSTWORTHINESS)
+    assert (own.metric, own.value) == ("mc2", pytest.approx((40 / (3 + rest) + 20 / 4) / 60))
+
+
+def test_a_caveat_of_a_stage_stands_with_its_values_and_no_others(bench: Bench) -> None:
+    record = bench.run(FakeRuntime(worker), ASKED)
+    name = "benchmark/tiny/sparsegpt-50%/transformers"
+    stages = {**record.stages, name: record.stages[name].model_copy(update={"caveat": "dense fallback"})}
+    of = read_evidence(record.model_copy(update={"stages": stages}), bench.store, bench.catalog)
+    carrying = {(value.variant, value.place.name) for value in of.values if value.caveat == "dense fallback"}
+    assert carrying == {(PRUNED, "batch 1"), (PRUNED, "batch 4")}
+
+
+def only(of: Evidence, variant: Variant, name: str) -> Value:
+    return next(value for value in of.values.of(variant) if value.place.name == name)
+
+
+def test_excluded_items_stand_with_the_value_and_a_length_that_the_model_sets_in_its_protocol(bench: Bench) -> None:
+    def leaving_out(request: WorkRequest, output: Path) -> WorkResult:
+        result = keeping_worker(request, output)
+        if not isinstance(result, EvaluateResult):
+            return result
+        if result.task == "wikitext2":
+            return result.model_copy(update={"details": ProtocolDetails(scoring="segments", sequence_length=10)})
+        left = with_items(result, output, questions([True, False] * 199), available=400)
+        return left.model_copy(update={"excluded": {"too_long": 2}})
+
+    of = evidence(bench, leaving_out, {**MANIFEST, "evaluate": {"tasks": ["wikitext2", "arc_easy"]}})
+    assert only(of, DENSE, "wikitext2").protocol == "test/wikitext2 of 10 tokens"
+    assert only(of, DENSE, "arc_easy").excluded == {"too_long": 2}
+    assert only(of, DENSE, "arc_easy").items == 398
+
+
+def test_another_engines_failure_is_no_reason_for_what_the_reference_lacks(bench: Bench) -> None:
+    def failing(request: WorkRequest, output: Path) -> WorkResult | ErrorEvent:
+        if isinstance(request, EvaluateRequest) and request.parameters.task == "arc_easy":
+            by = request.parameters.engine
+            return ErrorEvent(code=ErrorCode.INTERNAL, message=f"{by} broke", hint="mend it")
+        return keeping_worker(request, output)
+
+    asked = {**MANIFEST, "evaluate": {"tasks": ["wikitext2", "arc_easy"], "engine": ["vllm", "transformers"]}}
+    of = evidence(bench, failing, asked)
+    place = Place(track=Track.PERFORMANCE, part="knowledge", name="arc_easy", model="tiny")
+    assert of.values.why_none(place, DENSE).endswith("transformers broke")
+
+
+def test_the_report_says_how_it_averages_and_what_the_store_had(bench: Bench) -> None:
+    first = bench.run(FakeRuntime(worker), ASKED)
+    again = bench.run(FakeRuntime(worker), ASKED)
+    made, known = (build_report(one, bench.store, bench.catalog, Mode.STRICT) for one in (first, again))
+    assert {made.scoring.mode, known.scoring.mode} == {Mode.STRICT}
+    assert {stage.status for stage in made.stages} == {StageStatus.DONE}
+    assert {stage.status for stage in known.stages} == {StageStatus.CACHED}
+    assert known.scoring.values == made.scoring.values
