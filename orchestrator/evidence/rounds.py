@@ -218,7 +218,12 @@ class Rounds:
         The numbers behind them depend on `names` alone, so that the figures of one process deviate together, and how
         far the mean square is off on the `pool` that it was found in. Each comes with both signs, so that the draws lie
         evenly around the figure.
+
+        Raises:
+            OneRound: nothing is left over that would show a spread.
         """
+        if freedom < 1:
+            raise OneRound
         half = -(-self.resamples // 2)
         weights = self._generator("weights", *names).standard_normal((half, len(residuals)))
         stretch = np.sqrt(freedom / self._generator("stretch", *_sources(pool)).chisquare(freedom, half))

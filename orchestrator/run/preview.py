@@ -17,7 +17,7 @@ class StagePreview(Frozen):
 
     Of a stage to run that has a stored result, `before` is the nearest one's key and `changes` are the parts that
     differ. `unknown` are parts, `image` or an input such as `inputs.checkpoint`, that are not known yet. `not_used` is
-    why the stored result of this very key does not count.
+    why the stored result of this very key does not count. `after` are stages that have to have ended, whatever the end.
     """
 
     id: str
@@ -27,6 +27,7 @@ class StagePreview(Frozen):
     parameters: dict[str, Any]
     inputs: dict[str, str]
     needs: tuple[str, ...]
+    after: tuple[str, ...] = ()
     timed: bool
     device: str
     key: Sha256 | None
@@ -81,6 +82,7 @@ def preview(setup: Setup) -> Iterator[StagePreview]:
                 for name, source in stage.inputs.items()
             },
             needs=stage.needs,
+            after=stage.after,
             timed=stage.timed,
             device=",".join(stage.device_names),
             key=known.keys.get(stage.id),

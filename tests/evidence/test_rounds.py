@@ -146,6 +146,15 @@ def test_one_round_has_no_interval_and_says_so() -> None:
     assert draws_of(values).rounds.floor(values.get(batch(), ONE)) is None
 
 
+def test_a_run_that_stopped_after_its_first_round_has_no_interval_yet() -> None:
+    dense = measured(batch(), DENSE, [100.0, 101.0], [FIRST, AGAIN], [0, 2])
+    values = Values((dense, measured(batch(), ONE, [90.0], [FIRST], [1])))
+    for variant in (DENSE, ONE):
+        with pytest.raises(NoInterval, match="one round: no interval"):
+            draws_of(values).of(values.get(batch(), variant))
+        assert draws_of(values).rounds.floor(values.get(batch(), variant)) is None
+
+
 def test_rounds_that_came_out_alike_leave_no_doubt() -> None:
     found = interval(by_hand([100.0] * 6, [90.0] * 3))
     assert (found.low, found.high) == pytest.approx((0.9, 0.9))
