@@ -264,3 +264,10 @@ def test_what_is_no_data_set_depends_on_no_description_of_one(bench: Bench) -> N
     data = [stage.id for stage in plan.stages if KeyPart.DATA in material(bench, stage)]
     assert data == [stage.id for stage in plan.stages if stage.id.startswith("data/")]
     assert len(data) > 1
+
+
+def test_what_one_of_two_lacks_differs_even_from_nothing() -> None:
+    without: dict[str, Any] = {KeyPart.PARAMETERS.value: {"limit": 4}, KeyPart.CODE.value: {}}
+    with_more: dict[str, Any] = {KeyPart.PARAMETERS.value: {"limit": 4, "dtype": None}, KeyPart.CODE.value: {"a": "0"}}
+    expected = (KeyChange(part=KeyPart.CODE, names=("a",)), KeyChange(part=KeyPart.PARAMETERS, names=("dtype",)))
+    assert key_changes(without, with_more) == key_changes(with_more, without) == expected
