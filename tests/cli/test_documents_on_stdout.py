@@ -36,7 +36,7 @@ def test_a_report_goes_to_stdout_in_one_form_and_writes_nothing(bench: Bench) ->
     before = sorted(bench.root.rglob("*"))
     text = printed("report", "last", "-f", "json", "-o", "-", "--store", str(bench.root))
     document = RunReport.model_validate_json(text)
-    assert (document.schema_version, document.run_id) == (1, record.run)
+    assert (document.schema_version, document.run_id) == (2, record.run)
     assert {stage.status.value for stage in document.stages} == {"done"}
     assert printed("report", "-f", "markdown", "-o", "-", "--store", str(bench.root)).startswith("# ")
     assert sorted(bench.root.rglob("*")) == before

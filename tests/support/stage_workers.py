@@ -48,7 +48,7 @@ MEMORY = Memory(peak_memory_bytes=1000, method="peak-rss")
 
 
 def honest_worker(request: WorkRequest, output: Path) -> WorkResult:
-    """Answers every operation; a pruned model is half as costly and 10 % worse than the dense one."""
+    """Answers every operation; a pruned model is cheaper, each cost by its own factor, and 10 % worse than dense."""
     if isinstance(request, FetchRequest):
         return FetchResult(artifact=_fetched(request, output))
     if isinstance(request, CompressRequest):
@@ -58,8 +58,14 @@ def honest_worker(request: WorkRequest, output: Path) -> WorkResult:
     if isinstance(request, EvaluateRequest):
         return _evaluated(request, output, pruned)
     if isinstance(request, BenchmarkRequest):
+        decode, prefill = (30, 125) if pruned else (20, 100)
         speeds = tuple(
-            Speed(batch_size=size, decode_tokens_per_second=20, samples=(20, 20), prefill_tokens_per_second=100)
+            Speed(
+                batch_size=size,
+                decode_tokens_per_second=decode,
+                samples=(decode, decode),
+                prefill_tokens_per_second=prefill,
+            )
             for size in request.parameters.batch_sizes
         )
         return BenchmarkResult(
@@ -67,7 +73,7 @@ def honest_worker(request: WorkRequest, output: Path) -> WorkResult:
             protocol="speed/1-1",
             speeds=speeds,
             load_seconds=1,
-            memory=MEMORY,
+            memory=_memory(pruned, 2),
             dtype=Dtype.FLOAT32,
             dtype_reason="test",
         )
@@ -80,12 +86,16 @@ def honest_worker(request: WorkRequest, output: Path) -> WorkResult:
         parameter_count=profiled.parameter_count,
         macs={"macs/shape": 2048, "macs/density": left, "macs/paper-bitops": 1024 if sparse else 2048},
         macs_tokens=128,
-        memory=MEMORY,
+        memory=_memory(pruned, 1),
         kv_cache_bytes=1,
         protocol="profile/test",
         dtype=Dtype.FLOAT32,
         dtype_reason="test",
     )
+
+
+def _memory(pruned: bool, times: int) -> Memory:
+    return Memory(peak_memory_bytes=times * (800 if pruned else 1000), method=MEMORY.method)
 
 
 def keeping_worker(request: WorkRequest, output: Path) -> WorkResult:
