@@ -1,4 +1,4 @@
-"""What every form of the report shows, in which order: summary, scores, tracks, what is missing, costs, stages."""
+"""What every form of the report shows, in which order: scores, tracks, what is missing, what was measured, stages."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -135,7 +135,7 @@ def test_names_and_messages_cannot_inject_markup(hostile_report):
 
 def test_a_run_without_scores_still_makes_a_page(report):
     nothing = report.scoring.model_copy(update={"values": (), "scores": ()})
-    bare = report.model_copy(update={"scoring": nothing, "stages": (), "variants": (), "costs": (), "models": ()})
+    bare = report.model_copy(update={"scoring": nothing, "stages": (), "variants": (), "models": ()})
     page = Page(render_html(bare))
     assert "0 of 0 stages done" in page.text
     assert "nothing measured" in page.text

@@ -89,6 +89,17 @@ def test_a_score_that_something_else_lifts_or_nothing_carries_no_sentence(measur
     assert said(values(measured, speed), stages({"macs/shape": 1000, "macs/density": 600})) is None
 
 
+def test_a_speed_within_what_repeats_show_by_chance_is_no_speed_up() -> None:
+    made = stages({"macs/shape": 1000, "macs/density": 600})
+    fast = values(SAVED, speed=120.0)
+    noisy = Values(
+        one.model_copy(update={"noise_floor": 0.25}) if one.place.track is Track.HARDWARE_ACCELERATION else one
+        for one in fast
+    )
+    assert said(fast, made) is None
+    assert said(noisy, made) is not None
+
+
 @pytest.mark.parametrize(
     ("own", "bits", "cause"),
     [
