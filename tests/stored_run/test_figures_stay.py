@@ -86,7 +86,7 @@ def test_every_value_with_its_interval_and_its_ratio(scored: Any) -> None:
         for score in scored["scores"]
         for one in score["ratios"]
     }
-    assert len(expected()["values"]) == 188
+    assert len(expected()["values"]) == 180
     for one in expected()["values"]:
         key = (one["track"], one["part"], one["name"], one["model"], one["variant"])
         for field in ("value", "unit", "protocol", "metric", "items", "interval"):
