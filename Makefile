@@ -15,7 +15,7 @@ export LLMCBENCH_DATA
 ORCHESTRATOR := .venv/bin/orchestrator
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical
 .DEFAULT_GOAL := help
-.PHONY: help setup bench check test lint images base-image schema clean
+.PHONY: help setup bench check test mutants lint images base-image schema clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ setup: .venv/.orchestrator ## install the orchestrator into .venv
 	@.venv/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/dev.txt >&2
 	@touch $@
 
+.venv/.mutants: .venv/.development requirements/mutants.txt
+	@.venv/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/mutants.txt >&2
+	@touch $@
+
 bench: setup ## compress a model, compare it with the dense one on all tracks
 	@$(ORCHESTRATOR) bench --method '$(METHOD)' --backend '$(BACKEND)' --model '$(MODEL)' --setting '$(SETTING)' --device '$(DEVICE)' --runtime '$(RUNTIME)' $(ARGS)
 
@@ -44,6 +48,10 @@ check: lint ## check style, layers and types, and run the tests that need neithe
 
 test: .venv/.development ## run all tests; those that need Docker or a network are skipped where there is none
 	$(PYTEST) --dist loadgroup $(ARGS)
+
+mutants: .venv/.mutants ## seed small faults one at a time and name those that no test notices; minutes a file, never in CI
+	OMP_NUM_THREADS=1 .venv/bin/python -m mutmut run $(ARGS)
+	.venv/bin/python -m mutmut results
 
 lint: .venv/.development ## check style, layers and types
 	.venv/bin/ruff check .

@@ -29,7 +29,7 @@ from harness.contract import (
 from orchestrator.manifest import Manifest
 from orchestrator.plan import build_plan
 from orchestrator.run.keys import KeyPart, key_changes, key_material, stage_key
-from orchestrator.stages import ImageIdentity, Plan, Stage, StageOutput
+from orchestrator.stages import ImageIdentity, Plan, Stage, StageOutput, Turn
 from tests.support.other_values import FieldPath, field_paths, with_other_value
 from tests.support.small_runs import Bench
 
@@ -162,15 +162,34 @@ def test_a_requests_field_is_in_the_key_and_named_where_it_differs(
 def test_threads_and_the_number_of_gpus_are_in_the_keys_of_what_depends_on_the_device(bench: Bench) -> None:
     image = bench.catalog.images["native"].description
 
-    def key(device: Device, *, depends: bool = True) -> str:
+    def material(device: Device, *, depends: bool = True) -> dict[str, Any]:
         parameters = REQUESTS["benchmark"]
         stage = Stage("any", "native", Operation.BENCHMARK, parameters, device=device, depends_on_device=depends)
-        return stage_key(key_material(stage, image, ImageIdentity("image:1"), {}, "model"))
+        return key_material(stage, image, ImageIdentity("image:1"), {}, "model")
+
+    def key(device: Device, *, depends: bool = True) -> str:
+        return stage_key(material(device, depends=depends))
 
     devices = [Device(), Device(threads=2), Device(threads=16), Device(uuids=("a", "b")), Device(uuids=("a", "b", "c"))]
     assert len({key(one) for one in devices}) == len(devices)
     assert len({key(one, depends=False) for one in devices}) == 1
-    assert key(Device(uuids=("a",))) == key(Device(uuids=("b",)))
+    assert key(Device(uuids=("a",))) == key(Device(uuids=("b",))) == key(Device())
+    (change,) = key_changes(material(Device()), material(Device(threads=2)))
+    assert (change.part, change.names) == (KeyPart.DEVICE, ("threads",))
+    (change,) = key_changes(material(Device(uuids=("a", "b"))), material(Device(uuids=("a", "b", "c"))))
+    assert (change.part, change.names) == (KeyPart.DEVICE, ("count",))
+
+
+def test_each_turn_of_a_measurement_has_its_own_key_but_for_the_first(bench: Bench) -> None:
+    image = bench.catalog.images["native"].description
+    stage = Stage("any", "native", Operation.BENCHMARK, REQUESTS["benchmark"])
+
+    def key(turn: Turn | None) -> str:
+        return stage_key(key_material(replace(stage, turn=turn), image, ImageIdentity("image:1"), {}, "model"))
+
+    turns = [Turn(round=number, again=again) for number in (1, 2, 3) for again in (False, True)]
+    assert len({key(turn) for turn in turns}) == len(turns)
+    assert key(None) == key(Turn())
 
 
 def test_every_measured_stage_depends_on_the_device(bench: Bench) -> None:
