@@ -83,14 +83,16 @@ def _head(report: RunReport, record: RunRecord, results: dict[str, StageRecord])
     stage_seconds = sum(stage.provenance.wall_seconds for stage in results.values())
     begin = min(stage.provenance.started for stage in results.values())
     models = "; ".join(f"{model.name} ({model.source})" for model in report.models)
-    calibration = "; ".join(f"{entry.variant.label}: {entry.calibration}" for entry in report.variants)
+    calibrated = [entry for entry in report.variants if entry.calibration is not None]
+    calibration = "; ".join(f"{entry.variant.label}: {entry.calibration}" for entry in calibrated)
     origins = ", ".join(f"{name} {origin}" for name, origin in sorted(report.provenance.data_origins.items()))
     driver = driver_version(report.provenance.driver or "") or "unknown"
     return "\n".join(
         (
             "# Reference results",
             "",
-            f"Written by `benchmarks/h200/reference_page.py` from a run of the manifest `{record.manifest.name}`. "
+            "Written by `benchmarks/h200/reference_page.py` from a run of the manifest "
+            f"`{record.manifest_document['name']}`. "
             "Intervals are 95 %, over the choice of items (docs/scoring.md).",
             "",
             f"- Model: {models}",
@@ -243,7 +245,9 @@ def _dequantized(report: RunReport) -> str:
 
 def _notes(report: RunReport) -> str:
     """What each method says of how it was applied."""
-    entries = [f"- {entry.variant.label}: {'; '.join(entry.notes)}" for entry in report.variants if entry.notes]
+    shared = [note for note in report.variants[0].notes if all(note in entry.notes for entry in report.variants)]
+    own = {entry.variant.label: [note for note in entry.notes if note not in shared] for entry in report.variants}
+    entries = [f"- {label}: {'; '.join(notes)}" for label, notes in {"all": shared, **own}.items() if notes]
     return "\n".join(["## How each method was applied", "", *entries]) if entries else ""
 
 

@@ -99,12 +99,9 @@ class Host:
         if variant == "dense":
             return str(self.folder / "dense")
         if variant not in self._made:
-            calibration = {"dataset": "c4", "samples": 8, "sequence_length": 64, "seed": 0}
-            parameters = {
-                "method": variant,
-                "setting": Setting.parse(OWN[variant]).model_dump(),
-                "calibration": calibration,
-            }
+            parameters: dict[str, Any] = {"method": variant, "setting": Setting.parse(OWN[variant]).model_dump()}
+            if METHODS[variant].calibration is not None:
+                parameters["calibration"] = {"dataset": "c4", "samples": 8, "sequence_length": 64, "seed": 0}
             _, output = self.do("compress", str(self.folder / "dense"), parameters)
             self._made[variant] = str(Path(output, ARTIFACT_NAME))
         return self._made[variant]
