@@ -47,7 +47,7 @@ check: lint ## check style, layers and types, and run the tests that need neithe
 	$(PYTEST) --dist worksteal -m 'not docker and not network and not slow' $(ARGS)
 
 test: .venv/.development ## run all tests; those that need Docker or a network are skipped where there is none
-	$(PYTEST) --dist loadgroup $(ARGS)
+	$(PYTEST) --dist loadfile $(ARGS)
 
 mutants: .venv/.mutants ## seed small faults one at a time and name those that no test notices; minutes a file, never in CI
 	OMP_NUM_THREADS=1 .venv/bin/python -m mutmut run $(ARGS)

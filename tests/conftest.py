@@ -101,14 +101,6 @@ def warm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.backends.timing.still_warming_up", lambda seconds: False)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares the machine's container engine, or installs packages, runs in one process, one after the other."""
-    for item in items:
-        if item.get_closest_marker("docker") or item.get_closest_marker("network"):
-            item.add_marker(pytest.mark.xdist_group("shared"))
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") is None:
         return

@@ -181,7 +181,7 @@ WORKS = {
 }
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("loaded source")]
+pytestmark = pytest.mark.slow
 """Everything is served once for all of these tests."""
 
 
