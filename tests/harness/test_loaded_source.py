@@ -89,11 +89,12 @@ def compressions() -> dict[str, Work]:
     works = {}
     for name, (image, method) in CATALOG.methods.items():
         setting = Setting.parse(SETTINGS.get(name, method.default_setting)).model_dump(mode="json")
+        calibrated = method.calibration is not None
         works[f"compress-{name}"] = Work(
             image.name,
             Operation.COMPRESS,
-            {"method": name, "setting": setting, "calibration": calibration},
-            {"checkpoint": "model", "calibration": "c4"},
+            {"method": name, "setting": setting} | ({"calibration": calibration} if calibrated else {}),
+            {"checkpoint": "model"} | ({"calibration": "c4"} if calibrated else {}),
             module=method.module,
             answers=image.name not in NOT_INSTALLED,
         )
