@@ -49,6 +49,15 @@ groups of 32 already, which favours plain rounding. Measured on an H200 in bfloa
 its program's order, without order by activations, 31.13 here and 32.58 by its authors' own code; with order by
 activations and static groups 29.71 here and 29.70 there. So read a quantization method beside its row of `rtn`, and do
 not conclude from a loss to it here that the method loses on weights as they were trained."""
+STORED_OUTCOMES = """## Scores from the stored outcomes
+
+The archive holds the run's requests, results and items, without checkpoints and data. `orchestrator` computes every
+figure above from the items again:
+
+```sh
+mkdir reference && tar -xf benchmarks/h200/reference-results.tar.xz -C reference
+orchestrator score last --store reference
+```"""
 MISSING = "–"  # noqa: RUF001  an en dash, as in the other reports
 
 
@@ -73,6 +82,7 @@ def page(record: RunRecord, store: Store, lm_eval: dict[str, Any] | None) -> str
         _dequantized(report),
         _notes(report),
         _unfinished(report),
+        STORED_OUTCOMES,
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
