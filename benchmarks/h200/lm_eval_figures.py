@@ -41,7 +41,7 @@ class Questions:
 def main() -> None:
     arguments = _arguments()
     store = Store(arguments.store)
-    record = store.load_run(arguments.run)
+    record = store.runs.load(arguments.run)
     model = record.manifest.models[0].name
     lm = _load(_artifact(record, store, f"fetch/{model}"), arguments)
     document: dict[str, Any] = {
@@ -83,7 +83,7 @@ def _artifact(record: RunRecord, store: Store, stage: str) -> Path:
     found = store.find(state.key) if state is not None and state.key is not None else None
     if found is None or found.artifact is None:
         sys.exit(f"the run {record.run} has no {stage} in {store.root}: run its manifest there first")
-    return store.artifact(found.artifact.digest)
+    return store.artifacts.path(found.artifact.digest)
 
 
 def _questions(task: Task, rows: Callable[[str], list[Row]], limit: int | None) -> Iterator[Questions]:

@@ -276,11 +276,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     store = ResultsOnly(given.store)
     lm_eval = None if given.lm_eval is None else json.loads(given.lm_eval.read_text("utf-8"))
-    record = store.load_run(given.run)
+    record = store.runs.load(given.run)
     text = page(record, store, lm_eval)
     if given.limited is not None:
         limited = Store(given.limited)
-        run = limited.load_run("accuracy-limited")
+        run = limited.runs.load("accuracy-limited")
         text += "\n" + section(list(agreements((run, limited), (record, store))), run.device_model) + "\n"
     given.out.write_text(text, encoding="utf-8")
     print(given.out)

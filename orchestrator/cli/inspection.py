@@ -86,7 +86,7 @@ def report(
         raise BadManifest("one report at a time goes to stdout", hint=f"add --format and one of: {', '.join(FORMATS)}")
     record, opened, whole = options.open_run(store, run)
     document = build_report(record, opened, options.catalog(more_images), mode)
-    folder = output or opened.runs / record.run
+    folder = output or opened.runs.folder / record.run
     renderers: dict[str, Callable[[RunReport], str]] = {
         "markdown": render_markdown,
         "html": render_html,

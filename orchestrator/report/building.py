@@ -49,7 +49,7 @@ def build_report(record: RunRecord, store: Store, catalog: ImageCatalog, mode: M
         agreement=run_agreement(record, results, store).tasks,
         stages=tuple(_stages(record, results)),
         provenance=_provenance(record, results, catalog),
-        results_path=str(store.runs / record.run),
+        results_path=str(store.runs.folder / record.run),
     )
 
 

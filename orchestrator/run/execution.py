@@ -143,7 +143,7 @@ def _run(
 ) -> _Ran:
     """Have the worker run. The devices are held for that alone: what it leaves is judged after them."""
     with (
-        workshop.store.reading(inputs.values(), workshop.cancel),
+        workshop.store.artifacts.reading(inputs.values(), workshop.cancel),
         hold_devices(stage, workshop.cancel, workshop.note),
     ):
         on_start()
@@ -226,7 +226,7 @@ def _until(cancel: threading.Event, seconds: float) -> Callable[[], None]:
 
 def _invocation(stage: Stage, inputs: dict[str, Sha256], workshop: Workshop, folder: Path) -> Invocation:
     paths = {
-        name: source.path if isinstance(source, HostFolder) else workshop.store.artifact(inputs[name])
+        name: source.path if isinstance(source, HostFolder) else workshop.store.artifacts.path(inputs[name])
         for name, source in stage.inputs.items()
     }
     return Invocation(

@@ -240,5 +240,5 @@ class _Work:
                     for name, state in states.items()
                 }
             record = self._record.at(states, self._workshop.verifier.damages, interrupted=interrupted, ended=ended)
-            self._workshop.store.save_run(record)
+            self._workshop.store.runs.save(record)
             return record

@@ -1,6 +1,10 @@
-"""Whether a folder is the artifact that its descriptor describes: names, sizes, and every byte by sha256."""
+"""Artifacts by digest: kept, read, discarded; and whether a folder is the one that its descriptor describes."""
 
-from collections.abc import Mapping
+import json
+import shutil
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pydantic import NonNegativeInt, TypeAdapter, ValidationError
@@ -14,11 +18,15 @@ from harness.contract import (
     Frozen,
     Sha256,
     UnsafeTree,
+    canonical_json,
     list_tree,
 )
 from orchestrator.documents import first_difference, why_invalid
-from orchestrator.host import hashing
+from orchestrator.errors import StoreError
+from orchestrator.host import hashing, locks
+from orchestrator.host.files import protect, remove, sync_folder, write_atomically
 from orchestrator.host.hashing import Poll, Span, blocks_of, digests, never
+from orchestrator.store import versioned
 
 _DESCRIPTOR: TypeAdapter[CheckpointDescriptor | DatasetDescriptor] = TypeAdapter(Descriptor)
 
@@ -32,6 +40,122 @@ class BlockDigests(Frozen):
 
     block_bytes: NonNegativeInt
     files: dict[str, tuple[Sha256, ...]]
+
+
+class Artifacts:
+    """The artifacts of a store by their digests, published by one rename and never changed.
+
+    `blocks` holds the digests of the blocks of their large files, and `locks` who reads which.
+    """
+
+    def __init__(self, folder: Path, blocks: Path, locks: Path) -> None:
+        self.folder, self.blocks, self._locks = folder, blocks, locks
+
+    def path(self, digest: Sha256) -> Path:
+        """Where the artifact with this digest lies."""
+        return self.folder / digest
+
+    def has(self, digest: Sha256, descriptor: Descriptor) -> bool:
+        """Whether it is there, by names and sizes."""
+        paths = ((self.path(digest) / name, entry.size_bytes) for name, entry in descriptor.files.items())
+        return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+
+    def check(self, digest: Sha256, descriptor: Descriptor, poll: Poll = never) -> None:
+        """Hold every byte of an artifact against its digests; a large file by those of its blocks, where they are kept.
+
+        Raises:
+            BadArtifact: it is damaged, or not there.
+        """
+        check_published(self.path(digest), descriptor, blocks=self._blocks_of(digest), poll=poll)
+
+    @contextmanager
+    def reading(self, digests: Collection[Sha256], cancel: threading.Event) -> Iterator[None]:
+        """Keep these artifacts from being discarded meanwhile.
+
+        Raises:
+            StoreError: one is not there.
+            Interrupted: `cancel` was set while waiting for somebody who discards one.
+        """
+        with ExitStack() as held:
+            for digest in sorted(set(digests)):
+                held.enter_context(locks.hold(self._reading_lock(digest), shared=True, cancel=cancel))
+                if not self.path(digest).is_dir():
+                    raise StoreError(
+                        f"artifact {digest[:12]} was discarded meanwhile, since it was damaged",
+                        hint="run the same command again, which makes it again",
+                    )
+            yield
+
+    def discard(
+        self,
+        digest: Sha256,
+        descriptor: Descriptor,
+        cancel: threading.Event | None,
+        on_wait: Callable[[], None] | None = None,
+        poll: Poll = never,
+    ) -> None:
+        """Remove a damaged artifact once nobody reads it. One that is whole by then, made again by others, stays.
+
+        Raises:
+            StoreError: it cannot be removed.
+            Interrupted: `cancel` was set while waiting for who reads it.
+        """
+        with locks.hold(self._reading_lock(digest), cancel=cancel, on_wait=on_wait):
+            try:
+                self.check(digest, descriptor, poll)
+            except BadArtifact as bad:
+                if self.path(digest).exists():
+                    self._remove(digest, bad)
+
+    def _remove(self, digest: Sha256, why: BadArtifact) -> None:
+        try:
+            remove(self.path(digest))
+        except OSError as failure:
+            raise StoreError(
+                f"artifacts/{digest} is damaged ({why}) and cannot be removed: {failure}",
+                hint="run as who owns the store, or remove that folder",
+            ) from failure
+
+    def _reading_lock(self, digest: Sha256) -> Path:
+        return self._locks / f"reading-{digest}"
+
+    def _blocks_path(self, digest: Sha256) -> Path:
+        return self.blocks / f"{digest}.json"
+
+    def _blocks_of(self, digest: Sha256) -> BlockDigests | None:
+        """The digests of the blocks; None where none are kept, or they are damaged: files have their own as well."""
+        try:
+            stored = versioned.unsealed(versioned.parse(self._blocks_path(digest).read_bytes()))
+            return BlockDigests.model_validate(stored)
+        except (OSError, ValueError):
+            return None
+
+    def publish(
+        self,
+        folder: Path,
+        descriptor: Descriptor,
+        blocks: BlockDigests,
+        cancel: threading.Event | None,
+        poll: Poll,
+    ) -> None:
+        """Move what a worker left to its address. What lies there already stays if it is whole."""
+        canonical = canonical_json(descriptor.model_dump(mode="json"))
+        if (folder / DESCRIPTOR_NAME).read_bytes() != canonical:  # the same values, in another image's way of writing
+            write_atomically(folder / DESCRIPTOR_NAME, canonical)
+        protect(folder)
+        digest = descriptor.digest
+        target = self.path(digest)
+        if blocks.files:
+            document = json.dumps(versioned.sealed(blocks.model_dump(mode="json")))
+            write_atomically(self._blocks_path(digest), document)
+        with locks.hold(self._locks / f"artifact-{digest}"):
+            if target.exists():
+                self.discard(digest, descriptor, cancel, poll=poll)
+            if target.exists():
+                shutil.rmtree(folder)
+                return
+            folder.rename(target)
+        sync_folder(self.folder)
 
 
 def check_published(

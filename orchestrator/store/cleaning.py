@@ -11,7 +11,8 @@ from orchestrator.errors import StoreError
 from orchestrator.host import files, locks
 from orchestrator.host.owner import Owner
 from orchestrator.store.history import all_runs
-from orchestrator.store.store import PROVENANCE_NAME, RUN_NAME, Store
+from orchestrator.store.runs import RUN_NAME
+from orchestrator.store.store import PROVENANCE_NAME, Store
 from orchestrator.store.versioned import Unreadable
 
 
@@ -90,7 +91,7 @@ def _doomed(store: Store, dropped: Path | None) -> tuple[list[Path], tuple[Unrea
     doomed = [] if dropped is None else [dropped]
     doomed += [
         *_inside(store.attempts),
-        *(left for run in _inside(store.runs) if run != dropped for left in _left(run)),
+        *(left for run in _inside(store.runs.folder) if run != dropped for left in _left(run)),
     ]
     doomed += [
         path
@@ -98,8 +99,8 @@ def _doomed(store: Store, dropped: Path | None) -> tuple[list[Path], tuple[Unrea
         for path in _inside(folder)
         if path.name not in keys
     ]
-    doomed += [path for path in _inside(store.artifacts) if path.name not in digests]
-    doomed += [path for path in _inside(store.blocks) if path.stem not in digests]
+    doomed += [path for path in _inside(store.artifacts.folder) if path.name not in digests]
+    doomed += [path for path in _inside(store.artifacts.blocks) if path.stem not in digests]
     return doomed, (*unreadable, *damaged)
 
 
@@ -111,8 +112,8 @@ def _left(run: Path) -> list[Path]:
 
 
 def _dropped(store: Store, wanted: str) -> Path:
-    name = store.load_run(wanted).run if wanted == "last" else store.run_name(wanted)
-    return store.runs / name
+    name = store.runs.load(wanted).run if wanted == "last" else store.runs.name(wanted)
+    return store.runs.folder / name
 
 
 def _digests(store: Store, keys: Collection[str | None]) -> tuple[set[str], list[Unreadable]]:
@@ -124,7 +125,7 @@ def _digests(store: Store, keys: Collection[str | None]) -> tuple[set[str], list
             record = store.read(key)
         except Unreadable as unreadable:
             damaged.append(unreadable)
-            digests |= _mentioned(store.stages / key / PROVENANCE_NAME, store.artifacts)
+            digests |= _mentioned(store.stages / key / PROVENANCE_NAME, store.artifacts.folder)
             continue
         if record is not None:
             read = record.provenance.material.get("inputs", {})

@@ -38,7 +38,7 @@ def take_run(store: Store, manifest: str, facts: RunFacts) -> Iterator[Taken]:
 def _unfinished(store: Store, series: str, facts: RunFacts, held: ExitStack) -> Taken | None:
     for record in reversed(_of(store, series)):
         if record.can_go_on(facts) and _is_free(store, record.run, held):
-            now_free = store.read_run(record.run)
+            now_free = store.runs.read(record.run)
             if now_free.can_go_on(facts):
                 return Taken(record.run, earlier=now_free)
     return None
@@ -64,9 +64,9 @@ def _is_free(store: Store, name: str, held: ExitStack) -> bool:
 
 
 def _names(store: Store, series: str) -> list[str]:
-    if not store.runs.is_dir():
+    if not store.runs.folder.is_dir():
         return []
-    found = (path.name for path in store.runs.iterdir())
+    found = (path.name for path in store.runs.folder.iterdir())
     return sorted(
         name for name in found if name.startswith(f"{series}-") and name.removeprefix(f"{series}-").isdecimal()
     )
@@ -80,14 +80,14 @@ def _of(store: Store, series: str) -> list[RunRecord]:
 
 def _readable(store: Store, name: str) -> RunRecord | Unreadable:
     try:
-        return store.read_run(name)
+        return store.runs.read(name)
     except Unreadable as unreadable:
         return unreadable
 
 
 def all_runs(store: Store) -> tuple[tuple[RunRecord, ...], tuple[Unreadable, ...]]:
     """Every run that can be read, in the order in which they were begun, and those that cannot."""
-    found = [_readable(store, name) for name in store.run_names()]
+    found = [_readable(store, name) for name in store.runs.names()]
     records = sorted((one for one in found if isinstance(one, RunRecord)), key=lambda record: record.created)
     return tuple(records), tuple(one for one in found if isinstance(one, Unreadable))
 
@@ -105,7 +105,7 @@ class OpenedRun:
 
 def open_run(store: Store, wanted: str) -> OpenedRun:
     """A run by its name, an unambiguous beginning of it, or `last`. Raises as `Store.load_run` does."""
-    opened = as_it_is(store, store.load_run(wanted))
+    opened = as_it_is(store, store.runs.load(wanted))
     passed_over = all_runs(store)[1] if wanted == "last" else ()
     return OpenedRun(opened.record, (*passed_over, *opened.unreadable))
 

@@ -13,12 +13,11 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from harness.contract import (
     ARTIFACT_NAME,
-    DESCRIPTOR_NAME,
     RESULT_NAME,
     RESUME_NAME,
     BenchmarkResult,
@@ -28,7 +27,6 @@ from harness.contract import (
     ProfileResult,
     ResultEvent,
     Sha256,
-    canonical_json,
     digest_file,
 )
 from harness.contract.items import Item
@@ -36,18 +34,18 @@ from orchestrator.errors import StoreError
 from orchestrator.figures.checking import Kept, check, of_other_answers
 from orchestrator.figures.outcomes import Contradiction, Outcomes, read_items
 from orchestrator.host import locks
-from orchestrator.host.files import protect, remove, sync_folder, write_atomically
+from orchestrator.host.files import remove, sync_folder, write_atomically
 from orchestrator.host.hashing import Poll, never
 from orchestrator.host.owner import Owner
 from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import versioned
-from orchestrator.store.artifacts import BadArtifact, BlockDigests, check_new, check_published
-from orchestrator.store.records import Provenance, RunRecord, StageRecord, described
-from orchestrator.store.upgrades import RUN_UPGRADES, RUN_VERSION, STAGE_UPGRADES, STAGE_VERSION
+from orchestrator.store.artifacts import Artifacts, check_new
+from orchestrator.store.records import Provenance, StageRecord, described
+from orchestrator.store.runs import Runs
+from orchestrator.store.upgrades import STAGE_UPGRADES, STAGE_VERSION
 from orchestrator.store.versioned import Refused, Unreadable
 
 PROVENANCE_NAME = "provenance.json"
-RUN_NAME = "run.json"
 
 
 class Store:
@@ -56,13 +54,12 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self.stages = self.root / "stages"
-        self.artifacts = self.root / "artifacts"
-        self.runs = self.root / "runs"
         self.failures = self.root / "failures"
         self.attempts = self.root / "attempts"
         self.resumable = self.root / "resume"
-        self.blocks = self.root / "blocks"
         self.locks = self.root / "locks"
+        self.artifacts = Artifacts(self.root / "artifacts", self.root / "blocks", self.locks)
+        self.runs = Runs(self.root / "runs")
         self._checked: dict[Sha256, tuple[tuple[object, ...], Outcomes | None]] = {}
 
     def make(self) -> None:
@@ -71,9 +68,9 @@ class Store:
         Raises:
             StoreError: it cannot be created or written, or lies on several file systems.
         """
-        moved = (self.stages, self.artifacts, self.runs, self.failures, self.attempts, self.resumable)
+        moved = (self.stages, self.artifacts.folder, self.runs.folder, self.failures, self.attempts, self.resumable)
         try:
-            for folder in (*moved, self.blocks, self.locks):
+            for folder in (*moved, self.artifacts.blocks, self.locks):
                 folder.mkdir(parents=True, exist_ok=True)
             apart = [folder.name for folder in moved if folder.stat().st_dev != self.root.stat().st_dev]
         except OSError as failure:
@@ -186,7 +183,7 @@ class Store:
     def has_artifact(self, record: StageRecord) -> bool:
         """Whether what the stage made for others is there, if it made anything; by names and sizes."""
         digest, descriptor = record.provenance.artifact, record.artifact
-        return digest is None or descriptor is None or _has(self.artifact(digest), descriptor.files)
+        return digest is None or descriptor is None or self.artifacts.has(digest, descriptor)
 
     def results_of(self, stages: Collection[str]) -> Iterator[Provenance]:
         """How each stored result of these stages, by their ids, came to be. What cannot be read is left out."""
@@ -195,80 +192,6 @@ class Store:
                 is_asked_for = versioned.parse(path.read_bytes()).get("stage") in stages
                 if is_asked_for and (record := self.read(path.parent.name)) is not None:
                     yield record.provenance
-
-    def artifact(self, digest: Sha256) -> Path:
-        """Where the artifact with this digest lies."""
-        return self.artifacts / digest
-
-    def check_artifact(self, digest: Sha256, descriptor: Descriptor, poll: Poll = never) -> None:
-        """Hold every byte of an artifact against its digests; a large file by those of its blocks, where they are kept.
-
-        Raises:
-            BadArtifact: it is damaged, or not there.
-        """
-        check_published(self.artifact(digest), descriptor, blocks=self._blocks(digest), poll=poll)
-
-    @contextmanager
-    def reading(self, digests: Collection[Sha256], cancel: threading.Event) -> Iterator[None]:
-        """Keep these artifacts from being discarded meanwhile.
-
-        Raises:
-            StoreError: one is not there.
-            Interrupted: `cancel` was set while waiting for somebody who discards one.
-        """
-        with ExitStack() as held:
-            for digest in sorted(set(digests)):
-                held.enter_context(locks.hold(self._reading_lock(digest), shared=True, cancel=cancel))
-                if not self.artifact(digest).is_dir():
-                    raise StoreError(
-                        f"artifact {digest[:12]} was discarded meanwhile, since it was damaged",
-                        hint="run the same command again, which makes it again",
-                    )
-            yield
-
-    def discard(
-        self,
-        digest: Sha256,
-        descriptor: Descriptor,
-        cancel: threading.Event | None,
-        on_wait: Callable[[], None] | None = None,
-        poll: Poll = never,
-    ) -> None:
-        """Remove a damaged artifact once nobody reads it. One that is whole by then, made again by others, stays.
-
-        Raises:
-            StoreError: it cannot be removed.
-            Interrupted: `cancel` was set while waiting for who reads it.
-        """
-        with locks.hold(self._reading_lock(digest), cancel=cancel, on_wait=on_wait):
-            try:
-                self.check_artifact(digest, descriptor, poll)
-            except BadArtifact as bad:
-                if self.artifact(digest).exists():
-                    self._remove_artifact(digest, bad)
-
-    def _remove_artifact(self, digest: Sha256, why: BadArtifact) -> None:
-        try:
-            remove(self.artifact(digest))
-        except OSError as failure:
-            raise StoreError(
-                f"artifacts/{digest} is damaged ({why}) and cannot be removed: {failure}",
-                hint="run as who owns the store, or remove that folder",
-            ) from failure
-
-    def _reading_lock(self, digest: Sha256) -> Path:
-        return self.locks / f"reading-{digest}"
-
-    def _blocks_path(self, digest: Sha256) -> Path:
-        return self.blocks / f"{digest}.json"
-
-    def _blocks(self, digest: Sha256) -> BlockDigests | None:
-        """The digests of the blocks; None where none are kept, or they are damaged: files have their own as well."""
-        try:
-            stored = versioned.unsealed(versioned.parse(self._blocks_path(digest).read_bytes()))
-            return BlockDigests.model_validate(stored)
-        except (OSError, ValueError):
-            return None
 
     @contextmanager
     def attempt(self, key: Sha256) -> Iterator[Path]:
@@ -319,7 +242,7 @@ class Store:
         if descriptor is not None:
             blocks = check_new(output / ARTIFACT_NAME, descriptor, poll)
             inspect(output / ARTIFACT_NAME, descriptor)
-            self._publish(output / ARTIFACT_NAME, descriptor, blocks, cancel, poll)
+            self.artifacts.publish(output / ARTIFACT_NAME, descriptor, blocks, cancel, poll)
         shutil.rmtree(output / RESUME_NAME, ignore_errors=True)
         shutil.rmtree(self.failures / provenance.key, ignore_errors=True)
         if digest is not None and (known := self.find(provenance.key)) and known.provenance.artifact == digest:
@@ -343,95 +266,6 @@ class Store:
         attempt.rename(target)
         return target.relative_to(self.root).as_posix()
 
-    def save_run(self, record: RunRecord) -> None:
-        """Write the record of a run that has not ended, in place of what it was before.
-
-        Raises:
-            StoreError: it cannot be written.
-        """
-        self.make()
-        folder = self.runs / record.run
-        try:
-            folder.mkdir(exist_ok=True)
-            document = json.dumps(versioned.sealed(record.model_dump(mode="json")), indent=1, ensure_ascii=False)
-            write_atomically(folder / RUN_NAME, document)
-        except OSError as failure:
-            raise StoreError(
-                f"the record of run {record.run} cannot be written: {failure}",
-                hint="free space with `orchestrator clean`, then run the same command again to go on",
-            ) from failure
-
-    def read_run(self, name: str) -> RunRecord:
-        """The run with exactly this name, upgraded to this version.
-
-        Raises:
-            Unreadable: what is stored is damaged, or of a version that this program does not know.
-        """
-        path = self.runs / name / RUN_NAME
-        hint = (
-            f"run its manifest again, which begins another record; `orchestrator clean --run {name}` forgets this one"
-        )
-        return versioned.read(f"{self.runs.name}/{name}", lambda: _run(path), hint=hint)
-
-    def load_run(self, wanted: str) -> RunRecord:
-        """A run by its name, an unambiguous beginning of it, or `last`: of those that can be read, the last at work.
-
-        Raises:
-            StoreError: there is none, or several begin so.
-            Unreadable: it is there and cannot be read.
-        """
-        if wanted != "last":
-            return self.read_run(self.run_name(wanted))
-        readable = []
-        for name in self.run_names():
-            with suppress(Unreadable):
-                readable.append(self.read_run(name))
-        if not readable:
-            raise self._no_run(f"there is no run {wanted!r}")
-        return max(readable, key=lambda record: record.updated)
-
-    def run_name(self, wanted: str) -> str:
-        """The name that is meant by a name or an unambiguous beginning of it, readable or not. Raises `StoreError`."""
-        names = self.run_names()
-        found = [one for one in names if one == wanted] or [one for one in names if one.startswith(wanted)]
-        if len(found) != 1:
-            raise self._no_run(f"{len(found)} runs begin with {wanted!r}" if found else f"there is no run {wanted!r}")
-        return found[0]
-
-    def _no_run(self, problem: str) -> StoreError:
-        return StoreError(f"{problem} in {self.root}", hint=f"runs: {', '.join(self.run_names()) or 'none yet'}")
-
-    def run_names(self) -> list[str]:
-        """In the order of their names, which is that of their numbers where the manifest is the same."""
-        return sorted(path.parent.name for path in self.runs.glob(f"*/{RUN_NAME}"))
-
-    def _publish(
-        self,
-        folder: Path,
-        descriptor: Descriptor,
-        blocks: BlockDigests,
-        cancel: threading.Event | None,
-        poll: Poll,
-    ) -> None:
-        """Move what a worker left to its address. What lies there already stays if it is whole."""
-        canonical = canonical_json(descriptor.model_dump(mode="json"))
-        if (folder / DESCRIPTOR_NAME).read_bytes() != canonical:  # the same values, in another image's way of writing
-            write_atomically(folder / DESCRIPTOR_NAME, canonical)
-        protect(folder)
-        digest = descriptor.digest
-        target = self.artifact(digest)
-        if blocks.files:
-            document = json.dumps(versioned.sealed(blocks.model_dump(mode="json")))
-            write_atomically(self._blocks_path(digest), document)
-        with locks.hold(self.locks / f"artifact-{digest}"):
-            if target.exists():
-                self.discard(digest, descriptor, cancel, poll=poll)
-            if target.exists():
-                shutil.rmtree(folder)
-                return
-            folder.rename(target)
-        sync_folder(self.artifacts)
-
 
 def _stage(folder: Path, key: Sha256) -> StageRecord:
     """A stored stage; raises what `versioned.read` makes a reason of."""
@@ -448,18 +282,6 @@ def _stage(folder: Path, key: Sha256) -> StageRecord:
     if provenance.key != key:
         raise ValueError(f"it is the result of {provenance.key}")
     return StageRecord(provenance=provenance, final=ResultEvent.model_validate(current["final"], extra="ignore"))
-
-
-def _run(path: Path) -> RunRecord:
-    """A stored run; raises what `versioned.read` makes a reason of."""
-    stored = versioned.parse(path.read_bytes())
-    if versioned.SEAL in stored:  # records had no seal at first
-        stored = versioned.unsealed(stored)
-    document = versioned.upgraded(stored, RUN_UPGRADES, RUN_VERSION)
-    record = RunRecord.model_validate(document, extra="ignore")
-    if record.run != path.parent.name:
-        raise ValueError(f"it is the record of {record.run}")
-    return record
 
 
 def _files(attempt: Path, final: ResultEvent) -> dict[str, FileEntry]:
@@ -482,8 +304,3 @@ def _stat(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _has(folder: Path, files: Mapping[str, FileEntry]) -> bool:
-    paths = ((folder / name, entry.size_bytes) for name, entry in files.items())
-    return all(path.is_file() and path.stat().st_size == size for path, size in paths)

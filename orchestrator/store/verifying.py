@@ -54,7 +54,7 @@ class Verifier:
         if digest is None or descriptor is None:
             return True
         with self._one_at_a_time:
-            now = _fingerprint(self._store.artifact(digest), descriptor)
+            now = _fingerprint(self._store.artifacts.path(digest), descriptor)
             if now is None:
                 return False
             if self._verified.get(digest) != now:
@@ -67,7 +67,7 @@ class Verifier:
         """Remember that the artifact was hashed when it was published, in this run."""
         digest, descriptor = record.provenance.artifact, record.artifact
         if digest is not None and descriptor is not None:
-            now = _fingerprint(self._store.artifact(digest), descriptor)
+            now = _fingerprint(self._store.artifacts.path(digest), descriptor)
             with self._one_at_a_time:
                 if now is not None:
                     self._verified[digest] = now
@@ -76,12 +76,12 @@ class Verifier:
         if descriptor.size_bytes >= _WORTH_A_NOTE_BYTES:
             self._note(f"{stage}: {descriptor.size_bytes / 1e9:.1f} GB are held against their digests")
         try:
-            self._store.check_artifact(digest, descriptor, self._poll)
+            self._store.artifacts.check(digest, descriptor, self._poll)
         except BadArtifact as bad:
             damage = f"what {stage} made is damaged and is made again: artifact {digest[:12]}: {bad}"
             waits = f"{stage}: waits until nobody reads artifact {digest[:12]}, which is damaged"
             self._note(damage)
-            self._store.discard(digest, descriptor, self._cancel, lambda: self._note(waits), self._poll)
+            self._store.artifacts.discard(digest, descriptor, self._cancel, lambda: self._note(waits), self._poll)
             self._damages.append(damage)
             return False
         return True
@@ -128,7 +128,7 @@ def verify_store(store: Store) -> Verification:
     with locks.hold_existing(store.locks / "store"):
         records, unreadable = all_runs(store)
         damages = [Damage(what=one.what, reason=one.reason) for one in unreadable]
-        keys, digests = _names(store.stages), _names(store.artifacts)
+        keys, digests = _names(store.stages), _names(store.artifacts.folder)
         for key in keys:
             damages += _damages_of_result(store, key)
         held_bytes = 0
@@ -187,14 +187,14 @@ def _damages_of_result(store: Store, key: str) -> Iterator[Damage]:
 
 def _check_artifact(store: Store, digest: str, poll: Poll) -> tuple[int, Damage | None]:
     """The bytes that it holds by its descriptor, and what is wrong with it."""
-    what, size_bytes = f"{store.artifacts.name}/{digest}", 0
+    what, size_bytes = f"{store.artifacts.folder.name}/{digest}", 0
     try:
         poll()
-        descriptor = read_descriptor(store.artifact(digest))
+        descriptor = read_descriptor(store.artifacts.path(digest))
         if descriptor.digest != digest:
             return size_bytes, Damage(what=what, reason="its descriptor is not the one that it was published with")
         size_bytes = descriptor.size_bytes
-        check_published(store.artifact(digest), descriptor, poll=poll)
+        check_published(store.artifacts.path(digest), descriptor, poll=poll)
     except BadArtifact as bad:
         return size_bytes, Damage(what=what, reason=str(bad))
     return size_bytes, None

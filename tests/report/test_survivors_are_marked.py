@@ -73,7 +73,7 @@ def test_both_are_measured_by_one_protocol_and_paired_on_the_common_items(run: t
 
 def test_every_form_of_the_report_marks_it(run: tuple[Bench, Evidence]) -> None:
     bench, evidence = run
-    report = build_report(bench.store.read_run(evidence.run), bench.store, bench.catalog)
+    report = build_report(bench.store.runs.read(evidence.run), bench.store, bench.catalog)
     warning = f"wikitext2 of tiny, sparsegpt 50%: {LOST}; compared over the 198 that the dense model has as well"
     for page in (render_markdown(report), render_html(report), report.model_dump_json()):
         assert warning in page.replace("\\_", "_")

@@ -142,7 +142,7 @@ def test_a_false_word_about_a_compression_breaks_the_contract_and_names_the_fiel
     assert refused(record, COMPRESS).startswith(words)
     assert record.stages["evaluate/tiny/sparsegpt-50%/arc_easy"].status is StageStatus.BLOCKED
     assert record.stages["evaluate/tiny/dense/arc_easy"].status is StageStatus.DONE
-    assert len(list(bench.store.artifacts.iterdir())) == 4, "the model and three data sets, and nothing else"
+    assert len(list(bench.store.artifacts.folder.iterdir())) == 4, "the model and three data sets, and nothing else"
 
 
 def test_a_copy_of_the_input_that_claims_nothing_is_taken_for_what_it_is(bench: Bench) -> None:

@@ -36,7 +36,7 @@ def check_whole(bench: Bench) -> int:
     for record in stored:
         assert record is not None
         if record.artifact is not None:
-            folder = bench.store.artifact(record.artifact.digest)
+            folder = bench.store.artifacts.path(record.artifact.digest)
             assert describe_tree(folder, leave_out=frozenset({DESCRIPTOR_NAME})) == record.artifact.files
     return len(stored)
 
@@ -45,7 +45,9 @@ def ended_runs(bench: Bench) -> dict[str, bytes]:
     """The records of the runs that came to their end, as they lie on the disk. Every record can be read."""
     runs, unreadable = all_runs(bench.store)
     assert unreadable == ()
-    return {one.run: (bench.store.runs / one.run / "run.json").read_bytes() for one in runs if one.ended is not None}
+    return {
+        one.run: (bench.store.runs.folder / one.run / "run.json").read_bytes() for one in runs if one.ended is not None
+    }
 
 
 def test_killed_many_times_and_then_finished(bench: Bench) -> None:
@@ -72,7 +74,7 @@ def test_killed_many_times_and_then_finished(bench: Bench) -> None:
     assert left.unreadable == ()
     assert all(one.what.startswith("runs/") for one in left.removed)
     assert clean(bench.store).removed == ()
-    assert bench.store.load_run("last") == record
+    assert bench.store.runs.load("last") == record
 
 
 def test_two_processes_on_one_store_end_with_one_set_of_results(bench: Bench) -> None:
@@ -80,6 +82,6 @@ def test_two_processes_on_one_store_end_with_one_set_of_results(bench: Bench) ->
     for process in victims:
         process.join()
     assert [process.exitcode for process in victims] == [0, 0]
-    record = bench.store.load_run("last")
+    record = bench.store.runs.load("last")
     assert record.complete
     assert check_whole(bench) == len(record.stages)

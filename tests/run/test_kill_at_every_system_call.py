@@ -79,7 +79,7 @@ def test_every_state_can_be_read_and_no_finished_stage_is_lost(watched: Watched)
             record = store.read(key)
             assert record is not None
             if record.artifact is not None:
-                folder = store.artifact(record.artifact.digest)
+                folder = store.artifacts.path(record.artifact.digest)
                 assert describe_tree(folder, leave_out=frozenset({DESCRIPTOR_NAME})) == record.artifact.files
     assert len(before) == 3
 
@@ -109,7 +109,7 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(watched: Watched) -> None
 
 
 def test_what_moves_into_the_store_has_its_name_on_the_disk_before_anything_else_happens(watched: Watched) -> None:
-    for shelf in (watched.store.stages, watched.store.artifacts):
+    for shelf in (watched.store.stages, watched.store.artifacts.folder):
         moved = [n for n, one in enumerate(watched.calls) if one.target is not None and one.target.parent == shelf]
         assert len(moved) >= 2
         for place in moved:

@@ -42,11 +42,11 @@ def stopping_at(stage: str):
 def interrupt(bench: Bench, stage: str = COMPRESS, manifest: dict[str, object] | None = None) -> RunRecord:
     with pytest.raises((Interrupted, KeyboardInterrupt)):
         bench.run(stopping_at(stage), manifest)
-    return bench.store.load_run("last")
+    return bench.store.runs.load("last")
 
 
 def content(bench: Bench, run: str) -> bytes:
-    return (bench.store.runs / run / "run.json").read_bytes()
+    return (bench.store.runs.folder / run / "run.json").read_bytes()
 
 
 def test_a_finished_run_is_not_written_again_by_a_repeat(bench: Bench) -> None:
@@ -69,7 +69,7 @@ def test_an_interrupted_repeat_with_results_gone_leaves_the_finished_run_as_it_w
     assert second.run != first.run
     assert second.stages[COMPRESS].status is not StageStatus.DONE
     assert content(bench, first.run) == before
-    assert bench.store.load_run(first.run).complete
+    assert bench.store.runs.load(first.run).complete
 
 
 def test_the_same_command_goes_on_with_a_run_that_was_interrupted(bench: Bench) -> None:
@@ -81,7 +81,7 @@ def test_the_same_command_goes_on_with_a_run_that_was_interrupted(bench: Bench) 
     assert record.ended is not None
     assert not record.interrupted
     assert {state.status for state in record.stages.values()} == {StageStatus.DONE}, "all of it was done by this run"
-    assert bench.store.run_names() == [record.run]
+    assert bench.store.runs.names() == [record.run]
 
 
 def test_a_run_that_ended_with_failures_is_kept_beside_the_one_that_tries_again(bench: Bench) -> None:
@@ -94,7 +94,7 @@ def test_a_run_that_ended_with_failures_is_kept_beside_the_one_that_tries_again(
     second = bench.run(FakeRuntime(honest_worker))
     assert second.complete
     assert second.run != first.run
-    assert bench.store.load_run(first.run) == first
+    assert bench.store.runs.load(first.run) == first
     assert first.stages[COMPRESS].status is StageStatus.FAILED
 
 
@@ -109,7 +109,7 @@ def test_another_device_or_data_folder_is_another_run(bench: Bench, tmp_path: Pa
     names = [stopped.run, on_device.run, with_data.run]
     assert names == sorted(names)
     assert len(set(names)) == 3
-    assert bench.store.load_run(stopped.run) == stopped
+    assert bench.store.runs.load(stopped.run) == stopped
     assert with_data.facts.differing(stopped.facts) == ("data",)
 
 
@@ -149,7 +149,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(bench: Bench) -> None:
         assert taken.earlier == stopped
         record = bench.run(FakeRuntime(honest_worker))
     assert record.run != stopped.run
-    assert bench.store.load_run(stopped.run) == stopped
+    assert bench.store.runs.load(stopped.run) == stopped
 
 
 def test_why_a_record_is_new_is_said(bench: Bench) -> None:
@@ -189,11 +189,11 @@ def test_runs_are_listed_as_they_were_begun_and_the_last_is_the_one_last_at_work
     first = bench.run(FakeRuntime(honest_worker), {**MANIFEST, "name": "zebra"})
     second = bench.run(FakeRuntime(honest_worker), {**MANIFEST, "name": "ape"})
     assert [one.run for one in all_runs(bench.store)[0]] == [first.run, second.run]
-    assert bench.store.load_run("last") == second
-    assert bench.store.load_run("zebra") == first
+    assert bench.store.runs.load("last") == second
+    assert bench.store.runs.load("zebra") == first
     bench.run(FakeRuntime(honest_worker), {**MANIFEST, "name": "zebra"})
     with pytest.raises(StoreError, match="2 runs begin with 'zebra'") as refused:
-        bench.store.load_run("zebra")
+        bench.store.runs.load("zebra")
     assert first.run in refused.value.hint
 
 

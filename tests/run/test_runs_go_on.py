@@ -155,7 +155,7 @@ def test_an_interruption_keeps_what_was_finished(bench: Bench) -> None:
 
     with pytest.raises((Interrupted, KeyboardInterrupt)):
         bench.run(FakeRuntime(interrupted))
-    record = bench.store.load_run("last")
+    record = bench.store.runs.load("last")
     assert record.interrupted
     assert record.stages["fetch/tiny"].status is StageStatus.DONE
     worker = Counting()

@@ -127,16 +127,16 @@ def test_a_run_of_the_former_layout_is_kept_by_cleaning_and_never_gone_on_with(f
 def test_a_former_run_that_was_interrupted_counts_as_unfinished(former: Path) -> None:
     path = former / "runs" / "small-849349eb" / "run.json"
     alter(path, interrupted=True)
-    assert Store(former).load_run("last").ended is None
+    assert Store(former).runs.load("last").ended is None
 
 
 def test_a_field_that_is_not_known_costs_nothing(bench: Bench, record: RunRecord) -> None:
-    path = bench.store.runs / record.run / "run.json"
+    path = bench.store.runs.folder / record.run / "run.json"
     document = json.loads(path.read_bytes())
     document["manifest"]["from_tomorrow"] = {"answer": 42}
     document["stages"][EVALUATE]["weight"] = 1
     alter(path, manifest=document["manifest"], stages=document["stages"], mood="good")
-    assert bench.store.load_run("last").manifest == record.manifest
+    assert bench.store.runs.load("last").manifest == record.manifest
     assert scores(bench.root)
 
 
@@ -146,7 +146,7 @@ def test_a_field_that_is_not_known_costs_nothing(bench: Bench, record: RunRecord
 def test_a_run_that_cannot_be_read_is_named_and_passed_over_by_all_but_who_asks_for_it(
     bench: Bench, record: RunRecord, damage: bytes
 ) -> None:
-    bad = bench.store.runs / "bad" / "run.json"
+    bad = bench.store.runs.folder / "bad" / "run.json"
     bad.parent.mkdir()
     bad.write_bytes(damage)
     listing = call("status", "--store", bench.root)
@@ -168,7 +168,7 @@ def test_a_run_that_cannot_be_read_is_named_and_passed_over_by_all_but_who_asks_
 
 
 def test_cleaning_keeps_what_a_run_that_cannot_be_read_may_refer_to(bench: Bench, record: RunRecord) -> None:
-    path = bench.store.runs / record.run / "run.json"
+    path = bench.store.runs.folder / record.run / "run.json"
     other = bench.run(FakeRuntime(keeping_worker), {**MANIFEST, "name": "other", "evaluate": {"tasks": ["piqa"]}})
     alter(path, schema_version=99)
     clean(bench.store, drop_run=other.run)
@@ -180,7 +180,7 @@ def test_cleaning_keeps_what_a_run_that_cannot_be_read_may_refer_to(bench: Bench
 
 
 def test_a_manifest_that_is_not_understood_any_more_leaves_the_status(bench: Bench, record: RunRecord) -> None:
-    path = bench.store.runs / record.run / "run.json"
+    path = bench.store.runs.folder / record.run / "run.json"
     alter(path, manifest={"schema_version": 7, "everything": "else"})
     assert record.run in call("status", record.run, "--store", bench.root).stdout
     with pytest.raises(StoreError, match=r"manifest of runs/small-.*version 7"):
@@ -244,7 +244,7 @@ def test_without_checkpoints_everything_is_scored_and_reported(bench: Bench, rec
         return build_report(opened.record, bench.store, bench.catalog)
 
     before, scored = report(), scores(bench.root)
-    shutil.rmtree(bench.store.artifacts)
+    shutil.rmtree(bench.store.artifacts.folder)
     assert report() == before
     assert scores(bench.root) == scored
     assert scored[("sparsegpt", 3)][0] is not None
@@ -253,7 +253,7 @@ def test_without_checkpoints_everything_is_scored_and_reported(bench: Bench, rec
 def test_without_checkpoints_a_repeat_runs_nothing_and_more_work_makes_what_it_reads_alone(
     bench: Bench, record: RunRecord
 ) -> None:
-    shutil.rmtree(bench.store.artifacts)
+    shutil.rmtree(bench.store.artifacts.folder)
     worker = Counting()
     assert bench.run(FakeRuntime(worker)).complete
     assert worker.ran == []

@@ -19,6 +19,7 @@ from orchestrator.run import execution
 from orchestrator.run.progress import SilentDisplay
 from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import BadArtifact, RunRecord, StageStatus, Store
+from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.verifying import Verification, Verifier, verify_store
 from tests.store.test_store_keeps_and_frees import KEY, checkpoint_in, provenance, put, result_in
 from tests.support.fake_runtime import FakeRuntime
@@ -62,7 +63,7 @@ def flip(path: Path) -> None:
 def weights(store: Store, record: RunRecord, stage: str) -> Path:
     stored = store.read(str(record.stages[stage].key))
     assert stored is not None
-    return store.artifact(str(stored.provenance.artifact)) / "model.safetensors"
+    return store.artifacts.path(str(stored.provenance.artifact)) / "model.safetensors"
 
 
 def test_one_flipped_byte_is_found_at_the_first_use_and_the_artifact_is_made_again(bench: Bench) -> None:
@@ -81,7 +82,7 @@ def test_one_flipped_byte_is_found_at_the_first_use_and_the_artifact_is_made_aga
     assert said.startswith("what fetch/tiny made is damaged and is made again: artifact ")
     assert said.endswith("model.safetensors has another sha256 than described")
     assert said in record.decisions
-    assert said in bench.store.load_run(record.run).decisions
+    assert said in bench.store.runs.load(record.run).decisions
 
 
 def test_what_nobody_reads_is_not_hashed(bench: Bench) -> None:
@@ -119,7 +120,7 @@ def test_an_artifact_that_is_found_while_the_run_is_at_work_is_verified_too(benc
 def test_what_lies_damaged_at_the_address_of_a_new_artifact_is_replaced(tmp_path: Path) -> None:
     store = Store(tmp_path)
     record = put(store, KEY)
-    path = store.artifact(str(record.provenance.artifact)) / "model.safetensors"
+    path = store.artifacts.path(str(record.provenance.artifact)) / "model.safetensors"
     flip(path)
     assert put(store, KEY) == record
     assert path.read_bytes() == b"weights"
@@ -159,18 +160,18 @@ def test_a_run_verifies_each_artifact_once_and_again_where_a_file_was_replaced(
     store = Store(tmp_path)
     record = put(store, KEY)
     calls: list[str] = []
-    check = Store.check_artifact
+    check = Artifacts.check
 
-    def counting(self: Store, digest: str, *arguments: Any) -> None:
+    def counting(self: Artifacts, digest: str, *arguments: Any) -> None:
         calls.append(digest)
         check(self, digest, *arguments)
 
-    monkeypatch.setattr(Store, "check_artifact", counting)
+    monkeypatch.setattr(Artifacts, "check", counting)
     verifier = Verifier(store, threading.Event(), lambda note: None)
     assert verifier.is_whole(record)
     assert verifier.is_whole(record)
     assert len(calls) == 1
-    folder = store.artifact(calls[0])
+    folder = store.artifacts.path(calls[0])
     (folder / "new").write_bytes(b"weightz")
     (folder / "new").replace(folder / "model.safetensors")
     assert not verifier.is_whole(record)
@@ -192,7 +193,7 @@ def test_an_artifact_is_discarded_only_when_nobody_reads_it(tmp_path: Path, monk
     store = Store(tmp_path)
     record = put(store, KEY)
     digest = str(record.provenance.artifact)
-    flip(store.artifact(digest) / "model.safetensors")
+    flip(store.artifacts.path(digest) / "model.safetensors")
     cancel, notes = threading.Event(), []
 
     def note(message: str) -> None:
@@ -200,12 +201,15 @@ def test_an_artifact_is_discarded_only_when_nobody_reads_it(tmp_path: Path, monk
         if "waits until nobody reads" in message:
             cancel.set()
 
-    with store.reading([digest], threading.Event()), pytest.raises(Interrupted):
+    with store.artifacts.reading([digest], threading.Event()), pytest.raises(Interrupted):
         Verifier(store, cancel, note).is_whole(record)
-    assert store.artifact(digest).is_dir()
+    assert store.artifacts.path(digest).is_dir()
     assert not Verifier(store, threading.Event(), note).is_whole(record)
-    assert not store.artifact(digest).exists()
-    with pytest.raises(StoreError, match="was discarded meanwhile"), store.reading([digest], threading.Event()):
+    assert not store.artifacts.path(digest).exists()
+    with (
+        pytest.raises(StoreError, match="was discarded meanwhile"),
+        store.artifacts.reading([digest], threading.Event()),
+    ):
         pytest.fail("there is nothing to read")
 
 
@@ -223,22 +227,22 @@ def test_one_large_file_is_verified_by_its_blocks_side_by_side(tmp_path: Path, m
         return compute(span, *rest)
 
     monkeypatch.setattr(hashing, "_digest", seeing)
-    store.check_artifact(digest, descriptor)
+    store.artifacts.check(digest, descriptor)
     assert sorted((one.begin, one.size_bytes) for one in spans) == [(0, 1000), (1000, 1000), (2000, 500)]
-    path = store.artifact(digest) / "model.safetensors"
+    path = store.artifacts.path(digest) / "model.safetensors"
     path.chmod(0o644)
     for place in (0, 999, 1000, 2499):
         content = bytearray(path.read_bytes())
         content[place] ^= 128
         path.write_bytes(content)
         with pytest.raises(BadArtifact, match=r"model\.safetensors has another sha256"):
-            store.check_artifact(digest, descriptor)
+            store.artifacts.check(digest, descriptor)
         content[place] ^= 128
         path.write_bytes(content)
-    kept = store.blocks / f"{digest}.json"
+    kept = store.artifacts.blocks / f"{digest}.json"
     kept.write_bytes(kept.read_bytes().replace(b"1000", b"1001"))
     spans.clear()
-    store.check_artifact(digest, descriptor)
+    store.artifacts.check(digest, descriptor)
     assert [one.size_bytes for one in spans] == [None], "without its blocks a file is hashed as a whole"
 
 
@@ -282,7 +286,7 @@ def test_a_whole_store_is_verified_and_nothing_is_written(bench: Bench, kept: Ru
     assert (found.runs, found.results, found.artifacts) == (1, len(kept.stages), 5)
     assert found.artifact_bytes == sum(
         path.stat().st_size
-        for path in bench.store.artifacts.rglob("*")
+        for path in bench.store.artifacts.folder.rglob("*")
         if path.is_file() and path.name != "llmcbench.json"
     )
     assert {path: path.stat().st_mtime_ns for path in bench.root.rglob("*")} == before
@@ -296,7 +300,7 @@ def test_each_damage_of_a_store_is_named_and_left_as_it_is(bench: Bench, kept: R
     flip(items)
     result = store.stages / str(kept.stages["profile/tiny/dense"].key) / RESULT_NAME
     flip(result)
-    run = store.runs / kept.run / "run.json"
+    run = store.runs.folder / kept.run / "run.json"
     run.write_text(run.read_text("utf-8").replace('"test processor"', '"best processor"'), encoding="utf-8")
     stray = weights(store, kept, "compress/tiny/sparsegpt-50%").parent
     os.mkfifo(stray / "pipe")

@@ -86,7 +86,7 @@ def save_run(store: Store, name: str, *keys: str) -> None:
     planned = StageState(operation=Operation.FETCH, image="fetch", subject=None, parameters={})
     states = {f"s{at}": planned.reached(StageStatus.DONE, key=key) for at, key in enumerate(keys)}
     manifest = Manifest(name=name, models=(ModelEntry(name="m", source="dir:x"),))
-    store.save_run(
+    store.runs.save(
         RunRecord(
             run=name,
             manifest=manifest.model_dump(mode="json"),
@@ -104,7 +104,7 @@ def test_what_is_committed_is_found_whole_and_write_protected(tmp_path: Path) ->
     record = put(store, KEY)
     assert store.find(KEY) == record
     assert record.artifact is not None
-    weights = store.artifact(record.artifact.digest) / "model.safetensors"
+    weights = store.artifacts.path(record.artifact.digest) / "model.safetensors"
     assert weights.read_bytes() == b"weights"
     assert weights.stat().st_mode & 0o222 == 0
     assert list(store.attempts.iterdir()) == []
@@ -122,7 +122,7 @@ def test_a_result_whose_artifact_was_dropped_is_known_and_has_to_be_run_for_who_
     store = Store(tmp_path)
     record = put(store, KEY)
     assert record.provenance.artifact is not None
-    shutil.rmtree(store.artifact(record.provenance.artifact))
+    shutil.rmtree(store.artifacts.path(record.provenance.artifact))
     assert store.find(KEY) is None
     assert store.read(KEY) == record
     assert put(store, KEY) == record, "the same artifact again: runs refer to what was measured when it was first made"
@@ -132,7 +132,7 @@ def test_a_result_whose_artifact_was_dropped_is_known_and_has_to_be_run_for_who_
 def test_a_result_whose_artifact_was_cut_short_has_to_be_run_for_who_reads_that(tmp_path: Path) -> None:
     store = Store(tmp_path)
     record = put(store, KEY)
-    path = store.artifact(str(record.provenance.artifact)) / "model.safetensors"
+    path = store.artifacts.path(str(record.provenance.artifact)) / "model.safetensors"
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1])
     assert (store.find(KEY), store.read(KEY)) == (None, record)
@@ -140,7 +140,7 @@ def test_a_result_whose_artifact_was_cut_short_has_to_be_run_for_who_reads_that(
 
 def test_an_artifact_that_another_stage_makes_again_stays_the_one_that_is_being_read(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    folder = store.artifact(str(put(store, KEY).provenance.artifact))
+    folder = store.artifacts.path(str(put(store, KEY).provenance.artifact))
     before = folder.stat().st_ino
     assert put(store, "b" * 64).provenance.artifact == folder.name
     assert folder.stat().st_ino == before
@@ -182,7 +182,7 @@ def test_a_descriptor_in_another_way_of_writing_is_taken_by_its_values(tmp_path:
         (output / ARTIFACT_NAME / DESCRIPTOR_NAME).write_text(json.dumps(told, indent=2), encoding="utf-8")
         record = store.commit(folder, final, provenance(KEY))
     assert record.artifact is not None
-    published = store.artifact(record.artifact.digest) / DESCRIPTOR_NAME
+    published = store.artifacts.path(record.artifact.digest) / DESCRIPTOR_NAME
     assert hashlib.sha256(published.read_bytes()).hexdigest() == record.artifact.digest
     assert store.find(KEY) == record
 
@@ -221,7 +221,7 @@ def test_cleaning_frees_what_no_run_refers_to_and_nothing_else(tmp_path: Path) -
     assert store.find(KEY) is not None
     clean(store, drop_run="run")
     assert store.find(KEY) is None
-    assert not store.artifact(kept.artifact.digest).exists()
+    assert not store.artifacts.path(kept.artifact.digest).exists()
 
 
 def test_cleaning_waits_for_no_one_but_refuses_beside_a_running_orchestrator(tmp_path: Path) -> None:
@@ -305,18 +305,18 @@ def test_a_claim_is_exclusive_says_that_it_waits_and_ends_with_cancellation(
 def test_runs_are_found_by_name_beginning_and_last(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(StoreError, match="no run"):
-        store.load_run("last")
+        store.runs.load("last")
     save_run(store, "alpha-1", KEY)
     save_run(store, "alpha-2", KEY)
-    assert store.load_run("last").run == "alpha-2"
-    assert store.load_run("alpha-1").run == "alpha-1"
+    assert store.runs.load("last").run == "alpha-2"
+    assert store.runs.load("alpha-1").run == "alpha-1"
     with pytest.raises(StoreError, match="2 runs begin"):
-        store.load_run("alpha")
+        store.runs.load("alpha")
 
 
 def test_a_run_record_survives_the_way_to_disk_and_back(tmp_path: Path) -> None:
     store = Store(tmp_path)
     save_run(store, "run", KEY)
-    document = json.loads((store.runs / "run" / "run.json").read_text(encoding="utf-8"))
+    document = json.loads((store.runs.folder / "run" / "run.json").read_text(encoding="utf-8"))
     del document["sha256"]
-    assert RunRecord.model_validate(document) == store.load_run("run")
+    assert RunRecord.model_validate(document) == store.runs.load("run")

@@ -160,7 +160,7 @@ def test_what_no_manifest_may_say_any_more_costs_no_figure(store: Path, tmp_path
 
     changed = asked_otherwise(store, tmp_path, change)
     with pytest.raises(ValidationError):
-        Manifest.model_validate(Store(changed).load_run("last").manifest_document)
+        Manifest.model_validate(Store(changed).runs.load("last").manifest_document)
     found = document(changed, "score", "last")
     assert found["scores"] == scored["scores"]
     assert found["values"] == scored["values"]
