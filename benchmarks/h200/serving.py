@@ -3,21 +3,25 @@
 python benchmarks/h200/serving.py --shape llama-2-7b --work /scratch --out benchmarks/h200/serving-llama-2-7b.json
 
 Each figure is one contract request to `python -m harness`, as the orchestrator would send it, to a checkpoint of
-`variants.py`. vLLM serves all batch sizes in one request, native each in its own: it chooses for one size how to
-hold sparse weights. The file is written after every request, and what it holds already is not measured again, so that a
-run that was cut short goes on where it stopped. `serving_page.py` makes the overall metric and the page of such files.
+`variants.py`. Native serves each batch size in a request of its own, since it chooses for one size how to hold sparse
+weights; the others all in one. Every round measures all variants in another order, dense first and again last. The
+file is written after every request, and what it holds already is not measured again, so that a run that was cut short
+goes on where it stopped. `serving_page.py` makes the overall metric and the page of such files.
 """
 
 import argparse
 import json
 import os
 import platform
+import random
 import shlex
 import shutil
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,44 +45,61 @@ def main() -> None:
     arguments = _arguments()
     document = _opened(arguments)
     begin = time.perf_counter()
-    wanted = {variant: _missing(document, variant, arguments) for variant in arguments.variants}
-    waiting = [variant for variant in wanted if wanted[variant]]
+    waiting = [turn for turn in _turns(arguments) if _missing(document, turn, arguments)]
     with ThreadPoolExecutor(1) as maker:
-        made = {variant: maker.submit(_make, variant, arguments) for variant in waiting[:1]}
-        for variant, following in zip(waiting, [*waiting[1:], None], strict=True):
+        made = {turn: maker.submit(_make, turn, arguments) for turn in waiting[:1]}
+        for turn, following in zip(waiting, [*waiting[1:], None], strict=True):
             if time.perf_counter() - begin > arguments.start_until_seconds:
                 break
-            checkpoint = made[variant].result()
-            for backend, sizes in wanted[variant]:
+            checkpoint = made[turn].result()
+            for backend, sizes in _missing(document, turn, arguments):
                 if following is not None and following not in made and backend == SLOW_TO_START:
                     made[following] = maker.submit(_make, following, arguments)
-                row = _measure(variant, backend, sizes, checkpoint, arguments)
-                _note(document, variant, backend, sizes, row, arguments)
-                print(variant, backend, _short(row), f"{time.perf_counter() - begin:.0f} s", flush=True)
+                row = _measure(turn, backend, sizes, checkpoint, arguments)
+                _note(document, row, arguments)
+                print(turn.label, backend, _short(row), f"{time.perf_counter() - begin:.0f} s", flush=True)
             shutil.rmtree(checkpoint)
             if following is not None and following not in made:
                 made[following] = maker.submit(_make, following, arguments)
 
 
-def _missing(document: dict[str, Any], variant: str, arguments: argparse.Namespace) -> list[tuple[str, list[int]]]:
-    done = document["variants"].get(variant, {})
-    return [
-        (backend, sizes)
-        for backend, sizes in _requests(arguments)
-        if not all(str(size) in done.get(backend, {}) for size in sizes)
+@dataclass(frozen=True)
+class Turn:
+    """One variant in one round; dense is the first of a round and, `again`, its last."""
+
+    round: int
+    variant: str
+    again: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.variant}{'-again' if self.again else ''} {self.round}"
+
+
+def _turns(arguments: argparse.Namespace) -> list[Turn]:
+    others = [variant for variant in arguments.variants if variant != "dense"]
+    found = []
+    for number in range(1, arguments.rounds + 1):
+        order = random.Random(number).sample(others, len(others))  # noqa: S311  the order of a round, no secret
+        found += [
+            Turn(number, "dense"),
+            *(Turn(number, variant) for variant in order),
+            Turn(number, "dense", again=True),
+        ]
+    return found
+
+
+def _missing(document: dict[str, Any], turn: Turn, arguments: argparse.Namespace) -> list[tuple[str, list[int]]]:
+    done = [
+        (row["backend"], row["batch_sizes"])
+        for row in document["rows"]
+        if (row["round"], row["variant"], row["again"]) == (turn.round, turn.variant, turn.again)
     ]
+    return [request for request in _requests(arguments) if request not in done]
 
 
-def _note(
-    document: dict[str, Any],
-    variant: str,
-    backend: str,
-    sizes: list[int],
-    row: dict[str, Any],
-    arguments: argparse.Namespace,
-) -> None:
-    where = document["failed" if "failed" in row else "variants"].setdefault(variant, {})
-    where.setdefault(backend, {}).update(dict.fromkeys(map(str, sizes), row))
+def _note(document: dict[str, Any], row: dict[str, Any], arguments: argparse.Namespace) -> None:
+    document["failed" if "failed" in row else "rows"].append(row)
     document["commands"] = sorted({*document["commands"], shlex.join(["python", *sys.argv])})
     arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
@@ -88,7 +109,7 @@ def _requests(arguments: argparse.Namespace) -> list[tuple[str, list[int]]]:
     found: list[tuple[str, list[int]]] = []
     for backend in arguments.backends:
         sizes = arguments.batch_sizes
-        found += [(backend, sizes)] if backend == "vllm" else [(backend, [size]) for size in sizes]
+        found += [(backend, [size]) for size in sizes] if backend == "native" else [(backend, sizes)]
     return found
 
 
@@ -106,15 +127,16 @@ def _opened(arguments: argparse.Namespace) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor(),
         "peaks": measure_peaks(device).__dict__ if on_gpu else None,
         "copy_bytes_per_second": copy_bytes_per_second(device),
-        "variants": {},
-        "failed": {},
+        "rows": [],
+        "failed": [],
     }
     if on_gpu:
         torch.cuda.empty_cache()
     return document
 
 
-def _make(variant: str, arguments: argparse.Namespace) -> Path:
+def _make(turn: Turn, arguments: argparse.Namespace) -> Path:
+    variant = turn.variant
     folder: Path = arguments.work / f"{arguments.shape}-{variant}"
     for old in (folder, folder.with_name(f"{folder.name}.staging")):
         shutil.rmtree(old, ignore_errors=True)
@@ -129,14 +151,14 @@ def _make(variant: str, arguments: argparse.Namespace) -> Path:
 
 
 def _measure(
-    variant: str, backend: str, sizes: list[int], checkpoint: Path, arguments: argparse.Namespace
+    turn: Turn, backend: str, sizes: list[int], checkpoint: Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     output = arguments.work / "output"
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
     request = {
         "contract": 1,
-        "id": f"{variant}-{backend}-{sizes[0]}",
+        "id": f"{turn.variant}-{backend}-{sizes[0]}",
         "operation": "benchmark",
         "device": {"kind": arguments.device},
         "inputs": {"checkpoint": str(checkpoint)},
@@ -150,8 +172,8 @@ def _measure(
             "options": _OPTIONS.get(backend, {}),
         },
     }
-    begin = time.perf_counter()
-    with (arguments.work / f"{variant}-{backend}-{sizes[0]}.log").open("w", encoding="utf-8") as log:
+    begun = datetime.now(UTC)
+    with (arguments.work / f"{turn.variant}-{backend}-{sizes[0]}.log").open("w", encoding="utf-8") as log:
         done = subprocess.run(
             [sys.executable, "-m", "harness"],
             input=json.dumps(request),
@@ -167,9 +189,13 @@ def _measure(
     events = [json.loads(line) for line in done.stdout.splitlines()]
     final = events[-1] if events else {"event": None}
     row = {
+        **asdict(turn),
+        "backend": backend,
+        "batch_sizes": sizes,
+        "begun": begun.isoformat(),
+        "ended": datetime.now(UTC).isoformat(),
         "harness": harness_digest(),
         "parameters": request["parameters"],
-        "wall_seconds": round(time.perf_counter() - begin, 1),
     }
     if final["event"] != "result":
         return {**row, "failed": final, "stderr": tail}
@@ -180,7 +206,7 @@ def _short(row: dict[str, Any]) -> str:
     if "failed" in row:
         return f"FAILED {row['failed'].get('message')} {row['stderr'][-800:]}"
     speeds = {speed["batch_size"]: round(speed["decode_tokens_per_second"], 1) for speed in row["result"]["speeds"]}
-    return f"{speeds} {row['wall_seconds']} s, {'; '.join(row['result']['notes'])}"
+    return f"{speeds} {'; '.join(row['result']['notes'])}"
 
 
 def _arguments() -> argparse.Namespace:
@@ -190,10 +216,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu to try the script out")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 32])
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--generate-tokens", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3, help="each measures all variants, dense first and again last")
     parser.add_argument("--start-until-seconds", type=float, default=float("inf"), help="begin no variant after this")
     parser.add_argument("--work", type=Path, required=True, help="a folder for one checkpoint at a time; 20 GB")
     parser.add_argument("--out", type=Path, required=True)
