@@ -33,7 +33,7 @@ setup: .venv/.orchestrator ## install the orchestrator into .venv
 
 .venv/.development: .venv/.orchestrator requirements/dev.txt
 	@echo 'installing what the tests need into .venv' >&2
-	@.venv/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/dev.txt >&2
+	@$(ORCHESTRATOR) images install-lock requirements/dev.txt >&2
 	@touch $@
 
 .venv/.mutants: .venv/.development requirements/mutants.txt

@@ -68,13 +68,15 @@ def build(
 ) -> None:
     """Build images. Says where the base image differs from its record."""
     from orchestrator.images.builds import build_image
-    from orchestrator.images.engine import connect
+    from orchestrator.images.engine import connect, image_id
+    from orchestrator.images.inputs import image_tag
     from orchestrator.images.pruning import name_images
 
     client = connect()
     for image in _chosen(names, device, more_images):
-        typer.echo(f"{image.name} {build_image(client, image, device, _note, force=force, record=record)}")
-        name_images(image, device)
+        built = build_image(client, image, device, _note, force=force, record=record)
+        typer.echo(f"{image.name} {image_id(client, image_tag(built, device))}")
+        name_images(built, device)
 
 
 @app.command()
@@ -91,6 +93,17 @@ def lock(
 
     for image in {chosen.layers[-1].name: chosen.layers[-1] for chosen in _chosen(names, device, more_images)}.values():
         typer.echo(lock_image(image, device, upgrade=upgrade))
+
+
+@app.command("install-lock", hidden=True)
+def install_lock(
+    lock: Annotated[Path, typer.Argument(help="Hash-pinned requirements.")],
+) -> None:
+    """Install pinned requirements into the environment of this command, by the rule for torch that images keep."""
+    from orchestrator.images.catalog import torch_cuda_lock
+    from orchestrator.images.installing import install_file
+
+    install_file(lock, torch_cuda_lock(shipped_images()), _note)
 
 
 @app.command()

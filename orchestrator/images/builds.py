@@ -16,7 +16,7 @@ from harness.contract import DeviceKind
 from orchestrator.host.locks import hold, shared_lock
 from orchestrator.images.base_image import INPUTS_LABEL, PACKAGES_LABEL, build_base
 from orchestrator.images.catalog import Image
-from orchestrator.images.engine import Build, build, image_id, image_labels
+from orchestrator.images.engine import Build, build, image_labels
 from orchestrator.images.inputs import (
     ENVIRONMENT_STAGE,
     base_tag,
@@ -34,6 +34,8 @@ from orchestrator.images.inputs import (
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.prebuilt import find_prebuilt, have_prebuilt
 from orchestrator.images.staging import pip_secrets, stage_environment, stage_worker
+from orchestrator.images.torch_build import pins_torch
+from orchestrator.images.torch_source import CONTAINER, Decision, choose_build
 from orchestrator.images.vendor_wheels import vendor_wheels
 from orchestrator.stages import ImageIdentity
 
@@ -44,11 +46,18 @@ Note = Callable[[str], None]
 _LICENSE = "Apache-2.0"
 
 
-def built_identity(client: "DockerClient", image: Image, device: DeviceKind) -> ImageIdentity | None:
-    """The identity of the image where one was built from the files as they are now; None where none was.
+def find_built(client: "DockerClient", image: Image, device: DeviceKind) -> tuple[Image, ImageIdentity] | None:
+    """The image, or what stands in for it, that was built from the files as they are now; None where neither was.
 
     A prebuilt image is what its digest says, once the engine has it.
     """
+    for one in image.builds(device):
+        if (identity := _built_identity(client, one, device)) is not None:
+            return one, identity
+    return None
+
+
+def _built_identity(client: "DockerClient", image: Image, device: DeviceKind) -> ImageIdentity | None:
     if (prebuilt := image.description.prebuilt) is not None:
         return None if find_prebuilt(client, prebuilt) is None else ImageIdentity(f"docker:prebuilt:{prebuilt}")
     labels = image_labels(client, image_tag(image, device))
@@ -66,59 +75,93 @@ def building(note: Note) -> Iterator[None]:
 
 def build_image(
     client: "DockerClient", image: Image, device: DeviceKind, note: Note, *, force: bool = False, record: bool = False
-) -> str:
-    """Build the image, and what it stands on where that is missing or out of date; return its id.
+) -> Image:
+    """Build the image, and what it stands on where that is missing or out of date.
 
+    Returns what was built: the image, or the one with PyPI's torch where no package source has the torch of its lock.
     `record` goes to `build_base`.
 
     Raises:
-        BadImage: a file is missing or a step failed.
+        BadImage: a file is missing, a step failed, or no source has torch.
         RuntimeUnavailable: there is no builder.
     """
     if image.description.prebuilt is not None:
-        return have_prebuilt(client, image, image.description.prebuilt, note)
+        have_prebuilt(client, image, image.description.prebuilt, note)
+        return image
     vendor_wheels(image)  # before anything is built for it
     with building(note):
-        if not force and not record and built_identity(client, image, device) is not None:
-            return image_id(client, image_tag(image, device))  # by another orchestrator, meanwhile
+        if not force and not record and (found := find_built(client, image, device)) is not None:
+            return found[0]  # by another orchestrator, meanwhile
         begin = time.monotonic()
+        image, torch = _choose(client, image, device, force=force)
         if brings_own_worker(image):
-            _build_below(client, image, device, note, record=record)
+            _build_below(client, image, device, note, torch, record=record)
+            _announce(image, device, note, torch)
             note(f"building image {image.name!r} for {device.value}")
             _build_own(
                 client, image, device, image_tag(image, device), build_digest(image, device), target=None, force=force
             )
         else:
-            _build_environment(client, image, device, note, force=force, record=record)
+            _build_environment(client, image, device, note, torch, force=force, record=record)
             note(f"building image {image.name!r} for {device.value}")
             _build_worker(client, image, device, force=force)
         note(f"image {image.name!r} for {device.value} is ready after {time.monotonic() - begin:.0f} s")
-        return image_id(client, image_tag(image, device))
+        return image
+
+
+def _choose(client: "DockerClient", image: Image, device: DeviceKind, *, force: bool) -> tuple[Image, Decision]:
+    """The image or what stands in for it: that whose torch a layer here has already, else as the sources decide."""
+    for one in () if force else image.builds(device):
+        layer: Image | None = environment_owner(one)
+        while layer is not None:
+            if pins_torch(layer.lock_text(device)) and _has_environment(client, layer, device):
+                return one, Decision()
+            layer = None if layer.parent is None else environment_owner(layer.parent)
+    return choose_build(image, device, PackageSources.configured().elsewhere, CONTAINER)
+
+
+def _announce(image: Image, device: DeviceKind, note: Note, torch: Decision) -> None:
+    if torch.note and image.adds_torch(device):
+        note(torch.note)
+
+
+def _has_environment(client: "DockerClient", owner: Image, device: DeviceKind) -> bool:
+    labels = image_labels(client, environment_tag(owner, device))
+    return labels is not None and labels.get(INPUTS_LABEL) == environment_digest(owner, device)
 
 
 def _build_environment(
-    client: "DockerClient", image: Image, device: DeviceKind, note: Note, *, force: bool = False, record: bool = False
+    client: "DockerClient",
+    image: Image,
+    device: DeviceKind,
+    note: Note,
+    torch: Decision,
+    *,
+    force: bool = False,
+    record: bool = False,
 ) -> None:
     owner = environment_owner(image)
-    _build_below(client, owner, device, note, record=record)
+    _build_below(client, owner, device, note, torch, record=record)
     tag, inputs = environment_tag(owner, device), environment_digest(owner, device)
-    labels = image_labels(client, tag)
     rebuild = force and owner is image
-    if not rebuild and labels is not None and labels.get(INPUTS_LABEL) == inputs:
+    if not rebuild and _has_environment(client, owner, device):
         return
+    _announce(owner, device, note, torch)
     note(f"building the environment of image {owner.name!r} for {device.value}")
     target = ENVIRONMENT_STAGE if ENVIRONMENT_STAGE in stages(owner) else None
     _build_own(client, owner, device, tag, inputs, target=target, force=rebuild)
 
 
-def _build_below(client: "DockerClient", image: Image, device: DeviceKind, note: Note, *, record: bool) -> None:
+def _build_below(
+    client: "DockerClient", image: Image, device: DeviceKind, note: Note, torch: Decision, *, record: bool
+) -> None:
     """Make what the image stands on: the base image, or its parent's environment and all below that."""
     if image.description.foundation is not None:
         return  # the builder pulls it
     if image.parent is None:
         build_base(client, image.project, note, record=record)
     else:
-        _build_environment(client, image.parent, device, note, record=record)
+        _build_environment(client, image.parent, device, note, torch, record=record)
 
 
 def _build_own(

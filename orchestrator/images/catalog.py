@@ -23,12 +23,15 @@ from harness.contract import (
 from harness.contract.tasks import describe_task, load_tasks
 from orchestrator.documents import why_invalid
 from orchestrator.errors import BadImage
+from orchestrator.images.torch_build import pins_torch, with_pypi_build
 
 DESCRIPTION_NAME = "image.toml"
 JSON_DESCRIPTION_NAME = "image.json"
 """The same as JSON, for images that have no use for TOML."""
 LOCKS_NAME = "locks"
 VENDOR_WHEELS_NAME = "vendor-wheels.toml"
+TORCH_NAME = "torch"
+"""The image whose lock for CUDA pins PyPI's build of torch."""
 
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -37,13 +40,15 @@ _DISTRIBUTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class Image:
     """One folder of `images/`. `parent` is the image that it builds on; None for one that builds on the base image.
 
-    `shared` is the folder that has `base/`, what all images share; None where that lies beside the image's own.
+    `shared` is the folder that has `base/`, what all images share; None where that lies beside the image's own. With
+    `pypi_torch` its locks for a CPU have PyPI's build of torch in place of PyTorch's: another image, by every digest.
     """
 
     folder: Path
     description: ImageDescription
     parent: "Image | None" = None
     shared: Path | None = None
+    pypi_torch: bool = False
 
     @property
     def name(self) -> str:
@@ -118,8 +123,8 @@ class Image:
         """The hash-pinned requirements for a device, `locks/cpu.txt` or `locks/cuda.txt`: its own, or inherited."""
         return self.layers[-1].folder / LOCKS_NAME / f"{device.value}.txt"
 
-    def lock_digest(self, device: DeviceKind) -> str:
-        """sha256 of the lock.
+    def lock_text(self, device: DeviceKind) -> str:
+        """What the lock lists, with PyPI's torch where the image is `pypi_torch`.
 
         Raises:
             BadImage: the image has no lock for this device, neither of its own nor inherited.
@@ -130,7 +135,43 @@ class Image:
                 f"image {self.name!r} has no lock for {device.value}: {path} is missing",
                 hint=f"add it with `orchestrator images lock {self.layers[-1].name}`",
             )
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        text = path.read_bytes().decode("utf-8")
+        changed = self._with_pypi_torch(text) if self.pypi_torch and device is DeviceKind.CPU else None
+        return text if changed is None else changed
+
+    def lock_digest(self, device: DeviceKind) -> str:
+        """sha256 of `lock_text`, which says what is raised."""
+        return hashlib.sha256(self.lock_text(device).encode("utf-8")).hexdigest()
+
+    @property
+    def stand_in(self) -> "Image | None":
+        """The same with PyPI's build of torch, for where its own cannot be had.
+
+        None where its lock for a CPU pins no build of PyTorch's own, or one of which no lock here has PyPI's.
+        """
+        if self.pypi_torch or not self.lock(DeviceKind.CPU).is_file():
+            return None
+        if self._with_pypi_torch(self.lock_text(DeviceKind.CPU)) is None:
+            return None
+        return self._as_stand_in()
+
+    def adds_torch(self, device: DeviceKind) -> bool:
+        """True for the layer that brings torch: its lock pins one, and its parent's does not."""
+        if not pins_torch(self.lock_text(device)):
+            return False
+        return self.parent is None or not pins_torch(self.parent.lock_text(device))
+
+    def builds(self, device: DeviceKind) -> tuple["Image", ...]:
+        """What may be prepared for the image on a device: itself, then what stands in for it."""
+        instead = self.stand_in if device is DeviceKind.CPU else None
+        return (self,) if instead is None else (self, instead)
+
+    def _as_stand_in(self) -> "Image":
+        return replace(self, pypi_torch=True, parent=None if self.parent is None else self.parent._as_stand_in())
+
+    def _with_pypi_torch(self, lock: str) -> str | None:
+        path = torch_cuda_lock(self.project)
+        return with_pypi_build(lock, path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 class ImageCatalog:
@@ -187,6 +228,11 @@ class ImageCatalog:
         """The name of a backend that a short form stands for, or which it is itself but for its case."""
         name = backend.lower()
         return next((full for full, (_, one) in self.backends.items() if name in one.aliases), name)
+
+
+def torch_cuda_lock(images: Path) -> Path:
+    """The lock that pins PyPI's build of torch, in the project's folder of images."""
+    return images / TORCH_NAME / LOCKS_NAME / f"{DeviceKind.CUDA.value}.txt"
 
 
 def distribution_name(written: str) -> str:

@@ -95,10 +95,7 @@ def build(client: "DockerClient", order: Build) -> None:
     done = run_command([*arguments, str(order.context)])
     if done.returncode != 0:
         tail = "\n".join(done.stdout.strip().splitlines()[-_TAIL_LINES:])
-        hint = "the last lines above name the step that failed"
-        if "No matching distribution found for torch" in tail:
-            hint = "give pip a source of this build of torch (extra-index-url or find-links), or use --runtime process"
-        raise BadImage(f"building {order.tag} failed:\n{tail}", hint=hint)
+        raise BadImage(f"building {order.tag} failed:\n{tail}", hint="the last lines above name the step that failed")
     if before is not None and before != image_id(client, order.tag):
         _remove_nameless(client, before)
 

@@ -7,8 +7,9 @@ files and `PIP_*` variables. Not covered: keyrings and client certificates.
 
 import configparser
 import os
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -58,9 +59,25 @@ class PackageSources:
         return tuple(index for index in self.extra_indexes if local_path(index) is None)
 
     @property
+    def elsewhere(self) -> "PackageSources":
+        """What a container has of these: addresses, and the folders of wheels, which are handed to it."""
+        index = self.index if self.index and local_path(self.index) is None else None
+        return replace(self, index=index, extra_indexes=self.remote_indexes)
+
+    @property
+    def remote_links(self) -> tuple[str, ...]:
+        """The find-links that are addresses."""
+        return tuple(location for location in self.find_links if local_path(location) is None)
+
+    @property
     def uses_loopback(self) -> bool:
         """True when an index or a proxy listens on this machine only, out of reach of a container's own network."""
-        addresses = [self.index or "", *self.extra_indexes, *(value for _, value in self.proxies)]
+        addresses = [
+            self.index or "",
+            *self.extra_indexes,
+            *self.remote_links,
+            *(value for _, value in self.proxies),
+        ]
         return any(urlsplit(address).hostname in _LOOPBACK for address in addresses)
 
     def uv_arguments(self) -> tuple[str, ...]:
@@ -74,8 +91,8 @@ class PackageSources:
                 arguments += ["--extra-index-url", index if path is None else path.as_uri()]
         if self.extra_indexes:
             arguments += ["--index-strategy", "unsafe-best-match"]
-        for folder in self.wheel_folders:
-            arguments += ["--find-links", str(folder)]
+        for place in (*map(str, self.wheel_folders), *self.remote_links):
+            arguments += ["--find-links", place]
         for host in self.trusted_hosts:
             arguments += ["--allow-insecure-host", host]
         return tuple(arguments)
@@ -92,6 +109,7 @@ class PackageSources:
         options = {
             "index-url": self.index if self.index and local_path(self.index) is None else None,
             "extra-index-url": " ".join(self.remote_indexes),
+            "find-links": " ".join(self.remote_links),
             "trusted-host": " ".join(self.trusted_hosts),
             "cert": certificate if self.certificate is not None else None,
             "disable-pip-version-check": "true",
@@ -103,7 +121,7 @@ class PackageSources:
         """`PIP_*` variables for a worker; one that `shares_files` with this machine also gets the local indexes."""
         extra = self.extra_indexes if shares_files else self.remote_indexes
         index = self.index if self.index and (shares_files or local_path(self.index) is None) else None
-        links = self.find_links if shares_files else (*map(str, self.wheel_folders), *self._remote_links())
+        links = self.find_links if shares_files else (*map(str, self.wheel_folders), *self.remote_links)
         variables = {
             "PIP_INDEX_URL": index,
             "PIP_EXTRA_INDEX_URL": " ".join(extra),
@@ -113,9 +131,6 @@ class PackageSources:
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         }
         return {name: value for name, value in variables.items() if value}
-
-    def _remote_links(self) -> tuple[str, ...]:
-        return tuple(location for location in self.find_links if local_path(location) is None)
 
 
 def local_path(location: str) -> Path | None:
@@ -127,15 +142,21 @@ def local_path(location: str) -> Path | None:
 
 
 def _configuration_files(variables: Mapping[str, str]) -> list[Path]:
-    """pip's configuration files, the weakest first (pip's documentation, "Configuration")."""
+    """pip's configuration files, the weakest first (pip's documentation, "Configuration").
+
+    A file that `PIP_CONFIG_FILE` names stands in for the user's own, where it exists.
+    """
     explicit = variables.get("PIP_CONFIG_FILE")
     if explicit == os.devnull:
         return []
     home = Path(variables.get("HOME") or Path.home())
     shared = [Path(folder) / "pip" / "pip.conf" for folder in variables.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")]
     user = Path(variables.get("XDG_CONFIG_HOME") or home / ".config") / "pip" / "pip.conf"
-    files = [*shared, MACHINE_FILE, home / ".pip" / "pip.conf", user]
-    return [*files, Path(explicit)] if explicit else files
+    users = [home / ".pip" / "pip.conf", user]
+    environments = Path(sys.prefix) / "pip.conf"
+    if explicit and Path(explicit).exists():
+        return [*shared, MACHINE_FILE, environments, Path(explicit)]
+    return [*shared, MACHINE_FILE, *users, environments]
 
 
 def _read_options(variables: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from orchestrator.errors import BadImage
 from orchestrator.images.catalog import DESCRIPTION_NAME, Image, distribution_name
 from orchestrator.images.inputs import brings_own_worker, copied_files, own_modules
 from orchestrator.images.package_sources import PackageSources
+from orchestrator.images.torch_source import CONTAINER, installable
 from orchestrator.images.vendor_wheels import find_vendor_wheels, vendor_wheels
 
 LOCK_NAME = "lock.txt"
@@ -36,10 +37,10 @@ def stage_environment(image: Image, device: DeviceKind, context: Path, sources: 
         _copy(path, context / name)
     if brings_own_worker(image):
         copy_harness(context / harness_folder().name)
-    image.lock_digest(device)
-    lock = image.lock(device).read_text(encoding="utf-8")
+    lock = image.lock_text(device)
     pins = "".join(wheel.pin for wheel in vendor_wheels(image))
-    (context / LOCK_NAME).write_text(lock + pins, encoding="utf-8")
+    text = installable(lock, sources.elsewhere, CONTAINER) if image.adds_torch(device) else lock
+    (context / LOCK_NAME).write_text(text + pins, encoding="utf-8")
     wheels = context / "wheels"
     wheels.mkdir(exist_ok=True)
     for wheel in [*pinned_wheels(lock, sources), *find_vendor_wheels(image, sources)]:

@@ -19,8 +19,10 @@ class UvFailed(Exception):
         return next((line for line in reversed(lines) if line), "no reason given")
 
 
-def run_uv(arguments: Sequence[str], sources: PackageSources, *, timeout_seconds: float = 3600.0) -> str:
-    """Run uv and return its stdout.
+def run_uv(
+    arguments: Sequence[str], sources: PackageSources, *, timeout_seconds: float = 3600.0, retries: int | None = None
+) -> str:
+    """Run uv and return its stdout. `retries` of a request that failed; None leaves it to uv.
 
     Raises:
         UvFailed: uv refused, or took longer than the timeout.
@@ -37,7 +39,7 @@ def run_uv(arguments: Sequence[str], sources: PackageSources, *, timeout_seconds
     try:
         done = subprocess.run(  # noqa: S603  the binary is uv's own and the arguments are a list
             [binary, *arguments],
-            env=sources.uv_environment(),
+            env=sources.uv_environment() | ({} if retries is None else {"UV_HTTP_RETRIES": str(retries)}),
             capture_output=True,
             text=True,
             check=False,

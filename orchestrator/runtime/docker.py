@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from harness.contract import DeviceKind, Event
 from orchestrator.errors import BadImage, RuntimeUnavailable
 from orchestrator.host.owner import Owner
-from orchestrator.images.builds import build_image, built_identity
+from orchestrator.images.builds import build_image, find_built
 from orchestrator.images.catalog import Image
 from orchestrator.images.engine import connect, image_id
 from orchestrator.images.inputs import image_tag
@@ -63,22 +63,24 @@ class DockerRuntime:
     def prepare(self, image: Image, device: DeviceKind, note: Callable[[str], None]) -> ImageIdentity:
         """Build the image unless one was built from the same files. Raises as `Runtime` says."""
         with engine_errors():
-            found = built_identity(self._client, image, device)
+            found = find_built(self._client, image, device)
             if found is None:
                 build_image(self._client, image, device, note)
-                found = built_identity(self._client, image, device)
+                found = find_built(self._client, image, device)
             if found is None:
                 raise BadImage(
                     f"the files of image {image.name!r} changed while it was built", hint="start again when they rest"
                 )
-            self._ids[image.name, device] = image_id(self._client, image_tag(image, device))
-            name_images(image, device)
-        return found
+            built, identity = found
+            self._ids[image.name, device] = image_id(self._client, image_tag(built, device))
+            name_images(built, device)
+        return identity
 
     def identity(self, image: Image, device: DeviceKind) -> ImageIdentity | None:
         """The identity of the image that was built from the files as they are now."""
         with engine_errors():
-            return built_identity(self._client, image, device)
+            found = find_built(self._client, image, device)
+        return None if found is None else found[1]
 
     def run(self, invocation: Invocation, on_event: Callable[[Event], None], cancel: threading.Event) -> Completed:
         """Run one invocation; see `Runtime.run`."""

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +16,16 @@ from harness.contract import DeviceKind, harness_digest, harness_folder
 from orchestrator.errors import BadImage, RuntimeUnavailable
 from orchestrator.host.locks import hold
 from orchestrator.images.catalog import Image
+from orchestrator.images.installing import LOOK_UP_HINT, install_lock
 from orchestrator.images.locking import PYTHON_VERSION
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.staging import copy_harness
+from orchestrator.images.torch_source import choose_build, interpreter
 from orchestrator.images.uv import UvFailed, run_uv
 from orchestrator.installation import is_checkout
 
 ENVIRONMENTS_NAME = "environments"
 MARKER_NAME = "llmcbench-complete"
-_LOCAL_CPU_BUILD = "+cpu"
 _NAME_DIGITS = 16
 
 
@@ -55,16 +56,15 @@ class Environments:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._said: set[str] = set()
 
     def find(self, image: Image, device: DeviceKind) -> WorkerEnvironment | None:
-        """The environment that is there already, for this lock or else for the one that stands in for it."""
-        return next((one for one in self._candidates(image, device) if one.is_complete), None)
+        """The environment that is there already, of the image or of what stands in for it."""
+        there = (self._environment(one, device) for one in image.builds(device))
+        return next((one for one in there if one.is_complete), None)
 
     def prepare(self, image: Image, device: DeviceKind, note: Callable[[str], None]) -> WorkerEnvironment:
-        """Make the environment of an image's lock; instant when it is there.
-
-        Where no configured source has the CPU build of torch, the lock for CUDA is installed instead, and `note` says
-        so: that build runs on a CPU as well, it is only larger.
+        """Make the environment of an image's lock, or of what stands in for it; instant when it is there.
 
         Raises:
             BadImage: a lock is missing, or its packages cannot be installed.
@@ -80,8 +80,16 @@ class Environments:
             if found := self.find(image, device):
                 return found
             begin = time.monotonic()
+            sources = PackageSources.configured()
+            chosen, torch = choose_build(image, device, sources, interpreter(sys.executable))
+            if torch.note and torch.note not in self._said:
+                self._said.add(torch.note)
+                note(torch.note)
             note(f"installing the environment of image {image.name!r} for {device.value}")
-            made = self._install_any(image, device, note)
+            try:
+                made = self._install(chosen, device, sources)
+            except UvFailed as failure:
+                raise _explain(image, device, failure) from failure
             note(f"environment of image {image.name!r} is ready after {time.monotonic() - begin:.0f} s")
             return made
 
@@ -103,43 +111,22 @@ class Environments:
 
     def unused(self, images: Iterable[Image]) -> tuple[Path, ...]:
         """What is below the folder and of no lock of `images`: environments, an older harness, what a kill left."""
-        digests = {image.lock_digest(one) for image in images for one in DeviceKind if image.lock(one).is_file()}
+        locked = ((image, kind) for image in images for kind in DeviceKind if image.lock(kind).is_file())
+        digests = {one.lock_digest(kind) for image, kind in locked for one in image.builds(kind)}
         wanted = {digest[:_NAME_DIGITS] for digest in digests}
         found = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
         return tuple(path for path in found if not _is_wanted(path.name, wanted))
 
-    def _install_any(self, image: Image, device: DeviceKind, note: Callable[[str], None]) -> WorkerEnvironment:
-        try:
-            return self._install(image, device)
-        except UvFailed as failure:
-            if not _lacks_cpu_build(device, failure):
-                raise _explain(image, device, failure) from failure
-        try:
-            return self._install(image, device, "--torch-backend", "cpu")
-        except UvFailed as failure:
-            note(
-                "no package source has torch's CPU build, so the lock for cuda is installed instead: it runs on a CPU "
-                f"too, but takes several GB more ({failure.summary})"
-            )
-        try:
-            return self._install(image, DeviceKind.CUDA)
-        except UvFailed as failure:
-            raise _explain(image, DeviceKind.CUDA, failure) from failure
-
-    def _install(self, image: Image, device: DeviceKind, *options: str) -> WorkerEnvironment:
+    def _install(self, image: Image, device: DeviceKind, sources: PackageSources) -> WorkerEnvironment:
         """Build under a temporary name and rename: a folder with the final name is complete."""
         target = self._environment(image, device)
         folder = target.folder.with_name(f".{target.folder.name}.{secrets.token_hex(4)}.tmp")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        sources = PackageSources.configured()
         try:
             run_uv(["venv", "--no-config", "--relocatable", "--python", sys.executable, str(folder)], sources)
-            for lock in (layer.lock(device) for layer in image.layers):  # what builds packages from source comes first
-                if "==" not in lock.read_text(encoding="utf-8"):
-                    continue
-                command = ["pip", "install", "--python", str(folder / "bin" / "python"), "--require-hashes"]
-                command += ["--no-deps", "--no-build-isolation", "--requirement", str(lock)]
-                run_uv([*command, *sources.uv_arguments(), *options], sources)
+            for layer in image.layers:  # what builds packages from source comes first
+                if "==" in (lock := layer.lock_text(device)):
+                    install_lock(lock, folder / "bin" / "python", sources)
             (folder / MARKER_NAME).write_text(target.lock_sha256 + "\n", encoding="ascii")
             if target.folder.exists():  # left incomplete, or its interpreter is gone
                 shutil.rmtree(target.folder)
@@ -147,11 +134,6 @@ class Environments:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return target
-
-    def _candidates(self, image: Image, device: DeviceKind) -> Iterator[WorkerEnvironment]:
-        yield self._environment(image, device)
-        if device is DeviceKind.CPU and image.lock(DeviceKind.CUDA).is_file():
-            yield self._environment(image, DeviceKind.CUDA)
 
     def _environment(self, image: Image, device: DeviceKind) -> WorkerEnvironment:
         digest = image.lock_digest(device)
@@ -170,13 +152,9 @@ def _is_wanted(name: str, wanted: Collection[str]) -> bool:
     return digest in wanted and not rest.endswith("tmp")
 
 
-def _lacks_cpu_build(device: DeviceKind, failure: UvFailed) -> bool:
-    return device is DeviceKind.CPU and "torch" in str(failure) and _LOCAL_CPU_BUILD in str(failure)
-
-
 def _explain(image: Image, device: DeviceKind, failure: UvFailed) -> BadImage:
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    hint = "check the network and pip's configuration (`pip config list`): uv is given the same package sources"
+    hint = LOOK_UP_HINT
     if running != PYTHON_VERSION:
         hint = f"the locks are made for Python {PYTHON_VERSION}, and this is {running}: run with {PYTHON_VERSION}"
     return BadImage(

@@ -156,8 +156,7 @@ def _identity(image: Image, environment: WorkerEnvironment) -> ImageIdentity:
 
 
 def _has_the_harness(image: Image, device: DeviceKind) -> bool:
-    locks = [path for kind in (device, DeviceKind.CUDA) if (path := image.lock(kind)).is_file()]
-    return any(_PYDANTIC.search(path.read_text(encoding="utf-8")) for path in locks)
+    return _PYDANTIC.search(image.lock_text(device)) is not None
 
 
 def _in_folder(word: str, folder: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.contract import DeviceKind, digest_file
+from harness.contract import DeviceKind
 from orchestrator.errors import BadImage
 from orchestrator.images.base_image import BaseRecord, differences, read_record, write_record
 from orchestrator.images.catalog import Image, ImageCatalog
@@ -27,6 +27,7 @@ from orchestrator.images.locking import lock_image
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.staging import copy_harness, pinned_wheels, stage_environment, stage_worker
 from tests.support.containers import BASE_TAG, engine_or_skip
+from tests.support.package_index import PackageIndex
 
 PROJECT = Path(__file__).parents[2]
 IMAGES = PROJECT / "images"
@@ -282,14 +283,15 @@ def test_locking_without_the_parents_lock_says_what_to_lock_first(copy):
     assert "images lock torch" in raised.value.hint
 
 
-def test_the_context_of_an_environment_is_the_lock_and_the_pinned_wheels(copy, tmp_path):
-    wheels = tmp_path / "wheels"
-    wheels.mkdir()
-    wanted, other = wheels / "torch-2.13.0+cpu-py3-none-any.whl", wheels / "torch-1.0-py3-none-any.whl"
-    wanted.write_bytes(b"a wheel")
-    other.write_bytes(b"another")
-    image, sources = copy["torch"], PackageSources(find_links=(str(wheels),))
-    image.lock(DeviceKind.CPU).write_text(f"torch==2.13.0+cpu --hash=sha256:{digest_file(wanted)}\n")
+def test_the_context_of_an_environment_is_the_lock_and_the_pinned_wheels(copy, tmp_path, monkeypatch):
+    index, empty = PackageIndex(tmp_path / "index"), PackageIndex(tmp_path / "empty")
+    lock = index.add("torch", "2.13.0+cpu")
+    index.add("torch", "1.0")
+    wheels = tmp_path / "index" / "torch"
+    wanted = wheels / "torch-2.13.0+cpu-py3-none-any.whl"
+    image, sources = copy["torch"], PackageSources(index=empty.address, find_links=(str(wheels),))
+    monkeypatch.setattr(PackageSources, "elsewhere", property(lambda self: self))  # an empty index, not the world's
+    image.lock(DeviceKind.CPU).write_text(lock)
     context = tmp_path / "context"
     context.mkdir()
 
