@@ -54,8 +54,9 @@ def main() -> int:
         try:
             _publish(final, Path(request.output))
         except OSError as failure:
-            final = _explain(failure, request)
-            status = ExitCode.INTERNAL
+            if isinstance(final, ResultEvent):  # what went wrong before stays the answer
+                final = _explain(failure, request)
+                status = final.code.exit_code
     reporter.emit(final)
     return int(status)
 
@@ -76,6 +77,7 @@ def _read_request(text: bytes) -> DescribeRequest | WorkRequest:
 
 def _serve(request: DescribeRequest | WorkRequest, reporter: Reporter) -> ResultEvent:
     if not isinstance(request, DescribeRequest):
+        _check_output(Path(request.output))
         see_only(request.device)
     from harness.environment import describe_environment
     from harness.operations import perform
@@ -87,6 +89,14 @@ def _serve(request: DescribeRequest | WorkRequest, reporter: Reporter) -> Result
     return ResultEvent(
         id=request.id, result=result, environment=describe_environment(request), wall_seconds=wall_seconds
     )
+
+
+def _check_output(output: Path) -> None:
+    if not (os.access(output, os.W_OK | os.X_OK) and output.is_dir()):  # of any text, only access() never raises
+        raise BadRequest(
+            f"the output {str(output)!r} is no folder that can be written to",
+            hint="make the folder first, and name it as `output`",
+        )
 
 
 def _explain(failure: Exception, request: DescribeRequest | WorkRequest | None) -> ErrorEvent:

@@ -125,7 +125,7 @@ from harness.contract.result import (
 )
 from harness.contract.setting import Setting
 from harness.contract.source import export_module, harness_digest, harness_folder, operation_module, work_source
-from harness.contract.suggest import did_you_mean, unknown
+from harness.contract.suggest import did_you_mean, quoted, unknown
 from harness.contract.tree import UnsafeTree, describe_tree, digest_file, digest_tree, list_tree
 
 __all__ = [
@@ -245,6 +245,7 @@ __all__ = [
     "harness_folder",
     "list_tree",
     "operation_module",
+    "quoted",
     "unknown",
     "work_source",
 ]

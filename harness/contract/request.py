@@ -46,7 +46,7 @@ class HubModel(Frozen):
     """`hub:org/name@revision`. The revision is a commit: a moving branch would not identify the weights."""
 
     kind: Literal["hub"] = "hub"
-    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    repository: str = Field(pattern=r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")
     revision: str = Field(pattern=r"^[0-9a-f]{40}$")
 
 
@@ -221,6 +221,9 @@ class BenchmarkParameters(SpeedSizes):
     options: dict[str, Scalar] = {}
 
 
+HostPath = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
+
+
 class _Request(Frozen):
     contract: Literal[1] = CONTRACT_VERSION
     id: str
@@ -230,8 +233,8 @@ class _WorkRequest(_Request):
     """`inputs` maps a name to a read-only path; `output` is a writable directory that the worker may fill."""
 
     device: Device = Device()
-    inputs: dict[str, str] = {}
-    output: str
+    inputs: dict[str, HostPath] = {}
+    output: HostPath
 
 
 class DescribeRequest(_Request):

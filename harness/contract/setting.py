@@ -6,11 +6,13 @@ from typing import Self
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from harness.contract.base import Frozen
+from harness.contract.suggest import quoted
 
-_RATIO = re.compile(r"^(\d+(?:\.\d+)?)%$")
-_PATTERN = re.compile(r"^(\d+):(\d+)$")
-_QUANTIZATION = re.compile(r"^W(\d+)A(\d+)(?:g(\d+))?$")
-_OFFICIAL_FLAG = re.compile(r"^official-flag:(\d+(?:\.\d+)?)%$")
+_RATIO = re.compile(r"([0-9]+(?:\.[0-9]+)?)%")
+_PATTERN = re.compile(r"([0-9]+):([0-9]+)")
+_QUANTIZATION = re.compile(r"W([0-9]+)A([0-9]+)(?:g([0-9]+))?")
+_OFFICIAL_FLAG = re.compile(r"official-flag:([0-9]+(?:\.[0-9]+)?)%")
+_LONGEST_CHARACTERS = 40
 _EXAMPLES = "write a ratio such as '50%', a pattern such as '2:4', or bits such as 'W4A16' or 'W4A16g128'"
 
 
@@ -47,14 +49,14 @@ class Setting(Frozen):
         Raises:
             ValueError: the text is none of the known forms, or an impossible value of one.
         """
-        text = name.strip()
-        if match := _RATIO.match(text):
+        text = name if len(name) <= _LONGEST_CHARACTERS else ""
+        if match := _RATIO.fullmatch(text):
             return cls(name=text, ratio=float(match[1]) / 100)
-        if match := _OFFICIAL_FLAG.match(text):
+        if match := _OFFICIAL_FLAG.fullmatch(text):
             return cls(name=text, official_flag=float(match[1]) / 100)
-        if match := _PATTERN.match(text):
+        if match := _PATTERN.fullmatch(text):
             return cls(name=text, zeros_of=(int(match[1]), int(match[2])))
-        if match := _QUANTIZATION.match(text):
+        if match := _QUANTIZATION.fullmatch(text):
             weight_bits, activation_bits, group_size = match.groups()
             return cls(
                 name=text,
@@ -62,7 +64,7 @@ class Setting(Frozen):
                 activation_bits=int(activation_bits),
                 group_size=int(group_size or 0),
             )
-        raise ValueError(f"setting {name!r} is not understood: {_EXAMPLES}")
+        raise ValueError(f"setting {quoted(name)} is not understood: {_EXAMPLES}")
 
     @property
     def sparsity(self) -> float | None:

@@ -1,29 +1,43 @@
 """A YAML text as plain values, each with its line: what a manifest may be written in, and nothing else of YAML.
 
 YAML 1.2, so that `2:4`, `50%`, `on` and `no` are texts. A date is a text, too. Refused, with the line: a key written
-twice or that is no single word, a value that is not what its tag says, control characters, and what only grows a text
-into something that nobody meant: nesting without end, aliases of aliases, numbers that no machine counts to.
+twice or that is no single word, a tag that says other than the value does by itself, merge keys, control characters,
+and what only grows a text into something that nobody meant: nesting without end, aliases of aliases, numbers that no
+machine counts to. What is refused for its size is counted while it is read, and not read to its end.
 """
 
-import math
+import os
+import stat
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.composer import Composer, MaxDepthExceededError
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from ruamel.yaml.reader import ReaderError
 
+from harness.contract import quoted
 from orchestrator.errors import BadManifest
 
 Path = tuple[str | int, ...]
+MOST_BYTES = 2**18
+MOST_VALUES = 5_000
+MOST_DEEP = 30
+LONGEST_CHARACTERS = 4096
+"""Of one text: that of the longest path."""
 _TAG = "tag:yaml.org,2002:"
+_STRUCTURES = (f"{_TAG}map", f"{_TAG}seq")
+_TEXT = f"{_TAG}str"
 _NUMBERS = (f"{_TAG}int", f"{_TAG}float")
-_MOST_DEEP = 30
-_MOST_VALUES = 20_000
 _LARGEST = 2.0**63
+_TURNS_TEXT_AROUND = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
+_TOO_DEEP = "lists or mappings in each other without end"
+_TOO_MANY = f"more than {MOST_VALUES} values"
+_WRITE_LESS = "leave aliases (*name) out, or write several manifests"
 
 
 @dataclass
@@ -38,6 +52,32 @@ class Document:
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
+
+
+def read_text(path: FilePath) -> str:
+    """The text of a file, whatever lies there.
+
+    Raises:
+        BadManifest: it is no regular file, cannot be read, is not UTF-8, or is too long; the message names `path`, and
+            where the file was read the line.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise BadManifest(f"{path} is no file", hint="give the path of a YAML manifest")
+            content = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as unreadable:
+        raise BadManifest(f"cannot read {path}: {unreadable}", hint="give the path of a YAML manifest") from unreadable
+    try:
+        if len(content) > MOST_BYTES:
+            raise _refusal(content.count(b"\n") + 1, f"more than {MOST_BYTES // 2**10} KiB", "write several manifests")
+        return content.decode("utf-8")
+    except UnicodeDecodeError as other:
+        line = content.count(b"\n", 0, other.start) + 1
+        raise BadManifest(f"{path}, line {line}: not UTF-8", hint="save the file as UTF-8") from other
+    except BadManifest as large:
+        raise BadManifest(f"{path}, {large.message}", hint=large.hint) from large
 
 
 def read_document(text: str) -> Document:
@@ -59,19 +99,46 @@ def compose(text: str) -> Node | None:
     Raises:
         BadManifest: as `read_document` does for the text as a whole.
     """
+    yaml = _yaml()
     try:
-        root: Node | None = YAML(typ="safe", pure=True).compose(text)
+        root: Node | None = yaml.compose(text)
+    except MaxDepthExceededError as deep:
+        raise _refusal(_marked(deep), _TOO_DEEP, "write it flatter") from deep
     except MarkedYAMLError as broken:
-        line = broken.problem_mark.line + 1 if broken.problem_mark else 1
-        raise _refusal(line, f"not valid YAML: {broken.problem}", "check the indentation") from broken
+        raise _refusal(_marked(broken), f"not valid YAML: {broken.problem}", "check the indentation") from broken
     except ReaderError as broken:
         line = text.count("\n", 0, broken.position) + 1
         raise _refusal(line, "a control character", "write it as text, or leave it out") from broken
-    except RecursionError as endless:
-        raise _refusal(1, "lists or mappings in each other without end", "write it flatter") from endless
-    except YAMLError as broken:
-        raise _refusal(1, f"not valid YAML: {broken}", "see docs/manifests.md") from broken
+    except BadManifest:
+        raise
+    except Exception as broken:  # whatever the parser trips over, this text made it
+        line = int(yaml.reader.line) + 1
+        raise _refusal(line, f"not valid YAML: {broken}", "see docs/manifests.md") from broken
+    if yaml.version not in (None, (1, 2)):
+        raise _refusal(1, "another YAML than 1.2", "leave the %YAML line out")
     return root
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.max_depth = MOST_DEEP
+    yaml.Composer = _Counting
+    return yaml
+
+
+class _Counting(Composer):
+    """Ends the work at the first value too many."""
+
+    def __init__(self, loader: Any = None) -> None:
+        super().__init__(loader)
+        self.warn_double_anchors = False
+        self._count = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._count += 1
+        if self._count > 2 * MOST_VALUES:  # keys are nodes, too
+            raise _refusal(int(self.parser.peek_event().start_mark.line) + 1, _TOO_MANY, _WRITE_LESS)
+        return super().compose_node(parent, index)
 
 
 @dataclass
@@ -80,57 +147,87 @@ class _Reader:
 
     lines: dict[Path, int]
     count: int = 0
-    yaml: YAML = field(default_factory=lambda: YAML(typ="safe", pure=True))
+    yaml: YAML = field(default_factory=_yaml)
 
     def value(self, node: Node, path: Path) -> Any:
         self.lines.setdefault(path, _line(node))
         self.count += 1
-        if len(path) > _MOST_DEEP or self.count > _MOST_VALUES:
-            raise _refusal(_line(node), "too many values, or too deep in each other", "leave aliases (*name) out")
+        if len(path) > MOST_DEEP:
+            raise _refusal(_line(node), _TOO_DEEP, "leave aliases (*name) out")
+        if self.count > MOST_VALUES:
+            raise _refusal(_line(node), _TOO_MANY, _WRITE_LESS)
+        if isinstance(node, ScalarNode):
+            return self._scalar(node)
+        if node.tag not in _STRUCTURES:
+            raise _tagged(node)
         if isinstance(node, MappingNode):
             return {key: self.value(value, (*path, key)) for key, value in self._items(node, path)}
-        if isinstance(node, SequenceNode):
-            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-        assert isinstance(node, ScalarNode)  # noqa: S101  there are three kinds of nodes
-        return self._scalar(node)
+        return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
 
     def _items(self, node: MappingNode, path: Path) -> Iterator[tuple[str, Node]]:
         seen = set()
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
                 raise _refusal(_line(key), "a key is a list or a mapping", "a key is one word")
-            if key.value in seen:
-                raise _refusal(_line(key), f"{key.value!r} is written twice", "remove one")
-            seen.add(key.value)
-            self.lines[(*path, key.value)] = _line(key)
-            yield _text(key), value
+            name = _text(key)
+            if key.tag == f"{_TAG}merge":
+                raise _refusal(_line(key), "a merge key (<<)", "write the values out")
+            if name in seen:
+                raise _refusal(_line(key), f"{quoted(name)} is written twice", "remove one")
+            seen.add(name)
+            self.lines[(*path, name)] = _line(key)
+            yield name, value
 
     def _scalar(self, node: ScalarNode) -> str | int | float | bool | None:
+        by_itself = self.yaml.resolver.resolve(ScalarNode, node.value, (node.style is None, False))
+        if node.tag not in (_TEXT, str(by_itself)):
+            raise _tagged(node)
         if node.tag == f"{_TAG}null":
             return None
         if node.tag not in (*_NUMBERS, f"{_TAG}bool"):
             return _text(node)
         try:
             value: int | float | bool = self.yaml.constructor.construct_object(node)
-        except (ValueError, KeyError, IndexError, YAMLError) as wrong:
+        except Exception as wrong:  # the parser's own way to fail at what it took for a number
             kind = node.tag.removeprefix(_TAG)
-            raise _refusal(
-                _line(node), f"{node.value[:20]!r} is no {kind}", "write the value without a tag (!!)"
-            ) from wrong
-        if not math.isfinite(value) or abs(value) >= _LARGEST:
-            raise _refusal(_line(node), f"{node.value[:20]} is no number that can be counted to", "write a smaller one")
+            raise _refusal(_line(node), f"{quoted(node.value)} is no {kind}", "put it into quotes") from wrong
+        if not -_LARGEST < value < _LARGEST:  # nor NaN
+            found = quoted(node.value)
+            raise _refusal(_line(node), f"{found} is no number that can be counted to", "write a smaller one")
         return value
 
 
 def _text(node: ScalarNode) -> str:
     text = str(node.value)
-    if any(unicodedata.category(one) in ("Cc", "Cs") and one not in "\n\t" for one in text):
+    if len(text) > LONGEST_CHARACTERS:
+        problem = f"a text of {len(text)} characters: {quoted(text)}"
+        raise _refusal(_line(node), problem, f"{LONGEST_CHARACTERS} are the most")
+    if has_control(text):
         raise _refusal(_line(node), "a control character", "write it as text, or leave it out")
     return text
 
 
+def has_control(text: str) -> bool:
+    """Whether a terminal or a page would do something else with it than show it, line by line."""
+    return any(
+        unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(one) in _TURNS_TEXT_AROUND
+        for one in text
+        if one not in "\n\t"
+    )
+
+
 def _line(node: Node) -> int:
     return int(node.start_mark.line) + 1
+
+
+def _marked(problem: MarkedYAMLError) -> int:
+    mark = problem.problem_mark or problem.context_mark
+    return int(mark.line) + 1 if mark else 1
+
+
+def _tagged(node: Node) -> BadManifest:
+    tag = str(node.tag).replace(_TAG, "!!")
+    return _refusal(_line(node), f"the tag {quoted(tag)} is no part of a manifest", "write the value without a tag")
 
 
 def _refusal(line: int, problem: str, hint: str) -> BadManifest:

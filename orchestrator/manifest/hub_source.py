@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-_FORM = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@(\S+))?")
+_FORM = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@(\S+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

@@ -1,10 +1,11 @@
 """What a user asks for: the manifest, as written in YAML or built from the options of `bench`."""
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
     Field,
     PositiveInt,
@@ -24,19 +25,53 @@ from harness.contract import (
     SpeedSizes,
     did_you_mean,
     digest_of,
+    quoted,
 )
+from orchestrator.manifest.document import has_control
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_WORD_CHARACTERS = 100
+_MOST_PROCESSES = 1024
+MOST_ROUNDS = 1000
+MOST_STAGES = 200_000
+"""Of one manifest: more than any that was tried."""
 
 
 def _check_name(name: str) -> str:
     """Names are parts of stages' names and of paths."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name: it takes up to 80 letters, digits, '.', '_' and '-', no '/', no space")
+        raise ValueError(
+            f"{quoted(name)} is no name: it takes up to 80 letters, digits, '.', '_' and '-', no '/', no space"
+        )
     return name
 
 
+def _check_line(text: str) -> str:
+    if not text or text != text.strip() or "\n" in text or "\t" in text or has_control(text):
+        raise ValueError(f"{quoted(text)} is not one line of text without spaces around it")
+    return text
+
+
+def _check_word(text: str) -> str:
+    if len(text) > _WORD_CHARACTERS:
+        raise ValueError(f"{quoted(text)} has {len(text)} characters, and {_WORD_CHARACTERS} are the most")
+    return _check_line(text)
+
+
+def _check_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    seen = set()
+    for value in values:
+        identity = value.model_dump_json() if isinstance(value, BaseModel) else value
+        if identity in seen:
+            raise ValueError(f"{quoted(str(identity))} stands there twice; remove one")
+        seen.add(identity)
+    return values
+
+
 Name = Annotated[str, AfterValidator(_check_name)]
+Line = Annotated[str, AfterValidator(_check_line)]
+Word = Annotated[str, AfterValidator(_check_word)]
+Different = AfterValidator(_check_different)
 
 
 class ModelEntry(Frozen):
@@ -46,8 +81,8 @@ class ModelEntry(Frozen):
     """
 
     name: Name
-    source: str
-    family: str | None = None
+    source: Line
+    family: Word | None = None
     dtype: Dtype | None = None
 
 
@@ -57,8 +92,8 @@ class CalibrationEntry(Frozen):
     `dataset` is a known name, or `file:path` of a `.txt`, `.jsonl` or `.jsonl.gz` file.
     """
 
-    dataset: str | None = None
-    substitute: str | None = None
+    dataset: Line | None = None
+    substitute: Word | None = None
     samples: PositiveInt | None = None
     sequence_length: PositiveInt | None = None
     seed: Annotated[int, Field(ge=0)] | None = None
@@ -74,11 +109,11 @@ class CompressEntry(Frozen):
     and benchmark: for baselines, which have the size and speed of what they are held against.
     """
 
-    method: str
-    setting: str | None = None
-    options: dict[str, Scalar] = {}
+    method: Word
+    setting: Word | None = None
+    options: dict[Word, Scalar] = {}
     calibration: CalibrationEntry = CalibrationEntry()
-    recovery: str | None = None
+    recovery: Line | None = None
     name: Name | None = None
     offload_activations: bool = False
     accuracy_only: bool = False
@@ -91,17 +126,20 @@ class EvaluateEntry(EvaluationSizes):
     what is deployed. With several each task is scored by each of them; `processes` are those of the reference.
     """
 
-    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
-    engine: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(lambda value: _as_list(value))] = (
-        REFERENCE_ENGINE,
-    )
-    limit: PositiveInt | dict[str, PositiveInt] | None = None
+    tasks: Annotated[tuple[Word, ...], Field(min_length=1), Different]
+    engine: Annotated[
+        tuple[Word, ...], Field(min_length=1), Different, BeforeValidator(lambda value: _as_tuple(value))
+    ] = (REFERENCE_ENGINE,)
+    limit: PositiveInt | dict[Word, PositiveInt] | None = None
+    processes: Annotated[PositiveInt, Field(le=_MOST_PROCESSES)] = 1
 
     @field_validator("limit")
     @classmethod
     def _limits_are_of_listed_tasks(
         cls, limit: int | dict[str, int] | None, info: ValidationInfo
     ) -> int | dict[str, int] | None:
+        if limit == {}:
+            raise ValueError("it holds no limit, so that every task would be run in full; leave it out for that")
         tasks = info.data.get("tasks", ())
         strangers = [task for task in limit if task not in tasks] if isinstance(limit, dict) and tasks else []
         if strangers:
@@ -122,16 +160,17 @@ class BenchmarkEntry(SpeedSizes):
     time it with the dequantized weights, and say so. `prompts` is a file as `file:path`; None draws them.
     """
 
-    backends: Annotated[tuple[str, ...], Field(min_length=1)]
-    options: dict[str, dict[str, Scalar]] = {}
+    backends: Annotated[tuple[Word, ...], Field(min_length=1), Different]
+    batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1), Different] = (1, 8)
+    options: dict[Word, dict[Word, Scalar]] = {}
     dense_fallback: bool = False
-    prompts: str | None = Field(default=None, pattern=r"^file:.")
+    prompts: Annotated[Line, Field(pattern=r"^file:.")] | None = None
 
     @model_validator(mode="after")
     def _options_are_of_listed_backends(self) -> Self:
         if strangers := sorted(self.options.keys() - set(self.backends)):
             near = did_you_mean(strangers[0], self.backends)
-            raise ValueError(f"options are given for {', '.join(strangers)}, which backends does not list{near}")
+            raise ValueError(f"options are given for {strangers[0]}, which backends does not list{near}")
         return self
 
 
@@ -141,9 +180,9 @@ class RoundsEntry(Frozen):
     One round of an operation measures once, and gives no interval.
     """
 
-    benchmark: PositiveInt = 3
-    profile: PositiveInt = 3
-    compress: PositiveInt = 1
+    benchmark: Annotated[PositiveInt, Field(le=MOST_ROUNDS)] = 3
+    profile: Annotated[PositiveInt, Field(le=MOST_ROUNDS)] = 3
+    compress: Annotated[PositiveInt, Field(le=MOST_ROUNDS)] = 1
 
 
 class ScoringEntry(Frozen):
@@ -155,10 +194,10 @@ class ScoringEntry(Frozen):
     and 6, of those that `evaluate` lists.
     """
 
-    tasks: dict[str, str] = {}
-    generalization: str | None = None
+    tasks: dict[Word, Word] = {}
+    generalization: Word | None = None
     truthfulness: Literal["mc1", "mc2"] = "mc2"
-    engine: str = REFERENCE_ENGINE
+    engine: Word = REFERENCE_ENGINE
 
 
 class LimitsEntry(Frozen):
@@ -174,7 +213,7 @@ class Manifest(Frozen):
     schema_version: Literal[1] = 1
     name: Name
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
-    compress: tuple[CompressEntry, ...] = ()
+    compress: Annotated[tuple[CompressEntry, ...], Different] = ()
     calibration: CalibrationEntry = CalibrationEntry()
     evaluate: EvaluateEntry | None = None
     profile: ProfileEntry | None = None
@@ -184,6 +223,27 @@ class Manifest(Frozen):
     device: Annotated[str, BeforeValidator(lambda value: _joined(value))] = "auto"
     runtime: Literal["auto", "docker", "process"] = "auto"
     limits: LimitsEntry = LimitsEntry()
+
+    @field_validator("models")
+    @classmethod
+    def _models_have_names_of_their_own(cls, models: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
+        _check_different(tuple(model.name for model in models))
+        return models
+
+    @model_validator(mode="after")
+    def _can_be_planned(self) -> Self:
+        if self.stages > MOST_STAGES:
+            raise ValueError(f"it asks for some {self.stages} stages, and {MOST_STAGES} are the most; ask for less")
+        return self
+
+    @property
+    def stages(self) -> int:
+        """About how many stages a plan of it has at most."""
+        compressions, variants = len(self.compress) * self.rounds.compress, 1 + len(self.compress)
+        measured = (1 + variants) * self.rounds.profile if self.profile else 0
+        measured += (1 + variants) * self.rounds.benchmark * len(self.benchmark.backends) if self.benchmark else 0
+        evaluated = variants * len(self.evaluate.tasks) * len(self.evaluate.engine) if self.evaluate else 0
+        return len(self.models) * (1 + compressions + measured + evaluated)
 
     @property
     def digest(self) -> str:
@@ -198,6 +258,8 @@ def _joined(value: object) -> object:
     return value
 
 
-def _as_list(value: object) -> object:
+def _as_tuple(value: object) -> object:
     """A single name stands for a list of one."""
-    return [value] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value

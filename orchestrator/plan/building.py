@@ -126,6 +126,10 @@ class _Builder:
         for index, entry in enumerate(self.manifest.compress):
             with located("compress", index):
                 planned = self.compress(model, fetched, dense, entry)
+                if planned is not None and planned[1] in [one.subject for one in variants]:
+                    raise BadManifest(
+                        f"{planned[1].label} is asked for twice", hint="remove one, or give one another `name`"
+                    )
             if planned is not None:
                 stage, subject, known = planned
                 compressions.append(stage)
@@ -373,6 +377,7 @@ def build_plan(
             commit, no source has a split that is needed, or a method knows the architecture of none of the models.
     """
     refuse_unpinned(manifest.models)
+    _refuse_other_names(manifest, catalog)
     builder = _Builder(manifest, catalog, device, data, hub)
     architecture_of = known_architectures(builder.fetch_image.description, look_up)
     for index, model in enumerate(manifest.models):
@@ -381,6 +386,18 @@ def build_plan(
         builder.plan_model(model, parsed, architecture_of(parsed))
     builder.refuse_useless_methods()
     return Plan(tuple(builder.stages.values()), tuple(builder.not_planned), builder.decisions)
+
+
+def _refuse_other_names(manifest: Manifest, catalog: ImageCatalog) -> None:
+    """Refuse a backend that stands in one list twice, by its name and by its short form."""
+    engines = manifest.evaluate.engine if manifest.evaluate else ()
+    backends = manifest.benchmark.backends if manifest.benchmark else ()
+    for where, names in (("evaluate", "engine"), engines), (("benchmark", "backends"), backends):
+        full = [catalog.full_name(name) for name in names]
+        for index, name in enumerate(full):
+            if name in full[:index]:
+                with located(*where, index):
+                    raise BadManifest(f"{names[index]} is {name}, which stands there already", hint="remove one")
 
 
 def _benchmark_parameters(

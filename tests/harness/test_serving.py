@@ -106,17 +106,60 @@ def test_a_bad_request_says_what_is_wrong_with_it(tmp_path: Path, request_text: 
     assert words in events[-1]["message"]
 
 
-def test_an_output_folder_that_is_not_there_is_an_error_on_stdout(tmp_path: Path) -> None:
-    status, events, _ = serve(tmp_path / "absent", "raise ValueError('surprise')")
-    assert (status, events[-1]["event"]) == (5, "error")
+NOT_USABLE = {"absent": "absent", "a file": "file", "a file's inside": "file/inside", "endless": "x" * 5000}
 
 
-def test_a_result_that_could_not_be_written_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NOT_USABLE)
+def test_an_output_that_cannot_be_written_to_is_a_bad_request_before_any_work(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    status, events, _ = serve(tmp_path / NOT_USABLE[name], "raise AssertionError('never asked')")
+    assert (status, [event["event"] for event in events]) == (2, ["error"])
+    assert events[-1]["code"] == "bad_request"
+    assert "output" in events[-1]["message"]
+
+
+@pytest.mark.parametrize("output", ["", "\0", "a\0b"])
+def test_an_output_that_no_folder_can_be_called_is_a_bad_request(tmp_path: Path, output: str) -> None:
+    asked = {"id": "x", "operation": "profile", "inputs": {}, "output": output, "parameters": {}}
+    status, events, _ = serve(tmp_path, "raise AssertionError('never asked')", json.dumps(asked))
+    assert (status, [event["event"] for event in events]) == (2, ["error"])
+    assert "output" in events[-1]["message"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_input_that_no_path_can_be_called_is_a_bad_request(tmp_path: Path) -> None:
+    asked = {"id": "x", "operation": "profile", "inputs": {"a": "\0"}, "output": str(tmp_path), "parameters": {}}
+    status, events, _ = serve(tmp_path, "raise AssertionError('never asked')", json.dumps(asked))
+    assert (status, events[-1]["code"]) == (2, "bad_request")
+    assert "inputs.a" in events[-1]["message"]
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "code"),
+    [
+        (
+            f"from harness.contract import ProfileResult; return ProfileResult.model_validate({PROFILE!r})",
+            5,
+            "internal",
+        ),
+        ("from harness.errors import BadRequest; raise BadRequest('wrong', hint='right')", 2, "bad_request"),
+        ("raise Unsupported(Reason.SHAPE, 'width 3', hint='another')", 3, "unsupported"),
+    ],
+)
+def test_an_output_that_vanishes_costs_a_result_and_leaves_an_error_what_it_is(
+    tmp_path: Path, end: str, status: int, code: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    found, events, _ = serve(out, f"os.rmdir({str(out)!r}); {end}")
+    assert (found, [event["event"] for event in events]) == (status, ["started", "error"])
+    assert events[-1]["code"] == code
+
+
+def test_a_result_that_was_written_is_one(tmp_path: Path) -> None:
     body = f"from harness.contract import ProfileResult; return ProfileResult.model_validate({PROFILE!r})"
     status, events, _ = serve(tmp_path, body)
     assert (status, events[-1]["event"]) == (0, "result")
-    status, events, _ = serve(tmp_path / "absent", body)
-    assert (status, [event["event"] for event in events]) == (5, ["started", "error"])
 
 
 def test_the_outcome_is_on_the_disk_before_it_has_its_name(tmp_path: Path) -> None:

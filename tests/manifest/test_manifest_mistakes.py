@@ -1,6 +1,5 @@
 """A mistake in a manifest is one sentence that names the line and, where one is near, the right name."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -116,19 +115,13 @@ def test_plain_words_are_texts_numbers_or_true_and_false(tmp_path: Path, written
     assert type(found) is type(read)
 
 
-BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
-    f"{name}: &{name} [{', '.join(f'*{before}' for _ in range(10))}]\n"
-    for before, name in zip("abcdef", "bcdefg", strict=True)
-)
-
-
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("profile: !!bool maybe", "'maybe' is no bool"),
-        ("profile: {macs_tokens: !!int abc}", "'abc' is no int"),
-        ("limits: {memory_gib: !!float abc}", "'abc' is no float"),
-        ("profile: !!timestamp abc", "profile"),
+        ("profile: !!bool maybe", "the tag '!!bool'"),
+        ("profile: {macs_tokens: !!int abc}", "the tag '!!int'"),
+        ("limits: {memory_gib: !!float abc}", "the tag '!!float'"),
+        ("profile: !!timestamp abc", "the tag '!!timestamp'"),
         ("limits: {memory_gib: .inf}", "no number"),
         ("limits: {memory_gib: 1e308}", "no number"),
         (f"limits: {{deadline_seconds: 1{'0' * 5000}}}", "is no int"),
@@ -136,7 +129,7 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("? {a: b}\n: 1", "a key is a list or a mapping"),
         ("profile: \x07", "a control character"),
         ('profile: "\\0"', "a control character"),
-        ("profile: &a [*a]", "too deep"),
+        ("profile: &a [*a]", "without end"),
     ],
 )
 def test_what_no_manifest_means_is_refused_with_its_line(tmp_path: Path, line: str, problem: str) -> None:
@@ -144,11 +137,6 @@ def test_what_no_manifest_means_is_refused_with_its_line(tmp_path: Path, line: s
     assert "line 12" in message
     assert problem in message
     assert len(message) < 300
-
-
-@pytest.mark.parametrize("text", [BOMB, f"compress: {'[' * 500}{']' * 500}\n"])
-def test_values_without_end_are_refused_at_once(tmp_path: Path, text: str) -> None:
-    assert re.search(r"line \d+: (too many values|lists or mappings in each other)", complaint(tmp_path, text))
 
 
 def test_a_wrong_value_names_its_line(tmp_path: Path) -> None:
