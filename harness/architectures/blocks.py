@@ -17,14 +17,16 @@ class Family:
     """Architectures with one layout. `groups` are linears that read the same tensor, in the order they are computed.
 
     The groups, and the order within them, are those of the true-sequential mode of GPTQ and SparseGPT. `norms` names,
-    for the first and the third group, the norm whose output they read. Of `up`, the last `in_features` of the down
-    projection's rows feed it; `gate` and `up` are one where the checkpoint fuses them.
+    for the first and the third group, the norm whose output they read; a norm multiplies by its weight plus
+    `norm_offset`. Of `up`, the last `in_features` of the down projection's rows feed it; `gate` and `up` are one where
+    the checkpoint fuses them.
     """
 
     architectures: tuple[str, ...]
     blocks: str
     groups: tuple[tuple[str, ...], ...]
     norms: tuple[str, str]
+    norm_offset: int = 0
     attention: str = "self_attn"
     gated: bool = True
 
@@ -90,6 +92,13 @@ FAMILIES = (
         blocks="model.layers",
         groups=(_QKV, ("self_attn.o_proj",), ("mlp.up_proj", "mlp.gate_proj"), ("mlp.down_proj",)),
         norms=("input_layernorm", "post_attention_layernorm"),
+    ),
+    Family(
+        architectures=("Gemma3ForCausalLM",),
+        blocks="model.layers",
+        groups=(_QKV, ("self_attn.o_proj",), ("mlp.up_proj", "mlp.gate_proj"), ("mlp.down_proj",)),
+        norms=("input_layernorm", "pre_feedforward_layernorm"),
+        norm_offset=1,
     ),
     Family(
         architectures=("GlmForCausalLM", "Glm4ForCausalLM"),

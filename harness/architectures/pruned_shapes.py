@@ -152,7 +152,12 @@ def uniform_config(config: Mapping[str, Any], widths: LayerWidths, head_size: in
 
 
 def any_head_count(config: Mapping[str, Any]) -> bool:
-    """Whether a uniform model may have heads that do not divide its hidden size: not where a Llama has biases."""
+    """Whether a uniform model may have heads that do not divide its hidden size.
+
+    Not a Gemma 3, which transformers refuses then, and not a Llama with biases, which no Mistral equals.
+    """
+    if config["model_type"] == "gemma3_text":
+        return False
     return config["model_type"] != "llama" or not (config.get("attention_bias") or config.get("mlp_bias"))
 
 

@@ -99,12 +99,19 @@ def _llama(config: Mapping[str, Any]) -> Shape:
         intermediate_size=int(config["intermediate_size"]),
         heads=heads,
         key_value_heads=int(config.get("num_key_value_heads") or heads),
-        head_size=int(config.get("head_dim") or hidden_size // heads),
+        head_size=int(config.get("head_dim") or _usual_head_size(config["model_type"]) or hidden_size // heads),
         vocabulary=int(config["vocab_size"]),
         context=int(config["max_position_embeddings"]),
         mlp_matrices=3,
         embedding_size=hidden_size,
     )
+
+
+def _usual_head_size(model_type: str) -> int | None:
+    """What transformers takes where a configuration states none; None where that follows from the hidden size."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return getattr(CONFIG_MAPPING[model_type], "head_dim", None)
 
 
 def _opt(config: Mapping[str, Any]) -> Shape:
@@ -125,6 +132,7 @@ def _opt(config: Mapping[str, Any]) -> Shape:
 
 
 _FAMILIES: dict[str, Callable[[Mapping[str, Any]], Shape]] = {
+    "gemma3_text": _llama,
     "glm": _llama,
     "glm4": _llama,
     "llama": _llama,

@@ -18,7 +18,8 @@ def read_architecture(config: Mapping[str, Any]) -> Any:
 
     Raises:
         Unsupported: transformers does not know the model type without remote code; the model keeps its language model
-            within another one, states no context length, or has no attention that can be computed with here.
+            within another one, sees what follows, states no context length, or has no attention that can be computed
+            with here.
         BadCheckpoint: transformers cannot read the configuration.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -60,6 +61,8 @@ def _why_not(model_class: Any, config: Any) -> str | None:
         return "keeps its language model within a model of several parts, which is not taken out here"
     if not model_class._supports_sdpa:
         return f"has no {ATTENTION} attention in transformers, with which every model is computed here"
+    if getattr(config, "use_bidirectional_attention", None):
+        return "sees the tokens that follow as well (use_bidirectional_attention), so that it predicts none"
     context = getattr(config, "max_position_embeddings", None)
     if not isinstance(context, int) or context < 1:
         return "states no context length (max_position_embeddings), which texts are cut by"

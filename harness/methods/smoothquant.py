@@ -201,7 +201,7 @@ class _Work:
         )
         _refuse_overflow(groups, [one.values for one in observed])
         for pair, one in zip(pairs, observed, strict=True):
-            pair.fold(smoothing_scale(one.values, pair.after, alpha))
+            pair.fold(smoothing_scale(one.values, pair.after, alpha), self._grid.scale_dtype)
 
 
 def _refuse_overflow(groups: Sequence[LinearGroup], magnitudes: Sequence[Tensor]) -> None:

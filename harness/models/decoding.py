@@ -108,4 +108,4 @@ def decode(loaded: "LoadedModel", prompts: Tensor, generate_tokens: int) -> Deco
 def _held_bytes(cache: Any) -> int:
     """Keys and values, and in layers without attention the states that they keep instead."""
     held = (value for layer in cache.layers for value in vars(layer).values())
-    return sum(value.nbytes for value in held if isinstance(value, Tensor))
+    return sum(value.nbytes for value in held if isinstance(value, Tensor) and value.is_floating_point())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.architectures.shape import Shape, read_shape
+from harness.architectures.windows import shortest_window
 from harness.checkpoint import open_checkpoint, read_config, read_tensors
 from harness.contract import (
     CheckpointDescriptor,
@@ -48,7 +49,9 @@ def profile(request: ProfileRequest, reporter: Reporter) -> ProfileResult:
     reporter.progress(1, 2, "measurement")
     memory, held_bytes = _measure_generating(loaded, request)
     reporter.progress(2, 2, "measurement")
-    kv_cache_bytes = held_bytes if shape is None else _kv_cache_bytes(shape, loaded, request)
+    window = shortest_window(config)
+    cut = window is not None and window < parameters.prompt_tokens + parameters.generate_tokens
+    kv_cache_bytes = held_bytes if shape is None or cut else _kv_cache_bytes(shape, loaded, request)
     return ProfileResult(
         disk_bytes=descriptor.size_bytes,
         weight_bytes=weight_bytes(folder),

@@ -8,7 +8,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, Qwen2Config
 
 from harness.architectures.blocks import decoder_blocks
 from harness.architectures.pruned_shapes import note_heads, resize
@@ -94,16 +94,30 @@ def test_what_else_is_in_the_call_changes_no_answer(family: str, tmp_path: Path)
     assert dict(scorer.score(requests[::-1]))[0].log_likelihood == pytest.approx(alone[-1].log_likelihood, rel=1e-5)
 
 
-def test_layers_with_and_without_a_sliding_window_each_see_what_they_should(tmp_path: Path) -> None:
+WINDOWED = {
+    "vocab_size": 264, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128, "sliding_window": 10, "initializer_range": 0.3,
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen2Config(**WINDOWED, use_sliding_window=True),
+        Gemma3TextConfig(**WINDOWED, head_dim=16),
+        Gemma3TextConfig(**WINDOWED | {"layer_types": ["sliding_attention"] * 3}, head_dim=16),
+        Gemma3TextConfig(**WINDOWED | {"layer_types": ["full_attention"] * 3}, head_dim=16),
+    ],
+    ids=["qwen2", "gemma3", "gemma3-sliding", "gemma3-full"],
+)
+def test_layers_with_and_without_a_sliding_window_each_see_what_they_should(tmp_path: Path, config: Any) -> None:
     torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=264, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, use_sliding_window=True, sliding_window=10,
-        layer_types=["full_attention", "sliding_attention", "sliding_attention"], initializer_range=0.3,
-    )  # fmt: skip
-    loaded = load_small(tmp_path / "model", Qwen2ForCausalLM(config))
+    loaded = load_small(tmp_path / "model", AutoModelForCausalLM.from_config(config))
     requests = everything(Random(1), context_length=128)
-    assert_answers_equal(loaded, requests, dict(Scorer(loaded, report=silent).score(requests)))
+    scorer = Scorer(loaded, report=silent)
+    assert_answers_equal(loaded, requests, dict(scorer.score(requests)))
+    assert scorer.computed_tokens < scorer.work.requested_tokens / 2
 
 
 def test_a_pruned_model_whose_layers_differ_in_width_is_answered(tmp_path: Path) -> None:

@@ -279,3 +279,11 @@ def test_an_architecture_that_nothing_here_can_compute_with_is_refused_before_it
     with pytest.raises(Unsupported, match=message) as refused:
         fetch_folder()
     assert refused.value.reason is Reason.ARCHITECTURE
+
+
+def test_a_model_that_sees_the_tokens_that_follow_is_refused(fetch_folder: Fetch, model: Path):
+    config = AutoConfig.for_model("gemma3_text", use_bidirectional_attention=True)
+    (model / "config.json").write_text(config.to_json_string())
+    with pytest.raises(Unsupported, match="Gemma3ForCausalLM sees the tokens that follow") as refused:
+        fetch_folder()
+    assert refused.value.reason is Reason.ARCHITECTURE

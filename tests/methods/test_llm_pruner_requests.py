@@ -123,7 +123,7 @@ def test_layers_outside_the_range_keep_their_widths_and_this_harness_loads_what_
     publish_model(tmp_path / "model", tiny_model(family))
     result, artifact, _ = compress("official-flag:50%", first_layer=1, last_layer=2)
     widths = read_layer_widths(read_config(artifact))
-    dense_heads = (4, 4 if family in UNCUT_HEADS else 2)
+    dense_heads = (4, FAMILIES[family][2].get("num_key_value_heads", 4))
     assert [(one.heads, one.key_value_heads) for one in widths] == [
         dense_heads,
         (dense_heads[0] // 2, dense_heads[1] // 2),
@@ -250,7 +250,7 @@ def test_a_llama_whose_heads_do_not_divide_its_hidden_size_is_written_as_the_mis
 
 
 @pytest.mark.parametrize("options", [{}, {"export": "original", "first_layer": 1, "last_layer": 3}], ids=str)
-@pytest.mark.parametrize("family", ["llama", "qwen3", "glm", "opt"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "glm", "opt"])
 def test_the_multiply_accumulates_are_those_of_the_pruned_linears(tmp_path, compress, family, options):
     publish_model(tmp_path / "model", tiny_model(family))
     _, artifact, _ = compress("15%", **options)

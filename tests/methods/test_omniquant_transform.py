@@ -8,7 +8,7 @@ from harness.architectures.blocks import decoder_blocks
 from harness.errors import Unsupported
 from harness.methods.omniquant.transform import ChannelRange, EquivalentTransformation, plan_transformation, sharing
 from harness.methods.skeleton.stream import open_stream
-from tests.support.tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
+from tests.support.tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens, with_exact_norms
 
 NORM_FIRST = [family for family in FAMILIES if family != "opt-post-norm"]
 BOTH_NORMS, WITH_VALUES = 2, 3
@@ -43,7 +43,7 @@ def substituted(block, transformation):
 
 @pytest.mark.parametrize("family", NORM_FIRST)
 def test_without_rounding_the_block_puts_out_what_it_did(family):
-    model = tiny_model(family).double()
+    model = with_exact_norms(tiny_model(family).double())
     for name, parameter in model.named_parameters():
         if name.endswith("bias") or "norm" in name:
             parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -65,6 +65,8 @@ def test_without_rounding_the_block_puts_out_what_it_did(family):
         ("llama", BOTH_NORMS, True, False),
         ("glm4", BOTH_NORMS, True, False),
         ("qwen3", BOTH_NORMS, False, False),
+        ("gemma3", BOTH_NORMS, False, False),
+        ("gemma3-full", WITH_VALUES, False, False),
         ("opt", WITH_VALUES, True, True),
     ],
 )
@@ -75,6 +77,33 @@ def test_only_what_is_exact_for_the_family_is_learned_and_the_rest_is_explained(
     assert any("values" in note for note in plan.notes) == (pairs == BOTH_NORMS)
     assert any("queries" in note for note in plan.notes) == (not query_key)
     assert any("no shift" in note for note in plan.notes) == (not shift)
+
+
+def test_a_norm_that_adds_1_to_its_weight_ends_as_its_linears_were_made_for_in_the_stored_dtype():
+    block = decoder_blocks(tiny_model("gemma3"))[0]
+    for norm in (block.input_norm, block.mlp_norm):
+        norm.weight.copy_(torch.linspace(-0.99, 3, len(norm.weight)).bfloat16())
+    plan = plan_transformation(block, query_key=False, shift=False)
+    transformation = EquivalentTransformation(block, plan, observed(block), alpha=0.5, stored_as=torch.bfloat16)
+    for learned in transformation.parameters():
+        learned.uniform_(20, 200)
+    transformed = transformation.apply()
+    for name, reader in (("input_layernorm", "self_attn.q_proj"), ("pre_feedforward_layernorm", "mlp.up_proj")):
+        stored = transformed.replaced[f"{name}.weight"].bfloat16().double()
+        made_up_for = transformed.factors[reader].columns.double()
+        factor = 1 + block.module.get_parameter(f"{name}.weight").double()
+        torch.testing.assert_close((1 + stored) * made_up_for, factor, rtol=1e-5, atol=0)
+
+
+def test_a_scale_that_is_rounded_to_what_is_stored_still_learns():
+    block = decoder_blocks(tiny_model("gemma3"))[0]
+    plan = plan_transformation(block, query_key=False, shift=False)
+    transformation = EquivalentTransformation(block, plan, observed(block), alpha=0.5, stored_as=torch.bfloat16)
+    (first, *_) = transformation.parameters()
+    first.requires_grad_()
+    with torch.enable_grad():
+        transformation.apply().factors["self_attn.q_proj"].columns.sum().backward()
+    assert torch.equal(first.grad, torch.ones_like(first))
 
 
 def test_a_block_that_normalises_last_allows_no_transformation():

@@ -8,9 +8,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harness.architectures.blocks import decoder_blocks
 from harness.contract import Reason
 from harness.errors import Unsupported
-from harness.methods.numerics.scaling import PairKind, fold_into_linear, fold_into_norm, missing_pairs, smoothable_pairs
+from harness.methods.numerics.scaling import (
+    PairKind,
+    fold_into_linear,
+    fold_into_norm,
+    missing_pairs,
+    smoothable_pairs,
+    storable_scale,
+)
 from harness.methods.skeleton.stream import open_stream
-from tests.support.tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens
+from tests.support.tiny_checkpoints import FAMILIES, tiny_model, tiny_tokens, with_exact_norms
 
 TOKENS = tiny_tokens(3, 9)
 FIRST_NORM = [family for family in FAMILIES if family != "opt-post-norm"]
@@ -18,7 +25,7 @@ FIRST_NORM = [family for family in FAMILIES if family != "opt-post-norm"]
 
 def exact_model(family):
     """In float64, with biases and norms that are not the zeros and ones that they start as."""
-    model = tiny_model(family).double()
+    model = with_exact_norms(tiny_model(family).double())
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         if parameter.dim() == 1:
@@ -56,7 +63,7 @@ def test_a_scale_moved_between_a_pair_leaves_the_output_of_the_block_unchanged(f
     model = all_heads_llama() if family == "all heads" else exact_model(family)
     block = decoder_blocks(model)[0]
     pairs = smoothable_pairs(block)
-    if kind is PairKind.VALUE_OUTPUT and family not in ("opt", "all heads"):
+    if kind is PairKind.VALUE_OUTPUT and family not in ("opt", "gemma3-full", "all heads"):
         assert "several heads share their values" in pairs.missing[kind]
         return
     before = outputs(model, block)
@@ -76,6 +83,33 @@ def test_all_pairs_together_leave_the_logits_unchanged():
         for pair in pairs.found.values():
             pair.fold(positive(pair.after.in_features))
     torch.testing.assert_close(model(TOKENS).logits, before, rtol=1e-10, atol=1e-10)
+
+
+def test_norms_that_add_1_to_their_weight_hold_their_scale_exactly_once_they_are_rounded():
+    model = exact_model("gemma3-full")
+    blocks = decoder_blocks(model)
+    norms = [norm for block in blocks for norm in (block.input_norm, block.mlp_norm)]
+    for norm in norms:
+        norm.weight.copy_(torch.linspace(-0.999, 3, len(norm.weight)).bfloat16())
+        norm.weight[:2] = torch.tensor([-1.0, -0.99609375])
+    before = model(TOKENS).logits
+    for block in blocks:
+        for pair in smoothable_pairs(block).found.values():
+            scale = positive(pair.after.in_features) * 100
+            used = pair.fold(scale, torch.bfloat16)
+            assert bool(torch.isfinite(used).all())
+            if isinstance(pair.before, nn.Linear):
+                assert torch.equal(used, scale)
+    for norm in norms:
+        rounded = norm.weight.bfloat16().double()
+        torch.testing.assert_close(norm.weight, rounded, rtol=1e-14, atol=1e-14)
+        norm.weight.copy_(rounded)
+    torch.testing.assert_close(model(TOKENS).logits, before, rtol=1e-9, atol=1e-9)
+
+
+def test_a_norm_that_multiplies_by_its_weight_alone_takes_any_scale_as_it_is():
+    scale = positive(32)
+    assert storable_scale(torch.ones(32), scale, torch.bfloat16, offset=0) is scale
 
 
 def test_of_a_fused_gate_and_up_only_the_up_rows_are_divided():

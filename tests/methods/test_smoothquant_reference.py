@@ -45,7 +45,8 @@ def smooth(norm, linears, activations, alpha):
     for channel in range(channels):
         weight = max(float(linear.weight[:, channel].abs().max()) for linear in linears)
         scale[channel] = max(float(activations[channel]) ** alpha / max(weight, 1e-5) ** (1 - alpha), 1e-5)
-    norm.weight /= scale
+    offset = 1 if type(norm).__name__ == "Gemma3RMSNorm" else 0
+    norm.weight.copy_((norm.weight + offset) / scale - offset)
     if getattr(norm, "bias", None) is not None:
         norm.bias /= scale
     for linear in linears:
@@ -74,7 +75,8 @@ def reference(model, bits, alpha):
             smooth(block.post_attention_layernorm, fused, largest[f"{where}.mlp.gate_up_proj"], alpha)
         else:
             both = [block.mlp.gate_proj, block.mlp.up_proj]
-            smooth(block.post_attention_layernorm, both, largest[f"{where}.mlp.gate_proj"], alpha)
+            norm = getattr(block, "pre_feedforward_layernorm", block.post_attention_layernorm)
+            smooth(norm, both, largest[f"{where}.mlp.gate_proj"], alpha)
     for block in decoder_blocks(model):
         for linear in block.linears:
             round_rows(linear.module.weight, bits)
@@ -83,7 +85,7 @@ def reference(model, bits, alpha):
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("family", ["llama", "mistral-sliding", "qwen2", "qwen3", "glm", "glm4", "opt"])
+@pytest.mark.parametrize("family", ["llama", "mistral-sliding", "qwen2", "qwen3", "gemma3", "glm", "glm4", "opt"])
 def test_norms_and_weights_are_those_of_the_plain_procedure(tmp_path, family, bits):
     model = tiny_model(family).double()
     expected = copy.deepcopy(model)

@@ -39,7 +39,8 @@ def test_shape_macs_are_half_the_operations_that_torch_counts(family: str) -> No
     model.set_attn_implementation("eager")  # torch has no formula for the fused attention of a CPU and counts 0
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.arange(TOKENS)[None], use_cache=False)
-    rotary_table = 0 if family.startswith("opt") else TOKENS * shape.head_size // 2
+    tables = len(set(model.config.layer_types)) if family == "gemma3" else 1  # one for each rotary base
+    rotary_table = 0 if family.startswith("opt") else tables * TOKENS * shape.head_size // 2
     assert counter.get_total_flops() == 2 * (count_macs(shape, TOKENS)[SHAPE] + rotary_table)
 
 
@@ -51,6 +52,13 @@ def test_decoder_weights_are_those_of_the_blocks_linears(family: str) -> None:
         if isinstance(module, torch.nn.Linear) and ".layers." in name
     ]
     assert read_shape(small_config(family)).decoder_weights == sum(linears)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen3"])
+def test_a_head_size_that_a_config_does_not_state_is_that_of_transformers(family: str) -> None:
+    config = {name: value for name, value in small_config(family).items() if name != "head_dim"}
+    made = transformers.AutoConfig.for_model(**config)
+    assert read_shape(config).head_size == made.head_dim != 32 // 4
 
 
 @pytest.mark.parametrize(

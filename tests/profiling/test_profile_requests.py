@@ -97,7 +97,7 @@ def test_memory_and_protocol_are_named(tmp_path: Path) -> None:
 SHAPE = {"vocab_size": 264, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
 GROUPED = SHAPE | {"num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 128}
 UNCOUNTED = {
-    "gemma3_text": transformers.Gemma3TextConfig(**GROUPED, head_dim=16, pad_token_id=0),
+    "gemma": transformers.GemmaConfig(**GROUPED, head_dim=16, pad_token_id=0),
     "gpt2": transformers.GPT2Config(vocab_size=264, n_embd=32, n_head=4, n_layer=2, n_positions=128),
     "mixtral": transformers.MixtralConfig(**GROUPED, num_local_experts=4),
     "phi": transformers.PhiConfig(**GROUPED),
@@ -127,6 +127,18 @@ def test_a_cache_of_unknown_shape_is_measured(tmp_path: Path) -> None:
     result = profile(tmp_path, publish_checkpoint(tmp_path / "model", model), batch_size=3)
     heads, head_size, positions = 2, 8, 8 + 4 - 1
     assert result.kv_cache_bytes == 2 * 2 * heads * head_size * positions * 3 * 4
+
+
+@pytest.mark.parametrize(("window", "kept"), [(12, 12), (10, 9)])
+def test_layers_with_a_window_hold_no_more_keys_than_it_reaches_back(tmp_path: Path, window: int, kept: int) -> None:
+    kinds = ["sliding_attention", "full_attention"]
+    config = transformers.Gemma3TextConfig(
+        **GROUPED, head_dim=16, pad_token_id=0, sliding_window=window, layer_types=kinds
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    result = profile(tmp_path, publish_checkpoint(tmp_path / "model", model), batch_size=3)
+    positions = 8 + 4 if window >= 8 + 4 else 8 + 4 - 1
+    assert result.kv_cache_bytes == 2 * 2 * 16 * 3 * 4 * (kept + positions)
 
 
 def test_lengths_beyond_the_context_are_refused_before_loading(tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ CONFIGURATIONS: dict[str, Any] = {
     "mistral": lambda: transformers.MistralConfig(**GROUPED, head_dim=16, sliding_window=None),
     "qwen2": lambda: transformers.Qwen2Config(**GROUPED),
     "qwen3": lambda: transformers.Qwen3Config(**GROUPED, head_dim=16),
+    "gemma3": lambda: transformers.Gemma3TextConfig(
+        **GROUPED,
+        head_dim=16,
+        query_pre_attn_scalar=16,
+        sliding_window=40,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
     "opt": lambda: transformers.OPTConfig(**DIMENSIONS, ffn_dim=48, word_embed_proj_dim=32),
     "opt-projected": lambda: transformers.OPTConfig(**DIMENSIONS, ffn_dim=48, word_embed_proj_dim=16),
 }

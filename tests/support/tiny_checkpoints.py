@@ -8,6 +8,8 @@ import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     Glm4Config,
     Glm4ForCausalLM,
     GlmConfig,
@@ -45,6 +47,8 @@ _SHAPE = {
 }
 _GROUPED = _SHAPE | {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
 _OPT = _SHAPE | {"ffn_dim": 48}
+_GEMMA3 = _GROUPED | {"head_dim": 16, "query_pre_attn_scalar": 16}
+_MIXED_LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
 
 FAMILIES = {
     "llama": (LlamaForCausalLM, LlamaConfig, _GROUPED),
@@ -60,6 +64,12 @@ FAMILIES = {
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, _GROUPED),
     "glm": (GlmForCausalLM, GlmConfig, _GROUPED),
     "glm4": (Glm4ForCausalLM, Glm4Config, _GROUPED),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, _GEMMA3 | {"sliding_window": 5, "layer_types": _MIXED_LAYERS}),
+    "gemma3-full": (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        _GEMMA3 | {"num_key_value_heads": 4, "layer_types": ["full_attention"] * LAYERS},
+    ),
     "opt": (OPTForCausalLM, OPTConfig, _OPT | {"word_embed_proj_dim": HIDDEN}),
     "opt-post-norm": (OPTForCausalLM, OPTConfig, _OPT | {"word_embed_proj_dim": 16, "do_layer_norm_before": False}),
 }
@@ -85,6 +95,13 @@ def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
                 parameter.normal_(std=0.3 if "embed" in name else 0.15)
             parameter.copy_(parameter.bfloat16())
     return model.eval().requires_grad_(False)
+
+
+def with_exact_norms(model: PreTrainedModel) -> PreTrainedModel:
+    """Gemma's norms compute in float32 whatever the model does; here in the dtype of their input."""
+    for norm in (module for module in model.modules() if type(module).__name__ == "Gemma3RMSNorm"):
+        norm.forward = lambda x, norm=norm: norm._norm(x) * (1 + norm.weight)
+    return model
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

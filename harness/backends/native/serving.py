@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel  # imported here, so that the time it takes is not part of loading
 
 from harness.architectures.blocks import decoder_blocks
+from harness.architectures.windows import shortest_window
 from harness.backends.base import Backend, ServeOrder
 from harness.backends.in_process import InProcessEngine, loaded_dtype, served_in_process
 from harness.backends.native.fused_blocks import fuse
@@ -165,9 +166,8 @@ def _use_sparse(
 def _obstacle(model: PreTrainedModel, positions: int) -> str | None:
     """Why a static cache would not compute what the model says; None where it does."""
     config: Any = model.config
-    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ()) or config.model_type == "mistral"
-    window = getattr(config, "sliding_window", None)
-    if sliding and window is not None and window < positions:
+    window = shortest_window(config)
+    if window is not None and window < positions:
         return f"attention reaches back {window} positions, which a static cache of {positions} does not follow"
     if rotary := rotary_changes_with_length(config):
         return f"the rotary embedding ({rotary}) changes with the length, which is read on the host"

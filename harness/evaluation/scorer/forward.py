@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from harness.architectures.windows import attention_windows, shortest_window
 from harness.evaluation.likelihood import TokenLikelihood, context_length, copy_to_device
 from harness.evaluation.scorer import attention
 from harness.evaluation.scorer.chains import Reading, Tokens
@@ -23,7 +24,7 @@ from harness.evaluation.scorer.rotary import Rotary
 if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
 
-_TREE_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "opt", "glm", "glm4"})
+_TREE_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "opt", "glm", "glm4", "gemma3_text"})
 _LENGTH_DEPENDENT_ROTARY = frozenset({"dynamic", "longrope"})
 _KEYS_MULTIPLE = 8
 """On a GPU: attention masks whose rows are not aligned are copied by the kernels."""
@@ -129,7 +130,7 @@ class Forward:
             self._config._attn_implementation = usual
 
     def _masks(self, sees: Tensor, depths: Tensor, trunk: int) -> Tensor | dict[str, Tensor]:
-        windows = _windows(self._config)
+        windows = attention_windows(self._config)
         masks = {kind: _additive(_within(sees, depths, trunk, window), self._dtype) for kind, window in windows.items()}
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
@@ -189,20 +190,11 @@ def _reason_against_batches(config: Any) -> str | None:
 
 def _lets_trunk_apart(config: Any) -> bool:
     """Whether every token sees the whole trunk, and attention over it by itself is possible."""
-    return not any(_windows(config).values()) and attention.fits_kernels(_head_size(config))
+    return shortest_window(config) is None and attention.fits_kernels(_head_size(config))
 
 
 def _head_size(config: Any) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
-def _windows(config: Any) -> dict[str, int | None]:
-    """For each kind of decoder layer, the keys that a query sees at most, itself included; None: all."""
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if not kinds:
-        return {"full_attention": window}
-    return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
 
 
 def _visible(depths: Tensor, ends: Tensor, trunk: int) -> Tensor:

@@ -191,13 +191,12 @@ class _Work:
         with Stopwatch(self._context.device) as watch:
             pairs = smoothable_pairs(block) if self._options.search_scale else BlockPairs({}, {})
             found, samples = self._search(block, pairs)
-            for kind, one in found.items():
-                pairs.found[kind].fold(one.scale)
+            folded = {kind: pairs.found[kind].fold(one.scale, self._grid.scale_dtype) for kind, one in found.items()}
             quantized: dict[str, QuantizedWeight] = {}
             for kind, group in zip(PairKind, block.groups, strict=True):
                 inputs = samples.get(kind)
-                if inputs is not None and kind in found:
-                    inputs = inputs / found[kind].scale
+                if inputs is not None and kind in folded:
+                    inputs = inputs / folded[kind]
                 for linear in group.linears:
                     quantized[linear.name] = quantize(self._clip(linear, inputs), self._grid)
                     put_quantized(linear.module.weight, quantized[linear.name], self._context)

@@ -33,14 +33,22 @@ class ScalePair:
     kind: PairKind
     before: nn.Module
     after: LinearGroup
+    norm_offset: int = 0
 
-    def fold(self, scale: Tensor) -> None:
-        """Divide the channels between the two by `scale`, positive, [in_features of `after`]."""
+    def fold(self, scale: Tensor, stored_as: torch.dtype | None = None) -> Tensor:
+        """Divide the channels between the two by `scale`, positive, [in_features of `after`].
+
+        Returns what they were divided by: see `storable_scale`, which `stored_as` is for.
+        """
         linears = [linear.module for linear in self.after.linears]
         if isinstance(self.before, nn.Linear):
             fold_into_linear(self.before, linears, scale)
-        else:
-            fold_into_norm(self.before, linears, scale)
+            return scale
+        if stored_as is not None:
+            weight = self.before.get_parameter("weight")
+            scale = storable_scale(weight, scale, stored_as, offset=self.norm_offset)
+        fold_into_norm(self.before, linears, scale, offset=self.norm_offset)
+        return scale
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,37 @@ class BlockPairs:
     missing: Mapping[PairKind, str]
 
 
-def fold_into_norm(norm: nn.Module, linears: Iterable[nn.Linear], scale: Tensor) -> None:
-    """Divide the norm's weight (and bias, as LayerNorm has) by `scale`, and multiply the linears' columns by it."""
-    for parameter in (norm.weight, getattr(norm, "bias", None)):
-        if isinstance(parameter, Tensor):
-            parameter.data.div_(scale)
+def fold_into_norm(norm: nn.Module, linears: Iterable[nn.Linear], scale: Tensor, *, offset: int = 0) -> None:
+    """Divide the norm's factors (and bias, as LayerNorm has) by `scale`, and multiply the linears' columns by it."""
+    weight, bias = norm.weight, getattr(norm, "bias", None)
+    assert isinstance(weight, Tensor)  # noqa: S101  no pair is found where it is not
+    weight.data.copy_(divided_norm_weight(weight.data, scale, offset=offset))
+    if isinstance(bias, Tensor):
+        bias.data.div_(scale)
     _multiply_columns(linears, scale)
+
+
+def divided_norm_weight(weight: Tensor, scale: Tensor, *, offset: int) -> Tensor:
+    """The weight with which a norm, whose factors are `offset` + weight, puts out 1/scale of what it did."""
+    if not offset:
+        return weight / scale
+    return (weight.to(torch.promote_types(weight.dtype, torch.float32)) + offset) / scale - offset
+
+
+def storable_scale(weight: Tensor, scale: Tensor, stored_as: torch.dtype, *, offset: int) -> Tensor:
+    """The scale next to `scale` [features] that a norm can hold whose weight is stored in `stored_as`.
+
+    Where the factors are `offset` + weight, a small factor is what is left of two near numbers: a weight of -0.99 is
+    rounded so in bfloat16 that its factor is wrong by a tenth. With the scale that the stored weight makes, the linears
+    make up for exactly what the norm divides by. Without an offset no factor is so inexact: `scale` itself.
+    """
+    if not offset:
+        return scale
+    exact = torch.promote_types(weight.dtype, torch.float32)
+    factor = weight.to(exact) + offset
+    held = divided_norm_weight(weight, scale.to(exact), offset=offset).to(stored_as).to(exact) + offset
+    held = held.where(held != 0, torch.finfo(stored_as).eps / 2)
+    return (factor / held).where(factor != 0, scale)
 
 
 def fold_into_linear(before: nn.Linear, linears: Iterable[nn.Linear], scale: Tensor) -> None:
@@ -90,8 +123,13 @@ def smoothable_pairs(block: Block) -> BlockPairs:
         (PairKind.MLP_NORM, block.mlp_norm, up, _norm_objection(block.mlp_norm)),
         (PairKind.UP_DOWN, up.linears[0].module, down, _up_objection(block)),
     )
+    offset = block.family.norm_offset
     return BlockPairs(
-        found={kind: ScalePair(kind, before, after) for kind, before, after, objection in candidates if not objection},
+        found={
+            kind: ScalePair(kind, before, after, offset)
+            for kind, before, after, objection in candidates
+            if not objection
+        },
         missing={kind: objection for kind, _, _, objection in candidates if objection},
     )
 

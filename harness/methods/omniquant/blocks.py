@@ -101,7 +101,7 @@ class OmniQuantWork:
         )
         ranges = dict(zip(block.groups, seen, strict=True))
         plan = plan_transformation(block, query_key=self._recipe.query_key, shift=self._recipe.shift)
-        return EquivalentTransformation(block, plan, ranges, self._recipe.alpha)
+        return EquivalentTransformation(block, plan, ranges, self._recipe.alpha, stored_as=self._grid.scale_dtype)
 
     def _same_inputs(self, block: Block) -> ActivationStream | None:
         if not self._recipe.aug_loss:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.architectures.blocks import Block, LinearGroup, NamedLinear
-from harness.methods.numerics.scaling import PairKind, smoothable_pairs
+from harness.methods.numerics.scaling import PairKind, divided_norm_weight, smoothable_pairs, storable_scale
 from harness.methods.omniquant.clipping import Factors
 
 _SMALLEST_FACTOR = 1e-2
@@ -72,12 +72,16 @@ def plan_transformation(block: Block, *, query_key: bool, shift: bool) -> Plan:
 
 @dataclass
 class _Channels:
-    """Channels between what writes them and what reads them: by local names, with what is learned."""
+    """Channels between what writes them and what reads them: by local names, with what is learned.
+
+    `norm_offset` is that of the family where a norm writes them.
+    """
 
     before: str
     after: tuple[str, ...]
     scale: Tensor
     shift: Tensor | None
+    norm_offset: int = 0
 
 
 @dataclass
@@ -89,10 +93,22 @@ class Transformed:
 
 
 class EquivalentTransformation:
-    """What is learned for one block. Names are those inside the block's module."""
+    """What is learned for one block. Names are those inside the block's module.
 
-    def __init__(self, block: Block, plan: Plan, ranges: Mapping[LinearGroup, ChannelRange], alpha: float) -> None:
+    `stored_as` is what the norms' weights will be rounded to, if not None; see `storable_scale`.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        plan: Plan,
+        ranges: Mapping[LinearGroup, ChannelRange],
+        alpha: float,
+        *,
+        stored_as: torch.dtype | None = None,
+    ) -> None:
         self._module = block.module
+        self._stored_as = stored_as
         self._linears = {_local(block, linear): linear.module for linear in block.linears}
         self._norms: list[_Channels] = []
         self._values: _Channels | None = None
@@ -103,7 +119,8 @@ class EquivalentTransformation:
             if kind is PairKind.VALUE_OUTPUT:
                 self._values = _Channels(self._named("v_proj"), after, scale, shift)
             else:
-                self._norms.append(_Channels(block.family.norms[kind is PairKind.MLP_NORM], after, scale, shift))
+                before = block.family.norms[kind is PairKind.MLP_NORM]
+                self._norms.append(_Channels(before, after, scale, shift, block.family.norm_offset))
         self._heads = _Heads(block) if plan.query_key else None
         self.bound()
 
@@ -127,18 +144,28 @@ class EquivalentTransformation:
     def apply(self) -> Transformed:
         """The parameters as the scales and shifts make them now, in float32 or better, with gradients."""
         result = Transformed()
-        columns, rows = self._factors()
+        scales = {channels.before: self._held_scale(channels) for channels in self._channels()}
+        columns, rows = self._factors(scales)
         for channels in self._norms:
-            norm = self._module.get_submodule(channels.before)
-            result.replaced |= {f"{channels.before}.{key}": value for key, value in _divided(norm, channels).items()}
+            divided = _divided(self._module.get_submodule(channels.before), channels, scales[channels.before])
+            result.replaced |= {f"{channels.before}.{key}": value for key, value in divided.items()}
         for name, linear in self._linears.items():
             result.factors[name] = Factors(columns.get(name), rows.get(name))
             if linear.bias is not None and (name in columns or name in rows):
                 result.replaced[f"{name}.bias"] = self._bias(name, linear, rows.get(name))
         return result
 
-    def _factors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        columns = {name: channels.scale for channels in self._channels() for name in channels.after}
+    def _held_scale(self, channels: _Channels) -> Tensor:
+        """The scale as the norm's stored weight will hold it; its gradient is that of the scale."""
+        if self._stored_as is None or not channels.norm_offset:
+            return channels.scale
+        learned = channels.scale.detach()
+        weight = self._module.get_submodule(channels.before).get_parameter("weight").detach()
+        held = storable_scale(weight, learned, self._stored_as, offset=channels.norm_offset)
+        return channels.scale + (held - learned)
+
+    def _factors(self, scales: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        columns = {name: scales[channels.before] for channels in self._channels() for name in channels.after}
         rows: dict[str, Tensor] = {}
         if self._values is not None:
             rows[self._values.before] = 1 / self._values.scale
@@ -220,12 +247,12 @@ def _working(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)
 
 
-def _divided(norm: nn.Module, channels: _Channels) -> dict[str, Tensor]:
+def _divided(norm: nn.Module, channels: _Channels, scale: Tensor) -> dict[str, Tensor]:
     parameters: dict[str, Tensor] = dict(norm.named_parameters())
-    result = {"weight": parameters["weight"] / channels.scale}
+    result = {"weight": divided_norm_weight(parameters["weight"], scale, offset=channels.norm_offset)}
     if "bias" in parameters:
         bias = parameters["bias"]
-        result["bias"] = (bias if channels.shift is None else bias - channels.shift) / channels.scale
+        result["bias"] = (bias if channels.shift is None else bias - channels.shift) / scale
     return result
 
 
