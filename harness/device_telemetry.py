@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -41,12 +42,15 @@ def watch(uuid: str | None, work: Callable[[], int]) -> tuple[DeviceTelemetry | 
     except pynvml.NVMLError as failure:
         return None, f"NVML does not start: {failure}"
     try:
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        return _watch(_Gpu(pynvml, handle, uuid), work), None
-    except pynvml.NVMLError as failure:
-        return None, f"NVML does not know GPU {uuid}: {failure}"
+        try:
+            driver = _text(pynvml.nvmlSystemGetDriverVersion())
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        except pynvml.NVMLError as failure:
+            return None, f"NVML does not know GPU {uuid}: {failure}"
+        return _watch(_Gpu(pynvml, handle, uuid), driver, work), None
     finally:
-        pynvml.nvmlShutdown()
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
 
 
 def gpu_uuid(device: "torch.device") -> str | None:
@@ -156,7 +160,7 @@ class _Sampler(threading.Thread):
         self.join()
 
 
-def _watch(gpu: _Gpu, work: Callable[[], int]) -> DeviceTelemetry:
+def _watch(gpu: _Gpu, driver: str, work: Callable[[], int]) -> DeviceTelemetry:
     sampler = _Sampler(gpu)
     energy_before, begin = gpu.energy_millijoules(), time.perf_counter()
     sampler.start()
@@ -170,7 +174,7 @@ def _watch(gpu: _Gpu, work: Callable[[], int]) -> DeviceTelemetry:
     joules = _joules(energy_before, energy_after)
     limit, least = gpu.power_limit_watts(), None if power is None else power.minimum * 1e-3
     return DeviceTelemetry(
-        driver=_text(gpu.nvml.nvmlSystemGetDriverVersion()),
+        driver=driver,
         device_uuid=gpu.uuid,
         samples=len(samples),
         seconds=seconds,
@@ -210,4 +214,4 @@ def _joules(before_millijoules: int | None, after_millijoules: int | None) -> fl
 
 
 def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

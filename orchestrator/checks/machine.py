@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.contract import DeviceKind, Operation, cpu_model
 from orchestrator.checks.backends import read_verification
 from orchestrator.errors import OrchestratorError
-from orchestrator.host.devices import find_gpus, why_no_gpu
+from orchestrator.host.devices import Gpu, find_gpus, list_gpus, why_no_gpu
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest.sources import DATA_VARIABLE, data_folder
 from orchestrator.plan.requirements import older, version_numbers
@@ -63,14 +63,18 @@ def _images(images: tuple[Path, ...]) -> Iterator[Finding]:
 
 def _devices(images: tuple[Path, ...]) -> Iterator[Finding]:
     yield Finding("cpu", cpu_model())
-    gpus = find_gpus()
-    for gpu in gpus:
-        yield Finding("gpu", f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB, driver {gpu.driver}, {gpu.uuid}")
-    if gpus:
-        yield from _drivers(ImageCatalog(*images), gpus[0].driver)
-    else:
+    listed = list_gpus()
+    gpus = [one for one in listed if isinstance(one, Gpu)]
+    for one in listed:
+        if isinstance(one, Gpu):
+            yield Finding("gpu", f"{one.name}, {one.memory}, driver {one.driver or 'unknown'}, {one.uuid}")
+        elif gpus:
+            yield Finding("gpu", f"{one.message}; runs use the others", one.hint)
+    if not gpus:
         why = why_no_gpu()
         yield Finding("gpu", f"{why.message}; runs use the CPU", f"to use a GPU: {why.hint}")
+    elif gpus[0].driver is not None:
+        yield from _drivers(ImageCatalog(*images), gpus[0].driver)
 
 
 def _drivers(catalog: ImageCatalog, driver: str) -> Iterator[Finding]:

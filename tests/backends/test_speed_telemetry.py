@@ -105,6 +105,25 @@ def test_without_counters_the_work_is_not_repeated(monkeypatch: pytest.MonkeyPat
     assert watch("GPU-of-another-host", never) == (None, "NVML does not know GPU GPU-of-another-host: Not Found")
 
 
+def test_a_gpu_that_is_lost_meanwhile_costs_the_counters_and_not_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = {
+        name: lambda *arguments: refused(pynvml.NVML_ERROR_GPU_IS_LOST)
+        for name in ("nvmlShutdown", "nvmlDeviceGetClockInfo", "nvmlDeviceGetTemperature")
+    }
+    telemetry = watched(monkeypatch, one_gpu(**lost))
+    assert telemetry.absent["sm_clock_mhz"] == telemetry.absent["temperature_celsius"] == "GPU is lost"
+    assert telemetry.driver == "580.1"
+
+
+def test_a_driver_without_a_version_is_found_out_before_the_work_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    nameless = one_gpu(nvmlSystemGetDriverVersion=lambda: refused(pynvml.NVML_ERROR_UNKNOWN))
+    monkeypatch.setitem(sys.modules, "pynvml", nameless)
+    assert watch(UUID, lambda: pytest.fail("the work was run")) == (
+        None,
+        f"NVML does not know GPU {UUID}: Unknown Error",
+    )
+
+
 def test_nvml_is_closed_also_when_the_work_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
     monkeypatch.setitem(sys.modules, "pynvml", one_gpu(nvmlShutdown=lambda: closed.append(True)))

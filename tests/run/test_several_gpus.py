@@ -25,7 +25,7 @@ OTHER = Gpu("GPU-c", "L4", 24, "1")
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "find_gpus", lambda: TWO)
+    monkeypatch.setattr(devices, "list_gpus", lambda: TWO)
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -96,14 +96,14 @@ def test_gpus_that_are_not_there_or_named_twice_are_refused(requested: str, word
 
 
 def test_gpus_of_different_models_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "find_gpus", lambda: (*TWO, OTHER))
+    monkeypatch.setattr(devices, "list_gpus", lambda: (*TWO, OTHER))
     with pytest.raises(BadManifest, match="not of one model"):
         choose_device("cuda:all")
     assert choose_device("GPU-a,GPU-b").device.uuids == ("GPU-a", "GPU-b")
 
 
 def test_all_gpus_where_there_is_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "find_gpus", lambda: ())
+    monkeypatch.setattr(devices, "list_gpus", lambda: ())
     with pytest.raises(BadManifest, match="device 'cuda:all' is asked for, but"):
         choose_device("cuda:all")
 
