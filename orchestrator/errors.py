@@ -53,6 +53,12 @@ class StoreError(OrchestratorError):
     """The store is damaged, full, or in use by a command that needs it alone."""
 
 
+class HostFault(StoreError):
+    """The machine under the store failed while something was at work. What was finished is kept."""
+
+    exit_status = CommandExit.INCOMPLETE
+
+
 class RuntimeUnavailable(OrchestratorError):
     """The container engine or the interpreter that a runtime needs does not answer."""
 

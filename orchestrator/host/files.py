@@ -32,6 +32,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def mount_of(folder: Path) -> tuple[int, str]:
+    """What two folders have in common where a name can be moved from one to the other: their disk and their mount."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        facts = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii")
+        mount = next((line for line in facts.splitlines() if line.startswith("mnt_id:")), "")
+        return os.fstat(descriptor).st_dev, mount
+    finally:
+        os.close(descriptor)
+
+
 def protect(folder: Path) -> None:
     """Take the write permission from every file below, so that nothing changes a published artifact by accident."""
     for path in folder.rglob("*"):

@@ -1,6 +1,5 @@
 """One stage, from its key to its stored record: look it up, else run it, judge it, keep it."""
 
-import errno
 import shutil
 import socket
 import threading
@@ -12,17 +11,27 @@ from functools import partial
 from pathlib import Path
 
 from harness.contract import RESUME_NAME, DeviceKind, Event, ResultEvent, Sha256
-from orchestrator.errors import Interrupted, OrchestratorError
+from orchestrator.errors import HostFault, Interrupted, OrchestratorError
+from orchestrator.host.faults import ends_a_run, full_disk, host_fault
 from orchestrator.host.load import LoadWatch, MachineLoad
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.run.claims import FalseClaim, check_content
 from orchestrator.run.keys import key_material, stage_key
 from orchestrator.run.resources import hold_devices
+from orchestrator.run.space import RESERVE_BYTES
 from orchestrator.run.verdict import judge, violation
 from orchestrator.runtime.base import Completed, Invocation, Runtime
 from orchestrator.stages import OUTPUT_NAME, HostFolder, ImageIdentity, Stage
 from orchestrator.store import BadArtifact, Failure, FailureKind, Provenance, StageRecord, Store, now
 from orchestrator.store.verifying import Verifier
+
+_FULL_BYTES = {
+    FailureKind.DISK_FULL: RESERVE_BYTES,
+    FailureKind.CRASHED: 16 * 2**20,
+    FailureKind.INTERNAL: 16 * 2**20,
+    FailureKind.CONTRACT_VIOLATION: 16 * 2**20,
+}
+"""A worker that ends so, and leaves less than this free, met a full disk, as all that follow would."""
 
 
 @dataclass
@@ -91,10 +100,11 @@ def execute(
     on_start: Callable[[], None],
     on_event: Callable[[Event], None],
 ) -> Finished:
-    """Bring `stage` to its end. Every fault becomes a `Failure`; only an interruption is raised.
+    """Bring `stage` to its end. Every fault of its own becomes a `Failure`.
 
     Raises:
         Interrupted: the run was cancelled.
+        HostFault: the disk is full or read-only, or the store is gone: other stages would end no better.
     """
     key: Sha256 | None = None
     try:
@@ -114,12 +124,15 @@ def execute(
             with workshop.store.attempt(key) as folder:
                 again = _run(stage, inputs, workshop, folder, on_start, on_event)
                 return _keep(replace(again, repeated=True), stage, workshop, key, material)
-    except Interrupted:
+    except (Interrupted, HostFault):
         raise
     except OrchestratorError as failure:
         return Finished(key, Failure(kind=FailureKind.INFRASTRUCTURE, message=failure.message, hint=failure.hint))
     except OSError as failure:
-        return Finished(key, _host_failure(failure))
+        if ends_a_run(failure) or not workshop.store.root.is_dir():
+            raise host_fault(failure) from failure
+        message = f"{type(failure).__name__}: {failure}"
+        return Finished(key, Failure(kind=FailureKind.INFRASTRUCTURE, message=message, hint="see the log"))
 
 
 @dataclass(frozen=True)
@@ -174,6 +187,8 @@ def _keep(ran: _Ran, stage: Stage, workshop: Workshop, key: Sha256, material: di
     if isinstance(verdict, Failure):
         if verdict.kind is FailureKind.INTERRUPTED:
             raise Interrupted(verdict.message)
+        if shutil.disk_usage(folder).free < _FULL_BYTES.get(verdict.kind, 0):
+            raise full_disk(f"{stage.id} ended with: {verdict.message}")
         return failed(verdict)
     if stage.timed and stage.turn is not None:
         workshop.is_busy = ran.load.disturbance is not None
@@ -240,13 +255,3 @@ def _invocation(stage: Stage, inputs: dict[str, Sha256], workshop: Workshop, fol
         device=stage.device,
         limits=stage.limits,
     )
-
-
-def _host_failure(failure: OSError) -> Failure:
-    if failure.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Failure(
-            kind=FailureKind.DISK_FULL,
-            message=f"the disk of the store is full: {failure}",
-            hint="free space with `orchestrator clean`, or choose another disk with --store",
-        )
-    return Failure(kind=FailureKind.INFRASTRUCTURE, message=f"{type(failure).__name__}: {failure}", hint="see the log")

@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.contract import Event, Sha256
-from orchestrator.errors import Interrupted
+from orchestrator.errors import HostFault, Interrupted
 from orchestrator.host.devices import ChosenDevice
+from orchestrator.host.faults import explained
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
 from orchestrator.manifest.sources import NO_DATA_FOLDER
@@ -70,10 +72,11 @@ class Run:
 
         Raises:
             Interrupted: the run was stopped; its record says so and is saved.
+            HostFault: the disk is full or read-only, or the store is gone; the record says so where it can be written.
             OrchestratorError: an image cannot be made ready, the disk has no room, or the store cannot be written.
         """
         setup, workshop = self._setup, self._workshop
-        with setup.store.in_use():
+        with explained(), setup.store.in_use():
             self._sweep()
             images = {f"{one.image} on {one.device.kind.value}": workshop.identity(one) for one in setup.plan.stages}
             data = NO_DATA_FOLDER if setup.data is None else str(setup.data)
@@ -180,6 +183,11 @@ class _Work:
             raise Interrupted(
                 "interrupted; what was finished is kept", hint="run the same command again to go on"
             ) from stopped
+        except HostFault:
+            self._workshop.cancel.set()
+            with suppress(HostFault):
+                self._save(interrupted=True)
+            raise
         finally:
             self._display.end()
         return self._save(ended=True)

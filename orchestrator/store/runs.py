@@ -4,7 +4,8 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.errors import StoreError
+from orchestrator.errors import HostFault, StoreError
+from orchestrator.host.faults import host_fault
 from orchestrator.host.files import write_atomically
 from orchestrator.store import versioned
 from orchestrator.store.records import RunRecord
@@ -24,18 +25,18 @@ class Runs:
         """Write the record of a run that has not ended, in place of what it was before.
 
         Raises:
-            StoreError: it cannot be written.
+            HostFault: it cannot be written.
         """
         folder = self.folder / record.run
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
+            folder.mkdir(exist_ok=True)
             document = json.dumps(versioned.sealed(record.model_dump(mode="json")), indent=1, ensure_ascii=False)
             write_atomically(folder / RUN_NAME, document)
         except OSError as failure:
-            raise StoreError(
-                f"the record of run {record.run} cannot be written: {failure}",
-                hint="free space with `orchestrator clean`, then run the same command again to go on",
-            ) from failure
+            fault = host_fault(failure)
+            problem = f"the record of run {record.run} cannot be written: {fault.message}"
+            raise HostFault(problem, hint=fault.hint) from failure
 
     def read(self, name: str) -> RunRecord:
         """The run with exactly this name, upgraded to this version.

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from harness.contract import (
@@ -34,7 +34,8 @@ from orchestrator.errors import StoreError
 from orchestrator.figures.checking import Kept, check, of_other_answers
 from orchestrator.figures.outcomes import Contradiction, Outcomes, read_items
 from orchestrator.host import locks
-from orchestrator.host.files import remove, sync_folder, write_atomically
+from orchestrator.host.faults import gone
+from orchestrator.host.files import mount_of, remove, sync_folder, write_atomically
 from orchestrator.host.hashing import Poll, never
 from orchestrator.host.owner import Owner
 from orchestrator.stages import OUTPUT_NAME
@@ -60,6 +61,7 @@ class Store:
         self.locks = self.root / "locks"
         self.artifacts = Artifacts(self.root / "artifacts", self.root / "blocks", self.locks)
         self.runs = Runs(self.root / "runs")
+        self._held: tuple[int, ...] | None = None
         self._checked: dict[Sha256, tuple[tuple[object, ...], Outcomes | None]] = {}
 
     def make(self) -> None:
@@ -68,11 +70,10 @@ class Store:
         Raises:
             StoreError: it cannot be created or written, or lies on several file systems.
         """
-        moved = (self.stages, self.artifacts.folder, self.runs.folder, self.failures, self.attempts, self.resumable)
         try:
-            for folder in (*moved, self.artifacts.blocks, self.locks):
-                folder.mkdir(parents=True, exist_ok=True)
-            apart = [folder.name for folder in moved if folder.stat().st_dev != self.root.stat().st_dev]
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._make_folders()
+            apart = [folder.name for folder in self._moved_between if mount_of(folder) != mount_of(self.root)]
         except OSError as failure:
             raise StoreError(
                 f"cannot use {self.root} as the store: {failure}", hint="choose another with --store"
@@ -83,11 +84,31 @@ class Store:
                 hint="put the whole store on one disk, and name it with --store",
             )
 
+    @property
+    def _moved_between(self) -> tuple[Path, ...]:
+        """The folders between which things move by one rename, which no other disk or mount may lie between."""
+        return (self.stages, self.artifacts.folder, self.runs.folder, self.failures, self.attempts, self.resumable)
+
+    def _make_folders(self) -> None:
+        """Create what is missing below the root, and never a root in place of one that is gone."""
+        if self._held is not None and self._held != _identity(self.root):
+            raise gone(f"the store {self.root} was taken away while it was in use")
+        for folder in (*self._moved_between, self.artifacts.blocks, self.locks):
+            folder.mkdir(exist_ok=True)
+
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Held by everything that adds; `orchestrator clean` needs the store without it. Raises as `make` does."""
         self.make()
-        with locks.hold(self.locks / "store", shared=True):
+        with ExitStack() as held:
+            try:
+                held.enter_context(locks.hold(self.locks / "store", shared=True))
+                self._held = _identity(self.root)
+            except OSError as failure:
+                raise StoreError(
+                    f"nothing can be written into the store {self.root}: {failure}",
+                    hint="make it writable, or choose another with --store; `status`, `score` and `report` only read",
+                ) from failure
             yield
 
     def claim(
@@ -198,9 +219,13 @@ class Store:
         """A folder for one try, removed at the end unless it was moved.
 
         Its output folder holds nothing but what an earlier, unfinished try left to go on from, and whatever this one
-        leaves is kept for the next. The caller has claimed `key`. Raises as `make` does.
+        leaves is kept for the next. The caller has claimed `key`.
+
+        Raises:
+            HostFault: the store was taken away.
+            OSError: a folder cannot be made, moved or removed.
         """
-        self.make()
+        self._make_folders()
         folder = self.attempts / f"{key}@{secrets.token_hex(4)}@{Owner.current().token}"
         (folder / OUTPUT_NAME).mkdir(parents=True)
         if (self.resumable / key).is_dir():
@@ -295,6 +320,15 @@ def _files(attempt: Path, final: ResultEvent) -> dict[str, FileEntry]:
         for name, path in paths.items()
         if path.is_file() and not path.is_symlink()
     }
+
+
+def _identity(root: Path) -> tuple[int, ...] | None:
+    """What stays the same of a folder as long as it is the same one; None where there is none."""
+    try:
+        found = root.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _stat(path: Path) -> tuple[int, ...] | None:

@@ -1,6 +1,7 @@
 """A run measures what is missing, keeps what it has, and says why the rest is not there."""
 
 import errno
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from harness.contract import (
     WorkRequest,
     WorkResult,
 )
-from orchestrator.errors import Interrupted, StoreError
+from orchestrator.errors import HostFault, Interrupted, StoreError
 from orchestrator.evidence.value import Variant
 from orchestrator.report.building import build_report
 from orchestrator.store import FailureKind, Provenance, StageRecord, StageStatus, Store
@@ -186,7 +187,7 @@ def test_a_disk_without_room_refuses_before_anything_starts(bench: Bench, monkey
     assert worker.ran == []
 
 
-def test_a_disk_that_fills_up_fails_the_stage_and_loses_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_ends_the_run_and_loses_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = Store.commit
 
     def full(store: Store, attempt: Path, final: ResultEvent, provenance: Provenance, *rest: Any) -> StageRecord:
@@ -195,15 +196,72 @@ def test_a_disk_that_fills_up_fails_the_stage_and_loses_nothing(bench: Bench, mo
         return commit(store, attempt, final, provenance, *rest)
 
     monkeypatch.setattr(Store, "commit", full)
-    record = bench.run(FakeRuntime(honest_worker))
-    failure = record.stages["profile/tiny/dense"].failure
-    assert failure is not None
-    assert failure.kind is FailureKind.DISK_FULL
-    assert "clean" in failure.hint
+    before = Counting()
+    with pytest.raises(HostFault, match="no space is left") as caught:
+        bench.run(FakeRuntime(before))
+    assert "clean" in caught.value.hint
+    stopped = bench.store.runs.load("last")
+    assert stopped.interrupted
+    assert StageStatus.RUNNING not in {state.status for state in stopped.stages.values()}
     monkeypatch.undo()
     worker = Counting()
-    assert bench.run(FakeRuntime(worker)).complete
-    assert worker.ran == ["profile/tiny/dense"]
+    record = bench.run(FakeRuntime(worker))
+    assert record.complete
+    assert record.run == stopped.run
+    assert set(before.ran) & set(worker.ran) == {"profile/tiny/dense"}
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_worker_that_meets_a_full_disk_ends_the_run_and_one_that_breaks_down_does_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    def short_of_space(request: WorkRequest, output: Path) -> WorkResult | ErrorEvent:
+        if request.id == "profile/tiny/dense":
+            return ErrorEvent(id=request.id, code=ErrorCode.DISK_FULL, message="no space", hint="free some")
+        return honest_worker(request, output)
+
+    usage = shutil.disk_usage(bench.root.parent)
+    monkeypatch.setattr(
+        "orchestrator.run.execution.shutil.disk_usage", lambda path: usage._replace(free=0 if full else 2**40)
+    )
+    monkeypatch.setattr("orchestrator.run.run.check_space", lambda *asked: ())
+    if full:
+        with pytest.raises(HostFault, match="profile/tiny/dense ended with: no space"):
+            bench.run(FakeRuntime(short_of_space))
+        return
+    failure = bench.run(FakeRuntime(short_of_space)).stages["profile/tiny/dense"].failure
+    assert failure is not None
+    assert failure.kind is FailureKind.DISK_FULL
+
+
+def test_a_store_that_is_taken_away_ends_the_run_and_is_not_made_again(bench: Bench) -> None:
+    def taking(request: WorkRequest, output: Path) -> WorkResult | ErrorEvent:
+        answer = honest_worker(request, output)
+        if request.id == "profile/tiny/dense":
+            bench.root.rename(bench.root.with_name("elsewhere"))
+        return answer
+
+    with pytest.raises(HostFault) as caught:
+        bench.run(FakeRuntime(taking))
+    assert caught.value.hint
+    assert not bench.root.exists()
+    bench.root.with_name("elsewhere").rename(bench.root)
+    assert bench.run(FakeRuntime(honest_worker)).complete
+
+
+@pytest.mark.parametrize("name", ["stages", "artifacts", "runs", "failures", "attempts", "resume"])
+def test_a_store_over_several_disks_is_refused_when_it_is_opened(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def mounted(folder: Path) -> tuple[int, str]:
+        return (1, "mnt_id:\t2" if folder.name == name else "mnt_id:\t1")
+
+    monkeypatch.setattr("orchestrator.store.store.mount_of", mounted)
+    worker = Counting()
+    with pytest.raises(StoreError, match=f"{name} of the store") as caught:
+        bench.run(FakeRuntime(worker))
+    assert "one disk" in caught.value.hint
+    assert worker.ran == []
 
 
 @pytest.mark.parametrize(

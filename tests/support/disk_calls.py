@@ -1,5 +1,6 @@
 """What this process asks of the disk below a folder, call by call, and what lies there after each."""
 
+import errno
 import io
 import os
 import shutil
@@ -27,10 +28,13 @@ class Call:
 
 @dataclass
 class DiskCalls:
-    """`calls` in their order. `states` are copies of the folder, one after each call that changed it."""
+    """`calls` in their order. `states` are copies of the folder, one after each call that changed it.
+
+    With nowhere to put `copies` there are none.
+    """
 
     folder: Path
-    copies: Path
+    copies: Path | None
     calls: list[Call] = field(default_factory=list)
     states: list[Path] = field(default_factory=list)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -39,7 +43,8 @@ class DiskCalls:
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Between calls of several threads nothing happens, so that each copy is of one instant."""
-        self.copies.mkdir(exist_ok=True)
+        if self.copies is not None:
+            self.copies.mkdir(exist_ok=True)
         ours = {name: self._changing(name) for name in _CHANGING} | {
             "open": self._opening(os.open, lambda flags: bool(flags & _WRITES)),
             "fsync": self._sync(),
@@ -48,16 +53,21 @@ class DiskCalls:
         with mock.patch.multiple(os, **ours), mock.patch.object(io, "open", opened):
             yield
 
+    def before(self, call: Call) -> None:
+        """Called before each call below the folder; what it raises, the call does."""
+
     def _changing(self, name: str) -> Callable[..., Any]:
         real = getattr(os, name)
 
         def call(path: Any, *rest: Any, **keywords: Any) -> Any:
             with self._lock:
                 target = Path(os.fspath(rest[0])) if name in ("rename", "replace") else None
-                result = real(path, *rest, **keywords)
                 within = keywords.get("dir_fd")
                 whole = Path(f"/proc/self/fd/{within}").resolve() / path if within is not None else Path(path)
-                self._note(Call(name, whole, target), changed=True)
+                made = Call(name, whole, target)
+                self._begin(made)
+                result = real(path, *rest, **keywords)
+                self._note(made, changed=True)
                 return result
 
         return call
@@ -68,8 +78,10 @@ class DiskCalls:
             if isinstance(path, int) or not is_writing(*rest[:1], **how):
                 return real(path, *rest, **keywords)
             with self._lock:
+                made = Call("write", Path(os.fspath(path)))
+                self._begin(made)
                 result = real(path, *rest, **keywords)
-                self._note(Call("write", Path(os.fspath(path))), changed=True)
+                self._note(made, changed=True)
                 return result
 
         return call
@@ -79,19 +91,51 @@ class DiskCalls:
 
         def call(descriptor: int) -> None:
             with self._lock:
+                made = Call("fsync", Path(f"/proc/self/fd/{descriptor}").resolve())
+                self._begin(made)
                 real(descriptor)
-                self._note(Call("fsync", Path(f"/proc/self/fd/{descriptor}").resolve()), changed=False)
+                self._note(made, changed=False)
 
         return call
+
+    def _begin(self, call: Call) -> None:
+        if not self._copying and call.path.is_relative_to(self.folder):
+            self.before(call)
 
     def _note(self, call: Call, *, changed: bool) -> None:
         if self._copying or not call.path.is_relative_to(self.folder):
             return
         self.calls.append(call)
-        if changed:
+        if changed and self.copies is not None:
             self._copying = True
             try:
                 self.states.append(self.copies / str(len(self.states)))
                 shutil.copytree(self.folder, self.states[-1])
             finally:
                 self._copying = False
+
+
+LASTING = {
+    errno.ENOSPC: ("write", "mkdir", "rename", "replace", "fsync"),
+    errno.EROFS: (*_CHANGING, "write"),
+}
+"""What a full and a read-only disk refuse, for as long as they are so."""
+
+
+@dataclass
+class FailingDisk(DiskCalls):
+    """From the call with number `first` on, from 0, the disk fails: once, or as long as `LASTING` says of `error`."""
+
+    first: int = 0
+    error: int = errno.EIO
+    failed: list[Call] = field(default_factory=list)
+    _begun: int = 0
+
+    def before(self, call: Call) -> None:
+        """Raises OSError: it is the call's turn to fail."""
+        self._begun += 1
+        is_first = self._begun == self.first + 1
+        lasting = self.error in LASTING and self._begun > self.first and call.name in LASTING[self.error]
+        if lasting or (is_first and self.error not in LASTING):
+            self.failed.append(call)
+            raise OSError(self.error, os.strerror(self.error), str(call.path))
