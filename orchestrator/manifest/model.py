@@ -122,6 +122,8 @@ class CompressEntry(Frozen):
 class EvaluateEntry(EvaluationSizes):
     """`limit` bounds the items of every task, or of the tasks it names; a task it does not name is run in full.
 
+    `stand_ins` names, for a task whose data may not be had everywhere, one that is evaluated and counts in its place
+    where they cannot.
     `engine` computes the log-likelihoods: the reference, `transformers`, or a backend, so that the accuracy is that of
     what is deployed. With several each task is scored by each of them; `processes` are those of the reference.
     """
@@ -130,8 +132,19 @@ class EvaluateEntry(EvaluationSizes):
     engine: Annotated[
         tuple[Word, ...], Field(min_length=1), Different, BeforeValidator(lambda value: _as_tuple(value))
     ] = (REFERENCE_ENGINE,)
+    stand_ins: dict[Word, Word] = {}
     limit: PositiveInt | dict[Word, PositiveInt] | None = None
     processes: Annotated[PositiveInt, Field(le=_MOST_PROCESSES)] = 1
+
+    @field_validator("stand_ins")
+    @classmethod
+    def _stand_ins_are_for_listed_tasks(cls, stand_ins: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        tasks = info.data.get("tasks", ())
+        strangers = [task for task in stand_ins if task not in tasks] if tasks else []
+        if strangers:
+            near = did_you_mean(strangers[0], tasks)
+            raise ValueError(f"something stands in for {strangers[0]!r}, which tasks does not list{near}")
+        return stand_ins
 
     @field_validator("limit")
     @classmethod
@@ -140,7 +153,7 @@ class EvaluateEntry(EvaluationSizes):
     ) -> int | dict[str, int] | None:
         if limit == {}:
             raise ValueError("it holds no limit, so that every task would be run in full; leave it out for that")
-        tasks = info.data.get("tasks", ())
+        tasks = (*info.data.get("tasks", ()), *info.data.get("stand_ins", {}).values())
         strangers = [task for task in limit if task not in tasks] if isinstance(limit, dict) and tasks else []
         if strangers:
             near = did_you_mean(strangers[0], tasks)

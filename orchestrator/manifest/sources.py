@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from harness.contract import (
     unknown,
 )
 from orchestrator.errors import BadManifest
+from orchestrator.installation import default_data_folder
 from orchestrator.manifest import ModelEntry, hub_source
 
 DATA_VARIABLE = "LLMCBENCH_DATA"
@@ -162,12 +163,16 @@ def _path(text: str) -> Path:
 
 
 def data_folder() -> Path | None:
-    """The local data folder that `LLMCBENCH_DATA` names, None when it is unset or empty.
+    """The local data folder that `LLMCBENCH_DATA` names; where that is unset, `data/` in the checkout if it is there.
+
+    None where there is neither, or where the variable is set and empty.
 
     Raises:
         BadManifest: the variable names something that is not a folder.
     """
-    value = os.environ.get(DATA_VARIABLE, "")
+    value = os.environ.get(DATA_VARIABLE)
+    if value is None:
+        return default_data_folder()
     if not value:
         return None
     folder = Path(value).expanduser().resolve()
@@ -177,9 +182,13 @@ def data_folder() -> Path | None:
 
 
 def dataset_source(
-    name: str, known: Mapping[str, DatasetDescription], folder: Path | None, substitute: str | None = None
+    name: str,
+    known: Mapping[str, DatasetDescription],
+    folder: Path | None,
+    substitute: str | None = None,
+    needed: Sequence[str] = (),
 ) -> DatasetSource:
-    """The source of a named data set: local files where `folder` has them all or some, else hub and package.
+    """The source of a named data set: local files where `folder` has all splits `needed`, else hub and package.
 
     The local files of `substitute` go along where the data set itself has none here.
 
@@ -192,13 +201,22 @@ def dataset_source(
                 unknown("data set", wanted, known),
                 hint="images/fetch/image.toml lists the data sets; a text of your own is `file:path`",
             )
-    files = _local_files(known[name], folder)
-    if files or substitute in (None, name):
-        return DatasetSource(name=name, files=files)
-    return DatasetSource(name=name, files=_local_files(known[substitute], folder), substitute=substitute)
+    files = _local_files(known[name], folder, needed)
+    if files or substitute is None or substitute == name:
+        return DatasetSource(name=name, files=files, splits=tuple(sorted(needed)))
+    other = known[substitute]
+    text = () if other.calibration_split is None else (other.calibration_split,)
+    return DatasetSource(
+        name=name, files=_local_files(other, folder, text), substitute=substitute, splits=tuple(sorted(needed))
+    )
 
 
-def _local_files(dataset: DatasetDescription, folder: Path | None) -> dict[str, Sha256]:
-    """sha256 of each of the data set's files that `folder` holds."""
-    paths = {split.local: folder / split.local for split in dataset.splits.values()} if folder is not None else {}
-    return {name: digest_file(path) for name, path in paths.items() if path.is_file()}
+def _local_files(dataset: DatasetDescription, folder: Path | None, needed: Sequence[str]) -> dict[str, Sha256]:
+    """sha256 of each of the data set's files that `folder` holds; none where it lacks one that is needed."""
+    if folder is None:
+        return {}
+    paths = {split: folder / place.local for split, place in dataset.splits.items()}
+    there = {split: path for split, path in paths.items() if path.is_file()}
+    if not there.keys() >= set(needed):
+        return {}
+    return {dataset.splits[split].local: digest_file(path) for split, path in there.items()}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 from harness.contract import (
@@ -24,10 +23,10 @@ from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.manifest import BenchmarkEntry, CompressEntry, Manifest, ModelEntry
 from orchestrator.manifest.sources import ModelSource, parse_model, refuse_unpinned, without_folder
 from orchestrator.plan.architectures import ConfigLookUp, known_architectures, refusal
-from orchestrator.plan.data import DatasetLookUp, DataSources
+from orchestrator.plan.data import DataSources, data_sources
 from orchestrator.plan.evaluating import Engine, scoring_refusal, task_for, task_stages
 from orchestrator.plan.exporting import Way, export_stage, find_way
-from orchestrator.plan.fetching import Fetches, with_splits_of
+from orchestrator.plan.fetching import Fetches
 from orchestrator.plan.options import check_options
 from orchestrator.plan.resolving import (
     resolve_backend,
@@ -60,7 +59,7 @@ class _Builder:
     catalog: ImageCatalog
     device: Device
     data: Path | None
-    hub: DatasetLookUp | None
+    sources: DataSources
     stages: dict[str, Stage] = field(default_factory=dict)
     not_planned: list[NotPlanned] = field(default_factory=list)
     chosen: dict[str, list[str]] = field(default_factory=dict)
@@ -75,10 +74,9 @@ class _Builder:
     def fetch_image(self) -> Image:
         return self.catalog.only(Operation.FETCH)
 
-    @cached_property
+    @property
     def fetches(self) -> Fetches:
-        known = {dataset.name: dataset for dataset in self.fetch_image.description.datasets}
-        return Fetches(self.fetch_image, self.limits, self.data, DataSources(known, self.hub))
+        return Fetches(self.fetch_image, self.limits, self.data, self.sources)
 
     @property
     def evaluated(self) -> set[str]:
@@ -99,13 +97,15 @@ class _Builder:
 
     def add(self, stage: Stage) -> str:
         """Keep the stage once; of a data set all splits that are asked for. Two others of one id would be a fault."""
-        if before := self.stages.get(stage.id):
-            stage = with_splits_of(stage, before)
-            self.stages[stage.id] = with_splits_of(before, stage)
-        if self.stages.setdefault(stage.id, stage) != stage:
-            raise BadManifest(
-                f"the manifest asks for two different stages {stage.id!r}", hint="give one of them another `name`"
-            )
+        before = self.stages.get(stage.id)
+        if before is not None and before != stage:
+            joined = self.fetches.with_splits_of(stage, before)
+            if joined is None:
+                raise BadManifest(
+                    f"the manifest asks for two different stages {stage.id!r}", hint="give one of them another `name`"
+                )
+            stage = joined
+        self.stages[stage.id] = stage
         return stage.id
 
     def plan_model(self, model: ModelEntry, source: ModelSource, architecture: str | None) -> None:
@@ -365,12 +365,12 @@ def build_plan(
     device: Device,
     data: Path | None,
     look_up: ConfigLookUp | None = None,
-    hub: DatasetLookUp | None = None,
+    sources: DataSources | None = None,
 ) -> Plan:
     """Plan `manifest`. `data` is the local data folder, None where there is none.
 
     `look_up` brings the configurations of models of the hub; without it their architectures are not known beforehand.
-    `hub` asks whether the hub shows us a data set; without it, it is taken to.
+    `sources` are those of data sets; without them, the hub is taken to show us all that it has.
 
     Raises:
         BadManifest: a name or option is unknown, a value is none that the method or backend accepts, a model names no
@@ -378,7 +378,7 @@ def build_plan(
     """
     refuse_unpinned(manifest.models)
     _refuse_other_names(manifest, catalog)
-    builder = _Builder(manifest, catalog, device, data, hub)
+    builder = _Builder(manifest, catalog, device, data, sources or data_sources(catalog))
     architecture_of = known_architectures(builder.fetch_image.description, look_up)
     for index, model in enumerate(manifest.models):
         with located("models", index, "source"):

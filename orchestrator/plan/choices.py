@@ -9,6 +9,7 @@ from orchestrator.manifest import Manifest, ScoringEntry
 from orchestrator.tracks import PERPLEXITY_TASK, TRACK_1_TASKS, TRACK_6_TASKS
 
 _NAMES = (*TRACK_1_TASKS, *TRACK_6_TASKS)
+_PERPLEXITY = "perplexity"
 
 
 def check_engine(manifest: Manifest, catalog: ImageCatalog) -> None:
@@ -47,9 +48,19 @@ def _check_choice(name: str, task: str, tasks: Mapping[str, TaskDescription]) ->
     for known in (name, task):
         if known not in tasks:
             raise BadManifest(unknown("task", known, tasks), hint="`orchestrator images list` has all")
-    usual, other = tasks[name], tasks[task]
-    if (usual.dataset, usual.higher_is_better) != (other.dataset, other.higher_is_better):
+    check_same_kind(name, task, tasks)
+
+
+def check_same_kind(asked: str, other: str, tasks: Mapping[str, TaskDescription]) -> None:
+    """Hold a task against the one that it is to stand for: of one data set, or both a perplexity, of whatever text.
+
+    Raises:
+        BadManifest: its figure is of another kind or data set.
+    """
+    usual, stand_in = tasks[asked], tasks[other]
+    same_data = (usual.dataset, usual.higher_is_better) == (stand_in.dataset, stand_in.higher_is_better)
+    if not same_data and {usual.metric, stand_in.metric} != {_PERPLEXITY}:
         raise BadManifest(
-            f"task {task!r} cannot stand for {name!r} in a score: its {other.metric} is on {other.dataset}",
+            f"task {other!r} cannot stand for {asked!r} in a score: its {stand_in.metric} is on {stand_in.dataset}",
             hint=f"choose a task with the {usual.metric} on {usual.dataset}",
         )

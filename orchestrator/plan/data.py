@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.contract import DatasetDescription, DatasetSource, Reason
+from harness.contract import DatasetDescription, DatasetSource, Operation, Reason
 from orchestrator.errors import BadManifest
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest.hub import HubUnavailable, NotOnHub
 from orchestrator.plan.support import Refused
 
@@ -29,24 +30,27 @@ class DataSources:
     _silent: str | None = None
     _answers: dict[str, str | None] = field(default_factory=dict)
 
-    def lack(self, source: DatasetSource, needed: Sequence[str], what: str) -> Refused | None:
-        """Why no source that can be reached from here has all the splits `needed`, where `what` says for what.
+    def has(self, source: DatasetSource) -> bool:
+        """Whether one source that can be reached from here has all the splits that `source` needs."""
+        return not self._missing(self.known[source.name], source, source.splits)
+
+    def lack(self, source: DatasetSource, what: str) -> Refused | None:
+        """Why no source that can be reached from here has all the splits it needs, where `what` says for what.
 
         Raises:
             BadManifest: neither the local files, the hub nor the package has them, but other splits.
         """
-        description = self.known[source.name]
+        description, needed = self.known[source.name], source.splits
         missing = self._missing(description, source, needed)
         if not missing:
             return None
         place = description.splits.get(missing[0])
         remedy = f"put {place.local} into the folder that LLMCBENCH_DATA names" if place else "choose another data set"
         want = f"{what} needs the split {missing[0]} of {source.name}"
-        local, hub, package = _local(description, source), _on_hub(description), _in_package(description)
-        if local or ((hub or package) and not any(set(needed) <= set(one) for one in (hub, package))):
-            which = "the local files have" if local else "hub and package have"
-            there = local or [split for split in description.splits if split in (*hub, *package)]
-            raise BadManifest(f"{want}, and {which} {', '.join(there)} alone", hint=remedy)
+        hub, package = _on_hub(description), _in_package(description)
+        if (hub or package) and not any(set(needed) <= set(one) for one in (hub, package)):
+            there = [split for split in description.splits if split in (*hub, *package)]
+            raise BadManifest(f"{want}, and hub and package have {', '.join(there)} alone", hint=remedy)
         why = self._why_not_on_hub(description) or "the hub has none of it"
         rest = f"the package {description.package} has {', '.join(package)} alone" if package else "no package has it"
         return Refused(
@@ -72,17 +76,25 @@ class DataSources:
                 f"{source.name} holds no text to calibrate on, as {what} needs it",
                 hint=f"these do: {', '.join(texts)}, or a text of your own as file:PATH",
             )
-        return self.lack(source, [description.calibration_split], what)
+        return self.lack(source, what)
 
     def _missing(self, description: DatasetDescription, source: DatasetSource, needed: Sequence[str]) -> list[str]:
-        """Those of `needed` that the best source to be had lacks; one source has to have all."""
-        local, package = _local(description, source), _in_package(description)
-        if local or set(needed) <= set(package):
-            return [split for split in needed if split not in (local or package)]
+        """Those of `needed` that the best source to be had lacks; one source has to have all.
+
+        Local files are given only where they have what is needed.
+        """
+        package = _in_package(description)
+        if _local(description, source) or set(needed) <= set(package):
+            return []
         hub = _on_hub(description)
         if set(needed) <= set(hub) and self._why_not_on_hub(description) is None:
             return []
         return [split for split in needed if split not in package]
+
+    @property
+    def silence(self) -> str | None:
+        """Why the hub gives no answer; None where it gave one, or was not asked."""
+        return self._silent
 
     def _why_not_on_hub(self, description: DatasetDescription) -> str | None:
         name, revision = description.hub_repository, description.hub_revision
@@ -116,3 +128,9 @@ def _on_hub(description: DatasetDescription) -> list[str]:
 def _in_package(description: DatasetDescription) -> list[str]:
     packaged = description.package is not None
     return [split for split, place in description.splits.items() if packaged and place.package is not None]
+
+
+def data_sources(catalog: ImageCatalog, look_up: DatasetLookUp | None = None) -> DataSources:
+    """The data sets that the catalog's fetch image knows."""
+    fetches = catalog.only(Operation.FETCH).description
+    return DataSources({dataset.name: dataset for dataset in fetches.datasets}, look_up)

@@ -39,9 +39,8 @@ class Fetches:
         Raises:
             BadManifest: no source has a split that the task needs.
         """
-        source = dataset_source(task.dataset, self.sources.known, self.data)
-        lack = self.sources.lack(source, task.splits, f"task {task.name!r}")
-        return lack or self._dataset(source, task.splits)
+        source = dataset_source(task.dataset, self.sources.known, self.data, needed=task.splits)
+        return self.sources.lack(source, f"task {task.name!r}") or self._dataset(source)
 
     def calibration(self, method: MethodDescription, dataset: str, substitute: str | None) -> Stage | Refused:
         """A data set to calibrate or train on, or the text file that `file:path` names; or why it cannot be had here.
@@ -51,9 +50,10 @@ class Fetches:
         """
         if is_text_file(dataset):
             return self.text(dataset)
-        source = dataset_source(dataset, self.sources.known, self.data, substitute)
-        split = self.sources.known[source.name].calibration_split
-        return self.sources.lack_of_text(source, method.name) or self._dataset(source, (split,) if split else ())
+        known = self.sources.known
+        split = known[dataset].calibration_split if dataset in known else None
+        source = dataset_source(dataset, known, self.data, substitute, needed=(split,) if split else ())
+        return self.sources.lack_of_text(source, method.name) or self._dataset(source)
 
     def text(self, name: str) -> Stage:
         """The text file that `file:path` names.
@@ -64,10 +64,23 @@ class Fetches:
         text = text_file(name)
         return self._rows(f"{text.source.file}-{text.source.sha256[:8]}", text.source, text.folder)
 
-    def _dataset(self, source: DatasetSource, splits: tuple[str, ...]) -> Stage:
+    def with_splits_of(self, stage: Stage, before: Stage) -> Stage | None:
+        """One stage that fetches the splits of two of the same id; `stage` under another id where no source has both's.
+
+        None where they do not fetch one data set.
+        """
+        mine, theirs = (_dataset_of(one) for one in (stage, before))
+        if mine is None or theirs is None:
+            return None
+        needed = tuple({*mine.splits, *theirs.splits})
+        both = dataset_source(mine.name, self.sources.known, self.data, mine.substitute, needed)
+        if self.sources.has(both):
+            return self._dataset(both)
+        return replace(stage, id="-".join((stage.id, *mine.splits)))
+
+    def _dataset(self, source: DatasetSource) -> Stage:
         name = source.name if source.substitute is None else f"{source.name}-or-{source.substitute}"
-        needed = source.model_copy(update={"splits": tuple(sorted(splits))})
-        return self._rows(name, needed, self.data if source.files else None)
+        return self._rows(name, source, self.data if source.files else None)
 
     def _rows(self, name: str, source: DatasetSource | TextFile, folder: Path | None) -> Stage:
         return self._stage(f"data/{name}", FetchParameters(source=source), folder)
@@ -85,15 +98,6 @@ class Fetches:
             subject=subject,
             depends_on_device=False,
         )
-
-
-def with_splits_of(stage: Stage, other: Stage) -> Stage:
-    """The same stage, where both fetch one data set, with the splits that either needs; `stage` as it is elsewhere."""
-    mine, theirs = (_dataset_of(one) for one in (stage, other))
-    if mine is None or theirs is None or mine.name != theirs.name:
-        return stage
-    splits = tuple(sorted({*mine.splits, *theirs.splits}))
-    return replace(stage, parameters=FetchParameters(source=mine.model_copy(update={"splits": splits})))
 
 
 def _dataset_of(stage: Stage) -> DatasetSource | None:

@@ -8,10 +8,12 @@ from orchestrator.host.devices import choose_device
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
 from orchestrator.manifest.hub import find_dataset, model_config
-from orchestrator.manifest.sources import DATA_VARIABLE, NO_DATA_FOLDER, data_folder
+from orchestrator.manifest.sources import NO_DATA_FOLDER, data_folder
 from orchestrator.plan import build_plan
 from orchestrator.plan.choices import check_choices, check_engine
+from orchestrator.plan.data import data_sources
 from orchestrator.plan.requirements import check_device
+from orchestrator.plan.stand_ins import with_stand_ins
 from orchestrator.run.run import Setup
 from orchestrator.runtime.choose import choose_runtime
 from orchestrator.runtime.docker import DockerRuntime
@@ -39,16 +41,16 @@ def prepare_setup(manifest: Manifest, store: Path, catalog: ImageCatalog) -> Set
             the store cannot be used.
     """
     check_engine(manifest, catalog)
-    check_choices(manifest.scoring, {name: task for name, (_, task) in catalog.tasks.items()})
     device = choose_device(manifest.device)
     data = data_folder()
-    plan = build_plan(manifest, catalog, device.device, data, model_config, find_dataset)
+    sources = data_sources(catalog, find_dataset)
+    manifest, stand_ins = with_stand_ins(manifest, catalog, data, sources)
+    check_choices(manifest.scoring, {name: task for name, (_, task) in catalog.tasks.items()})
+    plan = build_plan(manifest, catalog, device.device, data, model_config, sources)
     check_device(plan, catalog, device)
     opened = Store(store)
     runtime, reason = named_runtime(manifest.runtime, opened.root)
-    data_reason = (
-        f"data: {data}" if data else f"data: {DATA_VARIABLE} is not set, so each set comes from {NO_DATA_FOLDER}"
-    )
+    usual = f"data: the usual sets, from {data}" if data else f"data: the usual sets, from {NO_DATA_FOLDER}"
     return Setup(
         manifest=manifest,
         plan=plan,
@@ -57,9 +59,9 @@ def prepare_setup(manifest: Manifest, store: Path, catalog: ImageCatalog) -> Set
         runtime=runtime,
         device=device,
         decisions=(
+            stand_ins or usual,
             f"device: {device.reason}",
             f"runtime: {runtime.name.value}: {reason}",
-            data_reason,
             *plan.decisions,
         ),
         data=data,

@@ -100,7 +100,7 @@ def prepare_segments(
         )
     encoder = TextEncoder(facts)
     beginning = _beginning_of_each(task, encoder)
-    text = "\n\n".join(read_texts(task.dataset, task.split, rows[task.split]))
+    text = "\n\n".join(_texts(task, rows[task.split]))
     (tokens,) = encoder.encode([text], special=task.beginning == "text")
     segments = cut_segments(tokens, length - len(beginning))
     if len(segments) == 0:
@@ -157,19 +157,24 @@ def cut_segments(tokens: Tokens, length: int) -> Tokens:
     return tokens[: count * length].reshape(count, length)
 
 
-def read_texts(dataset: str, split: str, rows: Sequence[Row]) -> list[str]:
+def _texts(task: PerplexityTask, rows: Sequence[Row]) -> list[str]:
+    texts = read_texts(task.dataset, task.split, rows, task.text_field)
+    return list(dict.fromkeys(text for text in texts if text.strip())) if task.distinct else texts
+
+
+def read_texts(dataset: str, split: str, rows: Sequence[Row], field: str = "text") -> list[str]:
     """The text of each row.
 
     Raises:
         BadRequest: a row has none.
     """
     for place, row in enumerate(rows):
-        if not isinstance(row.get("text"), str):
+        if not isinstance(row.get(field), str):
             raise BadRequest(
-                f"row {place} of {dataset}/{split} has no text in its field 'text'",
+                f"row {place} of {dataset}/{split} has no text in its field {field!r}",
                 hint="name a data set with a text field, or fetch it again",
             )
-    return [row["text"] for row in rows]
+    return [row[field] for row in rows]
 
 
 def no_likelihood() -> BadCheckpoint:
