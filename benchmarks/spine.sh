@@ -6,7 +6,7 @@ runtime=${1:-process}
 project=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-data=${LLMCBENCH_DATA:-$(cd "$project/.." && ls -d "$PWD/shared/datasets" 2>/dev/null || true)}
+data=${LLMCBENCH_DATA-}
 git clone --quiet "$project" "$work/project"
 cd "$work/project"
 export UV_CACHE_DIR="$work/uv" PIP_CACHE_DIR="$work/pip" LLMCBENCH_DATA="$data"

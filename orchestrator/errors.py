@@ -13,6 +13,19 @@ class CommandExit(IntEnum):
     INCOMPLETE = 3
     INTERRUPTED = 130
 
+    @property
+    def meaning(self) -> str:
+        """In a line, with the number: `make` answers 2 whatever the command's own status was."""
+        return f"exit status {self.value}: {_MEANINGS[self]}"
+
+
+_MEANINGS = {
+    CommandExit.COMPLETE: "complete",
+    CommandExit.BAD_REQUEST: "nothing was done",
+    CommandExit.INCOMPLETE: "done, and something is missing",
+    CommandExit.INTERRUPTED: "interrupted, and what was finished is kept",
+}
+
 
 class OrchestratorError(Exception):
     """Base of every failure that the orchestrator explains."""

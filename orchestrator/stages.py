@@ -124,7 +124,7 @@ class NotPlanned(Frozen):
     """What the manifest asks of a backend and is known beforehand to be impossible, with reason and source.
 
     `operation` is to time it, or to evaluate through it, on `task` or on any; or to compress, and then `backend` is the
-    method.
+    method. `instead` are the backends that would serve the same checkpoint on the same device.
     """
 
     subject: Subject
@@ -134,6 +134,7 @@ class NotPlanned(Frozen):
     source: str = ""
     operation: Operation = Operation.BENCHMARK
     task: str | None = None
+    instead: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

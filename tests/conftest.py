@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from harness.contract import Device, DeviceKind
 from orchestrator.host.load import MachineLoad
 from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.installation import default_data_folder
 from orchestrator.manifest.hub import HubUnavailable
 from orchestrator.run import execution, facts, resources, setup
 from tests.support.every_image import write_every_image
@@ -22,8 +23,8 @@ else:
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")  # how long an example takes says how busy the machine is
 
-if not os.environ.get("LLMCBENCH_DATA"):
-    os.environ.pop("LLMCBENCH_DATA", None)  # the Makefile exports it empty where there is no local copy
+if folder := default_data_folder():
+    os.environ.setdefault("LLMCBENCH_DATA", str(folder))  # where tests look for real data
 
 os.environ.pop("COLUMNS", None)  # how wide this terminal is says nothing about what a command prints
 

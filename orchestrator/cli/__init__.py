@@ -35,3 +35,4 @@ def _explain(failure: OrchestratorError) -> None:
     if failure.hint:
         console.print("[bold]what to do:[/bold] ", end="")
         console.print(failure.hint, markup=False)
+    console.print(failure.exit_status.meaning, style="dim", markup=False)

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +11,11 @@ from rich.table import Table
 
 from harness.contract import unknown
 from orchestrator.cli import options
-from orchestrator.errors import BadManifest, CommandExit, RuntimeUnavailable, StoreError
+from orchestrator.errors import BadManifest, CommandExit, RuntimeUnavailable
 from orchestrator.installation import shipped_images
 from orchestrator.store import RunRecord, Store, history
 from orchestrator.tracks import Mode
 
-FORMATS = {"markdown": "report.md", "html": "report.html", "json": "report.json"}
 STDOUT = Path("-")
 
 
@@ -74,8 +72,8 @@ def report(
     more_images: options.Images = None,
 ) -> None:
     """Write a run's report from what is stored. Prints the paths of the files, or with `-o -` one format's text."""
-    from orchestrator.report import RunReport, render_html, render_markdown
     from orchestrator.report.building import build_report
+    from orchestrator.report.files import FORMATS, render, write_reports
 
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
     for name in wanted:
@@ -86,26 +84,22 @@ def report(
         raise BadManifest("one report at a time goes to stdout", hint=f"add --format and one of: {', '.join(FORMATS)}")
     record, opened, whole = options.open_run(store, run)
     document = build_report(record, opened, options.catalog(more_images), mode)
+<<<<<<< HEAD
     folder = output or opened.runs.folder / record.run
     renderers: dict[str, Callable[[RunReport], str]] = {
         "markdown": render_markdown,
         "html": render_html,
         "json": lambda one: one.model_dump_json(indent=1) + "\n",
     }
+=======
+    folder = output or opened.runs / record.run
+>>>>>>> b658f3a (bench and run write their report, say what came out in a sentence and what cannot be run before anything is; a pace is that of a stage's own progress)
     if to_stdout:
-        typer.echo(renderers[wanted[0]](document), nl=False)
+        typer.echo(render(document, wanted[0]), nl=False)
         options.ends(whole=whole)
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in wanted:
-            path = folder / FORMATS[name]
-            path.write_text(renderers[name](document), encoding="utf-8")
-            typer.echo(path)
-    except OSError as failure:
-        raise StoreError(
-            f"the report cannot be written to {folder}: {failure}", hint="name another folder with --output"
-        ) from failure
+    for path in write_reports(document, folder, wanted):
+        typer.echo(path)
     options.ends(whole=whole)
 
 

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,7 @@ from orchestrator.installation import find_manifest
 from orchestrator.manifest import CompressEntry, Manifest, pointing_at, read_manifest
 from orchestrator.manifest.sources import MODEL_ALIASES
 from orchestrator.plan.baselines import baseline_entry
+from orchestrator.plan.impossible import announcements, refuse_the_impossible
 from orchestrator.plan.resolving import resolve_method, resolve_setting
 from orchestrator.run.progress import Display, ProgressMode, choose_display
 from orchestrator.run.run import Run, Setup
@@ -62,10 +65,19 @@ def bench(
     if dry_run:
         _show_plan(setup, jsonl=as_json)
         return
+    gpu = shlex.join(
+        ["make", "bench", f"METHOD={method}", f"BACKEND={backend}", *_given(model, setting), "DEVICE=cuda"]
+    )
+    described, timed = resolve_method(method, catalog)[1], manifest.benchmark is not None
+    refuse_the_impossible(setup.plan, gpu, method=described.name, backend=catalog.full_name(backend) if timed else "")
     display = choose_display(progress)
     if baseline is None:
         display.note(f"no baseline stands beside {method}: none of the images offers one that does what it does")
-    _measure(setup, display, as_json=as_json)
+    _measure(setup, display, gpu, as_json=as_json)
+
+
+def _given(model: str, setting: str) -> list[str]:
+    return [f"{name}={value}" for name, value in (("MODEL", model), ("SETTING", setting)) if value]
 
 
 def _baseline(method: str, setting: str, catalog: ImageCatalog) -> CompressEntry | None:
@@ -87,7 +99,9 @@ def run(
     catalog, path = options.catalog(more_images), find_manifest(manifest)
     with pointing_at(path):
         setup = _prepare(_read(path, device, runtime), store, catalog)
-    _measure(setup, choose_display(progress), as_json=as_json)
+    gpu = shlex.join(["orchestrator", "run", str(manifest), "--device", "cuda"])
+    refuse_the_impossible(setup.plan, gpu)
+    _measure(setup, choose_display(progress), gpu, as_json=as_json)
 
 
 def plan(
@@ -111,6 +125,8 @@ def plan(
 def _show_plan(setup: Setup, *, jsonl: bool) -> None:
     from orchestrator.run.preview import preview
 
+    for decision in setup.decisions:
+        typer.echo(f"note: {decision}", err=True)
     for stage in preview(setup):
         if jsonl:
             typer.echo(json.dumps(stage.model_dump(mode="json"), ensure_ascii=False))
@@ -123,8 +139,6 @@ def _show_plan(setup: Setup, *, jsonl: bool) -> None:
         on = "" if one.operation is Operation.COMPRESS else f" on {one.backend}"
         what = " ".join(filter(None, (one.operation.value, one.subject.label, one.task))) + on
         typer.echo(f"not planned: {what}: {one.message} ({one.reason.value}; source: {one.source})", err=True)
-    for decision in setup.plan.decisions:
-        typer.echo(f"note: {decision}", err=True)
 
 
 def _bench_manifest(
@@ -203,27 +217,43 @@ def _prepare(manifest: Manifest, store: Path, catalog: ImageCatalog) -> Setup:
     return prepare_setup(manifest, store, catalog)
 
 
-def _measure(setup: Setup, display: Display, *, as_json: bool) -> None:
+def _measure(setup: Setup, display: Display, gpu_command: str, *, as_json: bool) -> None:
     from orchestrator.run.scheduling import LocalExecutor
 
     for decision in setup.decisions:
         display.note(decision)
+    for line in announcements(setup.plan, gpu_command):
+        display.note(line)
     cancel = threading.Event()
     record = Run(setup, display, cancel).perform(LocalExecutor(cancel))
     found = as_it_is(setup.store, record)
     whole = not options.warn(found.unreadable)
-    _show(setup, found.record, as_json=as_json)
+    _show(setup, found.record, display, as_json=as_json)
     complete = whole and record.complete and not record.not_planned
+    if not complete:
+        typer.echo(f"{CommandExit.INCOMPLETE.meaning} ({_lacking(record, whole=whole)})", err=True)
     raise typer.Exit(CommandExit.COMPLETE if complete else CommandExit.INCOMPLETE)
 
 
-def _show(setup: Setup, record: RunRecord, *, as_json: bool) -> None:
+def _lacking(record: RunRecord, *, whole: bool) -> str:
+    counts = Counter(state.status.value for state in record.stages.values() if not state.has_result)
+    lacking = [f"{count} of {len(record.stages)} stages {status}" for status, count in counts.items()]
+    lacking += [f"{len(record.not_planned)} not planned"] if record.not_planned else []
+    return ", ".join(lacking if whole else [*lacking, "something stored could not be read"])
+
+
+def _show(setup: Setup, record: RunRecord, display: Display, *, as_json: bool) -> None:
+    from orchestrator.report import plain_text, summary_table
     from orchestrator.report.building import build_report
+    from orchestrator.report.files import write_reports
+    from orchestrator.report.outcome import outcome
 
     report = build_report(record, setup.store, setup.catalog)
+    files = write_reports(report, setup.store.runs / record.run)
+    written = f"Report: {', '.join(map(str, files))}"
     if as_json:
         typer.echo(report.model_dump_json(indent=1))
+        display.note(outcome(report))
+        display.note(written)
     else:
-        from orchestrator.report import summary_table
-
-        options.console().print(summary_table(report))
+        options.console().print(summary_table(report), plain_text(outcome(report)), plain_text(written))

@@ -311,7 +311,7 @@ class _Builder:
             asked = computed_in(variant.known, entry.dtype)
             way = find_way(backend.name, self.catalog, self.device, asked, dense_fallback=entry.dense_fallback)
             if isinstance(way, Refused):
-                self._refuse(subject, backend.name, way, Operation.BENCHMARK)
+                self._refuse(subject, backend.name, way, Operation.BENCHMARK, instead=self._serving(asked))
             else:
                 if why := way.decision(backend.name):
                     self.chosen.setdefault(why, []).append(subject.label)
@@ -332,6 +332,14 @@ class _Builder:
                     ),
                 )
 
+    def _serving(self, asked: Checkpoint) -> tuple[str, ...]:
+        """The backends that serve a checkpoint on this run's device."""
+        ways = {
+            name: find_way(name, self.catalog, self.device, asked, dense_fallback=False)
+            for name in self.catalog.backends
+        }
+        return tuple(name for name, way in ways.items() if not isinstance(way, Refused))
+
     def _prompts(self, name: str | None) -> dict[str, Input]:
         if name is None:
             return {}
@@ -345,7 +353,15 @@ class _Builder:
             return checkpoint
         return self.add(export_stage(way.export, checkpoint, subject, self.catalog, self.limits))
 
-    def _refuse(self, subject: Subject, by: str, why: Refused, operation: Operation, task: str | None = None) -> None:
+    def _refuse(
+        self,
+        subject: Subject,
+        by: str,
+        why: Refused,
+        operation: Operation,
+        task: str | None = None,
+        instead: tuple[str, ...] = (),
+    ) -> None:
         self.not_planned.append(
             NotPlanned(
                 subject=subject,
@@ -355,6 +371,7 @@ class _Builder:
                 source=why.source,
                 operation=operation,
                 task=task,
+                instead=instead,
             )
         )
 

@@ -13,7 +13,7 @@ from orchestrator.report.model import (
     VariantEntry,
 )
 from orchestrator.report.pages import render_html, render_markdown
-from orchestrator.report.terminal import summary_table, summary_text
+from orchestrator.report.terminal import plain_text, summary_table, summary_text
 
 __all__ = [
     "ImageEntry",
@@ -22,6 +22,7 @@ __all__ = [
     "RunReport",
     "StageEntry",
     "VariantEntry",
+    "plain_text",
     "render_html",
     "render_markdown",
     "summary_table",

@@ -131,6 +131,21 @@ def test_the_segments_are_the_whole_text_but_for_the_remainder() -> None:
     assert kept == text[: len(text) // LENGTH * LENGTH]
 
 
+def test_a_text_that_rows_share_is_read_once_and_a_blank_one_not_at_all() -> None:
+    task = find_task("sciq-support").model_copy(update={"sequence_length": 4})
+    shared = ("rain falls", "", "it is wet", "rain falls", " ")
+    rows = [{"support": text, "text": "another field"} for text in shared]
+    tokenizer = byte_tokenizer()
+    prepared = prepare(task, {"validation": rows}, ModelFacts(tokenizer, 8, len(tokenizer)), limit=None)
+    (first, *rest) = [prepared.requests(index)[0] for index in range(len(prepared))]
+    read = [*first.context, *first.continuation]
+    for one in rest:
+        read += [*one.context, *one.continuation]
+    assert tokenizer.decode(read) == "rain falls\n\nit is wet"[:20]
+    with pytest.raises(BadRequest, match="row 1 of sciq/validation has no text in its field 'support'"):
+        prepare(task, {"validation": [rows[0], {"text": "x"}]}, ModelFacts(tokenizer, 8, len(tokenizer)), limit=None)
+
+
 def test_every_token_of_a_segment_but_the_first_is_predicted() -> None:
     prepared = segments()
     (request,) = prepared.requests(2)

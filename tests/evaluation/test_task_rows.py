@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.contract import Reason
-from harness.contract.tasks import load_tasks
+from harness.contract.tasks import PerplexityTask, WordPerplexityTask, load_tasks
 from harness.errors import BadCheckpoint, BadRequest, MissingData, Unsupported
 from harness.evaluation.definitions import ModelFacts, Prepared, prepare
 from harness.evaluation.definitions.attacked import before_attack
@@ -209,8 +209,9 @@ def test_attacked_texts_without_any_original_have_no_drop() -> None:
 def test_every_task_prepares_its_made_rows_and_says_how_it_scores() -> None:
     scoring = {}
     for name, task in load_tasks().items():
-        if task.dataset != "wikitext2":
+        if not isinstance(task, PerplexityTask | WordPerplexityTask):
             scoring.setdefault(prepared_task(name).details.scoring, []).append(name)
     assert sorted(scoring["next-token"]) == ["advglue-letter", "mmlu-letter", "mnli-letter", "qnli-letter"]
-    assert sorted(scoring["per-character"]) == ["arc_challenge", "arc_easy", "hellaswag", "piqa"]
+    names = ["arc_challenge", "arc_easy", "arc_easy-validation", "hellaswag", "piqa"]
+    assert sorted(scoring["per-character"]) == names
     assert {"mmlu", "mnli", "qnli", "winogrande", "advglue", "truthfulqa"} <= set(scoring["summed"])

@@ -23,9 +23,10 @@ STRANGE = 1
 
 def evaluated(name: str, folder: Path) -> EvaluateResult:
     task = load_tasks()[name]
-    rows = {split: made_rows(task.dataset, split) for split in task.splits}
     if isinstance(task, PerplexityTask):
-        rows = {split: [{"text": "It rained. " * 1500}] for split in task.splits}
+        rows = {split: [{task.text_field: "It rained. " * 1500}] for split in task.splits}
+    else:
+        rows = {split: made_rows(task.dataset, split) for split in task.splits}
     tokenizer = byte_tokenizer(add_beginning=name.endswith("-bos"))
     prepared = prepare(task, rows, ModelFacts(tokenizer, CONTEXT, len(tokenizer)))
     chance = random.Random(name)

@@ -15,6 +15,7 @@ from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
 from orchestrator.manifest.hub import HubUnavailable, NotOnHub
 from orchestrator.plan import build_plan
+from orchestrator.plan.data import data_sources
 from orchestrator.plan.options import check_options
 from orchestrator.stages import Plan
 from tests.support.small_runs import IMAGES
@@ -117,7 +118,7 @@ def plan_of(
     *models: Mapping[str, str], data: Path | None = None, look_up: Any = None, hub: Any = None, **asked: Any
 ) -> Plan:
     manifest = Manifest.model_validate({"name": "m", "models": list(models), **asked})
-    return build_plan(manifest, CATALOG, Device(threads=1), data, look_up, hub)
+    return build_plan(manifest, CATALOG, Device(threads=1), data, look_up, data_sources(CATALOG, hub))
 
 
 def local(folder: Path, name: str, config: object) -> dict[str, str]:
@@ -181,14 +182,42 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_the_plan_says_what_is_not_
     assert note.endswith("(tiny, other)")
 
 
-def test_a_local_copy_without_the_split_of_a_task_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "arc_easy").mkdir()
-    (tmp_path / "arc_easy" / "validation.jsonl.gz").write_bytes(b"")
-    words = "task 'arc_easy' needs the split test of arc_easy, and the local files have validation alone"
-    with pytest.raises(BadManifest, match=words) as refused:
-        plan_of(HUB, data=tmp_path, evaluate={"tasks": ["arc_easy"]})
-    assert "arc_easy/test.jsonl.gz" in refused.value.hint
-    assert refused.value.where == ("evaluate", "tasks", 0)
+def local_split(folder: Path, file: str) -> None:
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_bytes(b"")
+
+
+def test_a_local_copy_without_the_split_of_a_task_is_never_chosen_for_it(tmp_path: Path) -> None:
+    local_split(tmp_path, "arc_easy/validation.jsonl.gz")
+    plan = plan_of(HUB, data=tmp_path, evaluate={"tasks": ["arc_easy"]})
+    fetch = plan.stage("data/arc_easy")
+    assert (fetch.parameters.source.files, fetch.inputs) == ({}, {}), "so that it comes from the hub"
+    plan = plan_of(HUB, data=tmp_path, hub=Hub(HubUnavailable("x")), evaluate={"tasks": ["arc_easy"]})
+    (gap,) = plan.not_planned
+    assert "needs the split test of arc_easy" in gap.message
+    assert "put arc_easy/test.jsonl.gz into the folder" in gap.message
+
+
+def test_two_needs_of_one_data_set_share_a_source_that_has_both_else_each_has_its_own(tmp_path: Path) -> None:
+    asked = {"compress": [{"method": "wanda", "calibration": {"dataset": "wikitext2"}}]}
+    local_split(tmp_path, "wikitext2/test.jsonl.gz")
+    plan = plan_of(HUB, data=tmp_path, evaluate={"tasks": ["wikitext2"]}, **asked)
+    source = plan.stage("data/wikitext2").parameters.source
+    assert (source.splits, source.files) == (("test", "train"), {}), "the hub has both"
+    local_split(tmp_path, "wikitext2/train_first1MB_nonblank.jsonl.gz")
+    plan = plan_of(HUB, data=tmp_path, evaluate={"tasks": ["wikitext2"]}, **asked)
+    source = plan.stage("data/wikitext2").parameters.source
+    assert set(source.files) == {"wikitext2/test.jsonl.gz", "wikitext2/train_first1MB_nonblank.jsonl.gz"}
+    local_split(tmp_path, "mnli/validation_mismatched_subset.jsonl.gz")
+    plan = plan_of(HUB, data=tmp_path, evaluate={"tasks": ["mnli-mismatched-subset", "mnli"]})
+    assert plan.not_planned == ()
+    sources = {name: plan.stage(name).parameters.source for name in ("data/mnli", "data/mnli-validation_matched")}
+    assert [(one.splits, len(one.files)) for one in sources.values()] == [
+        (("validation_mismatched_subset",), 1),
+        (("validation_matched",), 0),
+    ]
+    (evaluated,) = [one for one in plan.stages if one.parameters.model_dump().get("task") == "mnli"]
+    assert evaluated.inputs["dataset"].stage == "data/mnli-validation_matched"
 
 
 @pytest.mark.parametrize(("substitute", "planned"), [({}, False), ({"substitute": "c4"}, True)])

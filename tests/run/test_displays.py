@@ -9,6 +9,7 @@ from harness.contract import Log, LogLevel, Operation, Progress
 from orchestrator.run.progress import ProgressMode, SilentDisplay, choose_display
 from orchestrator.run.progress.live import LiveDisplay
 from orchestrator.run.progress.plain import PlainDisplay
+from orchestrator.run.progress.rate import Rate
 from orchestrator.run.progress.wording import duration
 from orchestrator.store import Failure, FailureKind, StageState, StageStatus
 from tests.support.fake_runtime import FakeRuntime
@@ -45,13 +46,32 @@ def test_a_terminal_shows_each_finished_stage_and_takes_names_literally() -> Non
 
 
 def test_progress_in_a_log_comes_with_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
-    moments = iter([0.0, 10.0, 10.0])
+    moments = iter([0.0, 100.0, 100.0, 110.0, 110.0])
     monkeypatch.setattr("orchestrator.run.progress.plain.time.monotonic", lambda: next(moments))
     stream = io.StringIO()
     display = PlainDisplay(stream)
     display.started("s")
-    display.event("s", Progress(done=1, total=4, unit="layer"))
-    assert "s: 1/4 layers, about 30.0 s left" in stream.getvalue()
+    display.event("s", Progress(done=1, total=9, unit="layer"))
+    display.event("s", Progress(done=3, total=9, unit="layer"))
+    assert stream.getvalue().splitlines()[1:] == ["s: 1/9 layers", "s: 3/9 layers, about 30.0 s left"], (
+        "the 100 s before the first layer are no pace"
+    )
+
+
+def test_a_pace_is_that_of_the_last_minute_of_one_count() -> None:
+    rate = Rate()
+
+    def left(done: int, now_seconds: float, *, total: int | None = 100, unit: str = "item") -> float | None:
+        return rate.left(Progress(done=done, total=total, unit=unit), now_seconds)
+
+    assert left(1, 50) is None
+    assert left(2, 52) is None, "one item is no pace"
+    assert left(5, 54) == pytest.approx(95)
+    assert left(6, 200) == pytest.approx(94 * 148 / 4), "what is older than a minute is left out"
+    assert left(100, 201) is None
+    assert left(1, 202) is None, "it begins again"
+    assert left(11, 206, unit="page") is None
+    assert left(11, 207, total=None, unit="page") is None
 
 
 def test_nothing_of_any_display_reaches_stdout(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

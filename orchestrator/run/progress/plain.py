@@ -6,6 +6,7 @@ import time
 from typing import TextIO
 
 from harness.contract import Event, Log, Progress
+from orchestrator.run.progress.rate import Rate
 from orchestrator.run.progress.wording import duration, outcome, units
 from orchestrator.store import StageState
 
@@ -20,7 +21,7 @@ class PlainDisplay:
         self._lock = threading.Lock()
         self._total = 0
         self._done = 0
-        self._begun: dict[str, float] = {}
+        self._rates: dict[str, Rate] = {}
         self._last_line: dict[str, float] = {}
 
     def begin(self, stages: int) -> None:
@@ -30,14 +31,16 @@ class PlainDisplay:
         self._write(message)
 
     def started(self, stage: str) -> None:
-        self._begun[stage] = self._last_line[stage] = time.monotonic()
+        self._last_line[stage] = time.monotonic()
         self._write(f"{stage}: started")
 
     def event(self, stage: str, event: Event) -> None:
         if isinstance(event, Log):
             self._write(f"{stage}: {event.level.value}: {event.message}")
-        elif isinstance(event, Progress) and self._is_due(stage):
-            self._write(f"{stage}: {_progress(event, time.monotonic() - self._begun[stage])}")
+        elif isinstance(event, Progress):
+            left = self._rates.setdefault(stage, Rate()).left(event, time.monotonic())
+            if self._is_due(stage):
+                self._write(f"{stage}: {_progress(event, left)}")
 
     def finished(self, stage: str, state: StageState) -> None:
         with self._lock:
@@ -61,10 +64,8 @@ class PlainDisplay:
             print(line, file=self._stream, flush=True)
 
 
-def _progress(event: Progress, elapsed_seconds: float) -> str:
+def _progress(event: Progress, left_seconds: float | None) -> str:
     if not event.total:
         return f"{event.done} {units(event.unit)}"
     text = f"{event.done}/{event.total} {units(event.unit)}"
-    if 0 < event.done < event.total:
-        text += f", about {duration(elapsed_seconds * (event.total - event.done) / event.done)} left"
-    return text
+    return text if left_seconds is None else f"{text}, about {duration(left_seconds)} left"
