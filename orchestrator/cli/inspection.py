@@ -84,16 +84,7 @@ def report(
         raise BadManifest("one report at a time goes to stdout", hint=f"add --format and one of: {', '.join(FORMATS)}")
     record, opened, whole = options.open_run(store, run)
     document = build_report(record, opened, options.catalog(more_images), mode)
-<<<<<<< HEAD
     folder = output or opened.runs.folder / record.run
-    renderers: dict[str, Callable[[RunReport], str]] = {
-        "markdown": render_markdown,
-        "html": render_html,
-        "json": lambda one: one.model_dump_json(indent=1) + "\n",
-    }
-=======
-    folder = output or opened.runs / record.run
->>>>>>> b658f3a (bench and run write their report, say what came out in a sentence and what cannot be run before anything is; a pace is that of a stage's own progress)
     if to_stdout:
         typer.echo(render(document, wanted[0]), nl=False)
         options.ends(whole=whole)

@@ -249,7 +249,7 @@ def _show(setup: Setup, record: RunRecord, display: Display, *, as_json: bool) -
     from orchestrator.report.outcome import outcome
 
     report = build_report(record, setup.store, setup.catalog)
-    files = write_reports(report, setup.store.runs / record.run)
+    files = write_reports(report, setup.store.runs.folder / record.run)
     written = f"Report: {', '.join(map(str, files))}"
     if as_json:
         typer.echo(report.model_dump_json(indent=1))
