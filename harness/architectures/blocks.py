@@ -118,13 +118,12 @@ FAMILIES = (
 KNOWN_ARCHITECTURES = tuple(architecture for family in FAMILIES for architecture in family.architectures)
 
 
-def decoder_blocks(model: nn.Module) -> tuple[Block, ...]:
-    """The decoder blocks of a causal language model, in order.
+def family_named(architecture: str) -> Family:
+    """The family of an architecture, by the name of its class.
 
     Raises:
-        Unsupported: the architecture is not in `FAMILIES`, or its blocks hold other linears than the family's.
+        Unsupported: it is not in `FAMILIES`.
     """
-    architecture = type(model).__name__
     family = next((family for family in FAMILIES if architecture in family.architectures), None)
     if family is None:
         raise Unsupported(
@@ -132,6 +131,16 @@ def decoder_blocks(model: nn.Module) -> tuple[Block, ...]:
             f"{architecture} is not an architecture whose decoder blocks are known here",
             hint=f"known: {', '.join(KNOWN_ARCHITECTURES)}; another is one entry in harness/architectures/blocks.py",
         )
+    return family
+
+
+def decoder_blocks(model: nn.Module) -> tuple[Block, ...]:
+    """The decoder blocks of a causal language model, in order.
+
+    Raises:
+        Unsupported: the architecture is not in `FAMILIES`, or its blocks hold other linears than the family's.
+    """
+    family = family_named(type(model).__name__)
     modules = model.get_submodule(family.blocks)
     return tuple(
         _describe_block(family, index, f"{family.blocks}.{index}", module)

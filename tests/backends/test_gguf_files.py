@@ -16,7 +16,7 @@ from harness.backends.llama_cpp import serving
 from harness.backends.llama_cpp.gguf_file import Kind, neighbouring, write_gguf
 from harness.contract import Device, Reason
 from harness.errors import Unsupported
-from tests.support.small_checkpoints import GROUPED, publish_checkpoint, small_model
+from tests.support.small_checkpoints import GROUPED, publish_checkpoint, small_gemma3, small_model
 from tests.support.zoo import zoo_checkpoint
 
 
@@ -106,6 +106,54 @@ def test_numbers_are_those_of_the_configuration(tmp_path: Path) -> None:
     }
     assert {key: number(reader, f"llama.{key}") for key in stated} == stated
     assert number(reader, "llama.attention.layer_norm_rms_epsilon") == pytest.approx(1e-6)
+
+
+def test_norms_that_add_1_to_their_weight_are_written_with_it_added(tmp_path: Path) -> None:
+    checkpoint = publish_checkpoint(tmp_path / "model", small_gemma3())
+    reader, weights = written(checkpoint), load_file(checkpoint / "model.safetensors")
+    names = {
+        "output_norm.weight": "norm.weight",
+        "blk.0.attn_norm.weight": "layers.0.input_layernorm.weight",
+        "blk.0.attn_q_norm.weight": "layers.0.self_attn.q_norm.weight",
+        "blk.0.post_attention_norm.weight": "layers.0.post_attention_layernorm.weight",
+        "blk.0.ffn_norm.weight": "layers.0.pre_feedforward_layernorm.weight",
+        "blk.0.post_ffw_norm.weight": "layers.0.post_feedforward_layernorm.weight",
+    }
+    for name, source in names.items():
+        assert torch.equal(tensor(reader, name), weights[f"model.{source}"] + 1)
+    query = weights["model.layers.0.self_attn.q_proj.weight"]
+    assert torch.equal(tensor(reader, "blk.0.attn_q.weight"), query)
+
+
+def test_which_layers_slide_is_stated_with_their_window_and_their_rotary_base(tmp_path: Path) -> None:
+    reader = written(publish_checkpoint(tmp_path / "model", small_gemma3()))
+    stated = {
+        "attention.sliding_window": 7,
+        "attention.sliding_window_pattern": 2,
+        "attention.key_length": 32,
+        "rope.freq_base": 50000.0,
+        "rope.freq_base_swa": 700.0,
+    }
+    assert {key: number(reader, f"gemma3.{key}") for key in stated} == stated
+    full = publish_checkpoint(tmp_path / "full", small_gemma3(layer_types=["full_attention"] * 4))
+    assert not any("sliding" in key for key in written(full).fields)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]}, "take turns"),
+        ({"query_pre_attn_scalar": 16}, "scale is not that of its head size"),
+        ({"final_logit_softcapping": 30.0}, "logits are capped"),
+        ({"hidden_activation": "silu"}, "activation is silu"),
+    ],
+)
+def test_a_gemma_3_that_llama_cpp_would_compute_otherwise_is_refused(
+    changed: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    checkpoint = publish_checkpoint(tmp_path / "model", small_gemma3(**changed))
+    with pytest.raises(Unsupported, match=reason):
+        written(checkpoint)
 
 
 def test_an_output_embedding_is_written_where_it_is_not_the_input_embedding(tmp_path: Path) -> None:

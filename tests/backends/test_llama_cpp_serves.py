@@ -17,7 +17,7 @@ from harness.backends.llama_cpp.session import Log, Session, open_session
 from harness.contract import BenchmarkParameters, BenchmarkRequest, BenchmarkResult, Device, Dtype, Reason
 from harness.errors import BadRequest, Unsupported, WorkerError
 from harness.models.loading import load_model
-from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
+from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_gemma3, small_model
 from tests.support.zoo import zoo_checkpoint
 
 pytest.importorskip("xllamacpp", reason="llama.cpp is installed in the environment of the image `llama-cpp` alone")
@@ -89,6 +89,30 @@ def test_likelihoods_are_the_references_to_the_precision_of_the_file(
     with open_session(opened, log, file, dtype, threads=1, sequences=3, kv_tokens=768) as session:
         difference = (token_by_token(session) - reference(tmp_path / name)).abs().mean()
     assert difference < error
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ["sliding_attention", "full_attention"] * 2,
+        ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+        ["sliding_attention"] * 4,
+        ["full_attention"] * 4,
+    ],
+    ids=["every second", "every third", "all slide", "none slides"],
+)
+def test_a_gemma_3_has_the_references_likelihoods_whichever_layers_slide(
+    kinds: list[str], opened: Any, log: Log, tmp_path: Path
+) -> None:
+    """llama.cpp reads its GELU off a table of float16."""
+    model: Any = small_gemma3(layer_types=kinds)
+    checkpoint, file = publish_checkpoint(tmp_path / "model", model), tmp_path / "model.gguf"
+    write_gguf(checkpoint, file, Kind.F32, context_tokens=64)
+    prompts = PROMPTS % 264
+    with open_session(opened, log, file, Dtype.FLOAT32, threads=1, sequences=3, kv_tokens=768) as session:
+        rows = [session.logits(prompts[:, at : at + 1].tolist(), begin=at) for at in range(prompts.shape[1])]
+    found = torch.log_softmax(torch.stack([torch.from_numpy(one) for one in rows], dim=1), dim=-1)
+    assert (found - torch.log_softmax(model(prompts).logits, dim=-1)).abs().mean() < 1e-3
 
 
 def test_scaled_rotary_embeddings_are_the_references(opened: Any, log: Log, tmp_path: Path) -> None:

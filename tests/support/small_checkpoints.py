@@ -45,6 +45,24 @@ CONFIGURATIONS: dict[str, Any] = {
 }
 
 
+def small_gemma3(**changed: Any) -> PreTrainedModel:
+    """A random Gemma 3 of 4 layers, every second one full; norms far from what they start as, two rotary bases."""
+    shape = GROUPED | {"hidden_size": 64, "num_hidden_layers": 4, "head_dim": 32, "query_pre_attn_scalar": 32}
+    bases = {"full_attention": 50000.0, "sliding_attention": 700.0}
+    windows = {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"] * 2}
+    rotary = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}
+    torch.manual_seed(0)
+    config = transformers.Gemma3TextConfig(**{**shape, **windows, "rope_parameters": rotary, **changed})
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() == 1:
+                weight.uniform_(-0.5, 1)
+            elif "embed" not in name:
+                weight.normal_(std=0.2)
+    return model.eval().requires_grad_(False)
+
+
 def small_model(family: str, *, seed: int = 0) -> PreTrainedModel:
     """A random model with weights large enough for its likelihoods to differ clearly from token to token."""
     torch.manual_seed(seed)

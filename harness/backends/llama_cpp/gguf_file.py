@@ -1,7 +1,8 @@
 """A dense checkpoint as a GGUF file that llama.cpp loads: the names, the numbers and the row order that it expects.
 
-Covered: Llama, Mistral, Qwen2 and Qwen3 with plain or `llama3` rotary embeddings. The file holds no tokenizer: prompts
-are token numbers here. Source: the GGUF specification, and the names and keys of the package `gguf`.
+Covered: Llama, Mistral, Qwen2 and Qwen3 with plain or `llama3` rotary embeddings, Gemma 3 with plain ones. The file
+holds no tokenizer: prompts are token numbers here. Source: the GGUF specification, and the names and keys of the
+package `gguf`.
 """
 
 import math
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from harness.architectures.blocks import family_named
 from harness.architectures.pruned_shapes import read_layer_widths
+from harness.architectures.windows import shortest_window
 from harness.checkpoint import read_config, read_tensors
 from harness.contract import Reason
 from harness.errors import BadCheckpoint, Unsupported
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 _BLOCK = 32
 """Values of a row that share one scale in Q8_0 and Q4_0."""
 _HINT = "serve it with `transformers` or `vllm`"
+_LAYERS_OF_27B = 62
 
 
 class Kind(StrEnum):
@@ -43,12 +47,14 @@ class Kind(StrEnum):
 class _Family:
     """`pairs_neighbours`: its rotary embedding turns rows 2i and 2i+1 together, not i and i + half as the checkpoint's.
 
-    `biased` are the linears that have a bias.
+    `biased` are the linears that have a bias. `windowed`: the file says which layers have a window, and how long it is.
     """
 
     architecture: str
     pairs_neighbours: bool
     biased: tuple[str, ...] = ()
+    activation: str = "silu"
+    windowed: bool = False
 
 
 _FAMILIES = {
@@ -56,6 +62,7 @@ _FAMILIES = {
     "mistral": _Family("llama", pairs_neighbours=True),
     "qwen2": _Family("qwen2", pairs_neighbours=False, biased=("q_proj", "k_proj", "v_proj")),
     "qwen3": _Family("qwen3", pairs_neighbours=False),
+    "gemma3_text": _Family("gemma3", pairs_neighbours=False, activation="gelu_pytorch_tanh", windowed=True),
 }
 
 
@@ -72,12 +79,14 @@ def write_gguf(checkpoint: Path, target: Path, kind: Kind, *, context_tokens: in
 
     config = load_config(checkpoint)
     family = _family(config)
-    _refuse(checkpoint, config, context_tokens)
+    _refuse(checkpoint, config, family, context_tokens)
     _refuse_rows(config, kind)
     architecture = next(one for one in MODEL_ARCH if one.name == family.architecture.upper())
     names = get_tensor_name_map(architecture, int(config.num_hidden_layers))
     writer = GGUFWriter(target, family.architecture)
     _add_numbers(writer, config)
+    if family.windowed and shortest_window(config) is not None:
+        _add_windows(writer, config)
     tensors = [*_rotary_tensors(config), *_checkpoint_tensors(checkpoint, config, family, names.get_name)]
     for one in tensors:
         one.announce(writer, kind)
@@ -128,24 +137,54 @@ def _family(config: "PretrainedConfig") -> _Family:
     return _FAMILIES[config.model_type]
 
 
-def _refuse(checkpoint: Path, config: Any, context_tokens: int) -> None:
+def _refuse(checkpoint: Path, config: Any, family: _Family, context_tokens: int) -> None:
     """What these architectures can have in transformers, and the file has no place for or is not written with."""
     if read_layer_widths(read_config(checkpoint)) is not None:
         raise Unsupported(Reason.SHAPE, "its layers differ in width, and no GGUF file is written for that", hint=_HINT)
-    window = getattr(config, "sliding_window", None)
-    rotary = config.rope_parameters
+    window = shortest_window(config)
+    activation = getattr(config, "hidden_activation", None) or config.hidden_act
+    rotary = _rotary_parameters(config, "full_attention")
     reasons = {
         f"attention reaches back {window} positions, which the file cannot say": window is not None
         and window < context_tokens
-        and (config.model_type == "mistral" or "sliding_attention" in (getattr(config, "layer_types", None) or ())),
+        and not family.windowed,
         "its linears have biases": bool(getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)),
-        f"its activation is {config.hidden_act}": config.hidden_act != "silu",
-        f"its rotary embedding is of type {rotary['rope_type']}": rotary["rope_type"] not in ("default", "llama3"),
+        f"its activation is {activation}": activation != family.activation,
+        f"its rotary embedding is of type {rotary['rope_type']}": rotary["rope_type"]
+        not in (("default",) if family.windowed else ("default", "llama3")),
         "its rotary embedding turns a part of each head": rotary.get("partial_rotary_factor", 1.0) != 1.0,
     }
+    if family.windowed:
+        reasons |= _objections_to_windows(config)
     for reason, applies in reasons.items():
         if applies:
             raise Unsupported(Reason.ARCHITECTURE, f"no GGUF file is written for it: {reason}", hint=_HINT)
+
+
+def _objections_to_windows(config: Any) -> dict[str, bool]:
+    """What a Gemma 3 may be and llama.cpp's is not: it has the 27B model's scale where there are as many layers."""
+    local = _rotary_parameters(config, "sliding_attention")
+    return {
+        "full and sliding layers do not take turns, one full in so many": _full_layers_every(config) is None,
+        f"its sliding layers' rotary embedding is of type {local['rope_type']}": local["rope_type"] != "default",
+        "its attention's scale is not that of its head size": config.query_pre_attn_scalar != _head_size(config)
+        or config.num_hidden_layers == _LAYERS_OF_27B,
+        "its logits are capped": getattr(config, "final_logit_softcapping", None) is not None,
+    }
+
+
+def _full_layers_every(config: Any) -> int | None:
+    """Every so many layers the last one is full, all others slide; None where it is otherwise."""
+    full = [kind == "full_attention" for kind in config.layer_types]
+    every = full.index(True) + 1 if any(full) else len(full) + 1
+    return every if full == [(index + 1) % every == 0 for index in range(len(full))] else None
+
+
+def _rotary_parameters(config: Any, kind: str) -> dict[str, Any]:
+    """Of the layers of a kind: some configurations have one rotary embedding for all."""
+    parameters: dict[str, Any] = config.rope_parameters
+    of_kind: dict[str, Any] = parameters.get(kind, parameters)
+    return of_kind
 
 
 def _refuse_rows(config: Any, kind: Kind) -> None:
@@ -171,15 +210,22 @@ def _add_numbers(writer: "GGUFWriter", config: Any) -> None:
     writer.add_key_length(_head_size(config))
     writer.add_value_length(_head_size(config))
     writer.add_rope_dimension_count(_head_size(config))
-    writer.add_rope_freq_base(float(config.rope_parameters["rope_theta"]))
+    writer.add_rope_freq_base(float(_rotary_parameters(config, "full_attention")["rope_theta"]))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("no_vocab")
 
 
+def _add_windows(writer: "GGUFWriter", config: Any) -> None:
+    """Which layers slide, how far they reach, and the base of their own rotary embedding."""
+    writer.add_sliding_window(shortest_window(config) or 0)
+    writer.add_sliding_window_pattern(_full_layers_every(config) or 0)
+    writer.add_rope_freq_base_swa(float(_rotary_parameters(config, "sliding_attention")["rope_theta"]))
+
+
 def _rotary_tensors(config: Any) -> Iterator[_Stored]:
     """What the frequencies are divided by, where they are not a plain power of the base: float32 [half a head]."""
-    if config.rope_parameters["rope_type"] == "default":
+    if _rotary_parameters(config, "full_attention")["rope_type"] == "default":
         return
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -208,13 +254,22 @@ def _reader(checkpoint: Path, name: str, config: Any, family: _Family) -> Callab
     file = checkpoint / read_tensors(checkpoint)[name].file
     linear = name.split(".")[-2]
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(linear)
+    offset = _norm_offset(config) if linear.endswith("norm") else 0
 
     def read() -> Tensor:
         with safe_open(file, framework="pt") as opened:
             values: Tensor = opened.get_tensor(name)
+        values = values.float() + offset if offset else values
         return neighbouring(values, heads) if family.pairs_neighbours and heads else values
 
     return read
+
+
+def _norm_offset(config: Any) -> int:
+    """llama.cpp multiplies by a norm's weight as it is stored, in every architecture."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return family_named(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]).norm_offset
 
 
 def neighbouring(rows: Tensor, heads: int) -> Tensor:
