@@ -1,14 +1,21 @@
 """What the MLC-LLM adapter asks of the library's commands and engine, and what it refuses: over a stand-in."""
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from harness.backends import hosting, run
 from harness.backends.mlc_llm import loading
-from harness.backends.mlc_llm.quantization import choose_conversion
+from harness.backends.mlc_llm.preparing import Lengths, Prepared, prepare
+from harness.backends.mlc_llm.quantization import Conversion, choose_conversion
+from harness.backends.mlc_llm.refusals import explain, last_words
 from harness.backends.refusals import refuse_unread_rotation
+from harness.checkpoint import open_checkpoint, read_tensors
 from harness.contract import BenchmarkResult, CheckpointDescriptor, CheckpointFormat, Dtype, Quantization, Reason
 from harness.errors import OutOfMemory, Unsupported, WorkerError
 from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
@@ -51,7 +58,8 @@ def test_weights_are_converted_and_a_library_compiled_before_the_engine_starts(
     assert (converted["quantization"], converted["source_format"]) == ("q0f16", "huggingface-safetensor")
     assert (converted["device"], compiled["device"]) == ("cpu:0", "cpu")
     assert (configured["conv_template"], configured["max_batch_size"]) == ("LM", "3")
-    assert configured["context_window_size"] == str(13 + 16)
+    (sizes,) = engine.asked("configured")
+    assert sizes["prefill_chunk_size"] == sizes["context_window_size"] == 3 * (13 + 16)
     assert {converted["policy"], compiled["policy"]} == {"OFF"}
     (started,) = engine.asked("AsyncMLCEngine")
     assert (started["max_num_sequence"], started["max_total_sequence_length"]) == (3, 3 * 128 + 3 * 16)
@@ -60,7 +68,7 @@ def test_weights_are_converted_and_a_library_compiled_before_the_engine_starts(
     assert result.start_up is not None
     assert result.start_up.compile_seconds is not None
     assert result.memory_parts is not None
-    assert result.memory_parts.weight_bytes == 1000
+    assert result.memory_parts.weight_bytes == 2 * open_checkpoint(checkpoint).parameter_count
     assert len(engine.asked("terminate")) == 1
 
 
@@ -90,7 +98,6 @@ def test_prompts_that_grow_or_shrink_on_the_way_give_no_speed(checkpoint: Path, 
     [
         (None, None, "q0f16", Dtype.FLOAT16),
         (None, Dtype.BFLOAT16, "q0bf16", Dtype.BFLOAT16),
-        (None, Dtype.FLOAT32, "q0f32", Dtype.FLOAT32),
         ("q4f16_1", None, "q4f16_1", Dtype.FLOAT16),
     ],
 )
@@ -100,6 +107,148 @@ def test_dense_weights_stay_dense_unless_mlcs_own_rounding_is_asked_for(
     chosen = choose_conversion(descriptor(CheckpointFormat.DENSE), dtype, asked)
     assert (chosen.name, chosen.dtype, chosen.source_format) == (name, computed_in, "huggingface-safetensor")
     assert ("MLC's own round-to-nearest" in chosen.note) == (name == "q4f16_1")
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, engine: VendorEngine) -> Callable[..., Prepared]:
+    def make(
+        checkpoint: Path, name: str = "q0f16", source_format: str = "huggingface-safetensor", device: str = "cpu:0"
+    ) -> Prepared:
+        conversion = Conversion(name, source_format, Dtype.FLOAT16, "", "")
+        scratch = tmp_path / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        return prepare(checkpoint, scratch / "model", conversion, device=device, lengths=Lengths(29, 3))
+
+    return make
+
+
+def test_a_checkpoint_of_one_file_stays_as_it_is(checkpoint: Path, prepared: Callable[..., Prepared]) -> None:
+    """The library writes an index beside weights that have none, and an input of a stage cannot be written to."""
+    before = {path.name: path.stat().st_mtime_ns for path in checkpoint.iterdir()}
+    assert "model.safetensors.index.json" not in before
+    assert prepared(checkpoint).weight_bytes == 2 * open_checkpoint(checkpoint).parameter_count
+    assert {path.name: path.stat().st_mtime_ns for path in checkpoint.iterdir()} == before
+
+
+def test_awq_is_read_from_the_file_that_is_named(
+    checkpoint: Path, prepared: Callable[..., Prepared], engine: VendorEngine
+) -> None:
+    packed = sum(entry.size_bytes for entry in read_tensors(checkpoint).values())
+    assert prepared(checkpoint, "q4f16_autoawq", "awq").weight_bytes == packed
+    (converted,) = engine.asked("convert_weight")
+    assert Path(converted["source"]).name == "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "window", "step"),
+    [
+        (Lengths(context_tokens=272, sequences=1), 272, 272),
+        (Lengths(context_tokens=272, sequences=8), 2176, 2176),
+        (Lengths(context_tokens=272, sequences=64), 8192, 8192),
+        (Lengths(context_tokens=9000, sequences=2), 9000, 8192),
+    ],
+)
+def test_the_window_lets_a_whole_batch_of_prompts_into_one_step(lengths: Lengths, window: int, step: int) -> None:
+    assert (lengths.window_tokens, lengths.step_tokens) == (window, step)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_no_family_clips_the_step_that_was_asked_for(
+    family: str, tmp_path: Path, prepared: Callable[..., Prepared], engine: VendorEngine
+) -> None:
+    prepared(publish_checkpoint(tmp_path / family, small_model(family)))
+    (sizes,) = engine.asked("configured")
+    assert (sizes["prefill_chunk_size"], sizes["context_window_size"]) == (87, 87)
+
+
+@pytest.mark.parametrize(
+    ("device", "behaviour", "words"),
+    [
+        ("cuda:0", ("gpu",), "attention in FlashInfer's kernels"),
+        ("cuda:0", ("gpu", "no-flashinfer"), "attention in TVM's own kernels: FlashInfer's could not be made"),
+        ("cpu:0", (), "attention in TVM's own kernels: `mlc_llm compile` did not turn FlashInfer on"),
+    ],
+)
+def test_whose_attention_was_compiled_is_told(
+    device: str,
+    behaviour: tuple[str, ...],
+    words: str,
+    checkpoint: Path,
+    prepared: Callable[..., Prepared],
+    engine: VendorEngine,
+) -> None:
+    engine.behave(*behaviour)
+    assert prepared(checkpoint, device=device).attention.startswith(words)
+
+
+def test_a_missing_gpu_is_a_refusal_in_argparses_words(checkpoint: Path, prepared: Callable[..., Prepared]) -> None:
+    with pytest.raises(Unsupported, match=r"argument --device: invalid detect_device value: 'cuda:0'$") as refusal:
+        prepared(checkpoint, device="cuda:0")
+    assert refusal.value.reason is Reason.DEVICE
+
+
+def test_tensors_that_are_not_there_are_a_refusal_that_names_them(
+    checkpoint: Path, prepared: Callable[..., Prepared]
+) -> None:
+    weights = load_file(checkpoint / "model.safetensors")
+    save_file(
+        {name: value for name, value in weights.items() if name != "model.norm.weight"},
+        checkpoint / "model.safetensors",
+    )
+    with pytest.raises(Unsupported, match=r"do not exist in the weight files: model\.norm\.weight") as refusal:
+        prepared(checkpoint)
+    assert refusal.value.reason is Reason.FORMAT
+
+
+def test_heads_that_do_not_divide_the_width_are_a_refusal_by_shape(
+    checkpoint: Path, prepared: Callable[..., Prepared]
+) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"num_attention_heads": 3}))
+    with pytest.raises(Unsupported, match=r"assert config\.hidden_size % config\.num_attention_heads == 0") as refusal:
+        prepared(checkpoint)
+    assert refusal.value.reason is Reason.SHAPE
+
+
+def test_another_assertion_is_a_failure_and_no_refusal(checkpoint: Path, prepared: Callable[..., Prepared]) -> None:
+    """The library quantizes Mistral in no way that starts from AWQ: the adapter does not ask for it."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "mistral"}))
+    with pytest.raises(WorkerError, match=r"ended with status 1: KeyError: 'awq'$") as failure:
+        prepared(checkpoint, "q4f16_autoawq", "awq")
+    assert not isinstance(failure.value, Unsupported)
+
+
+@pytest.mark.parametrize(
+    ("printed", "words"),
+    [
+        ("usage: x\n----- Error -----\nargument --device: no\n", "argument --device: no"),
+        ("[INFO] loading\nkilled\n", "killed"),
+        ("", "it printed nothing"),
+        (
+            'Traceback (most recent call last):\n  File "a.py", line 1\n    assert a % b == 0\n           ^^^^^^^^^^\n'
+            "AssertionError\n",
+            "assert a % b == 0 AssertionError",
+        ),
+        (
+            "ValueError: one\n\nDuring handling of the above exception, another exception occurred:\n\n"
+            "tvm.error.InternalError: two\n  of two lines\n",
+            "tvm.error.InternalError: two of two lines",
+        ),
+        (
+            "  3%|x\r100%|xx\nOSError: [Errno 30] Read-only file system: 'i'\n",
+            "OSError: [Errno 30] Read-only file system: 'i'",
+        ),
+    ],
+)
+def test_the_reason_is_taken_from_what_a_command_printed(printed: str, words: str) -> None:
+    assert last_words(printed) == words
+
+
+def test_a_warning_about_unused_tensors_refuses_nothing() -> None:
+    text = "WARNING utils.py:30: Unused extern parameters: rotary.inv_freq\nRuntimeError: nvcc failed"
+    assert type(explain(RuntimeError(text), doing="compile")) is WorkerError
 
 
 def test_awq_in_groups_of_128_keeps_its_codes() -> None:
@@ -121,6 +270,8 @@ def test_awq_in_groups_of_128_keeps_its_codes() -> None:
             Reason.SETTING,
         ),
         (descriptor(CheckpointFormat.DENSE), "q4f16_1", Dtype.BFLOAT16, Reason.DTYPE),
+        (descriptor(CheckpointFormat.DENSE), None, Dtype.FLOAT32, Reason.DTYPE),
+        (descriptor(CheckpointFormat.GPTQ), None, Dtype.FLOAT32, Reason.FORMAT),
     ],
 )
 def test_what_mlc_does_not_make_is_refused_with_a_reason(

@@ -16,7 +16,7 @@ from typing import Any
 from harness.architectures.pruned_shapes import refuse_layer_widths
 from harness.backends.base import ServedWeights, ServeOrder, products_in
 from harness.backends.hosting import start_up_deadline, variables_set
-from harness.backends.mlc_llm.preparing import Prepared, prepare
+from harness.backends.mlc_llm.preparing import Lengths, Prepared, prepare
 from harness.backends.mlc_llm.quantization import Conversion, MlcLlmOptions, choose_conversion
 from harness.backends.mlc_llm.refusals import explain
 from harness.backends.refusals import refuse_unread_rotation
@@ -74,8 +74,7 @@ def prepared_model(order: ServeOrder[MlcLlmOptions]) -> Iterator[PreparedModel]:
                 folder,
                 conversion,
                 device=name,
-                context_tokens=order.context_tokens + _PAGE_TOKENS,
-                sequences=order.sequences,
+                lengths=Lengths(order.context_tokens + _PAGE_TOKENS, order.sequences),
             )
         yield PreparedModel(
             prepared=prepared,

@@ -10,7 +10,10 @@ from typing import Literal
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Dtype, Frozen, Reason
 from harness.errors import Unsupported
 
-_DENSE = {"q0f16": Dtype.FLOAT16, "q0bf16": Dtype.BFLOAT16, "q0f32": Dtype.FLOAT32}
+_DENSE = {"q0f16": Dtype.FLOAT16, "q0bf16": Dtype.BFLOAT16}
+"""Not its `q0f32`: `convert_weight` stores float32 as bfloat16 (`interface/convert_weight.py`), which are other weights
+than the checkpoint's."""
+_DEFAULT = "q0f16"
 _ROUNDED, _AWQ = "q4f16_1", "q4f16_autoawq"
 _AWQ_GROUP = 128
 _AWQ_ARCHITECTURE = "LlamaForCausalLM"
@@ -20,7 +23,7 @@ _AWQ_ARCHITECTURE = "LlamaForCausalLM"
 class MlcLlmOptions(Frozen):
     """`quantization` is one of MLC's own names; None is the one that keeps the weights: see `choose_conversion`."""
 
-    quantization: Literal["q0f16", "q0bf16", "q0f32", "q4f16_1", "q4f16_autoawq"] | None = None
+    quantization: Literal["q0f16", "q0bf16", "q4f16_1", "q4f16_autoawq"] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,12 @@ class Conversion:
 def choose_conversion(
     descriptor: CheckpointDescriptor, asked_dtype: Dtype | None, quantization: str | None
 ) -> Conversion:
-    """What `quantization` names; where it is None, dense weights stay dense, in float16 unless another dtype is asked
-    for, and AWQ keeps its codes.
+    """What `quantization` names; where it is None, dense weights stay dense, in float16 unless bfloat16 is asked for,
+    and AWQ keeps its codes.
 
     Raises:
-        Unsupported: MLC does not read this format, or the asked quantization does not start from it.
+        Unsupported: MLC does not read this format, the asked quantization does not start from it, or computes in
+            another dtype than the one that is asked for.
     """
     name = quantization or _default(descriptor, asked_dtype)
     if descriptor.format is CheckpointFormat.DENSE and name != _AWQ:
@@ -58,7 +62,7 @@ def choose_conversion(
 def _default(descriptor: CheckpointDescriptor, asked: Dtype | None) -> str:
     if descriptor.format is CheckpointFormat.AWQ:
         return _AWQ
-    return next(name for name, dtype in _DENSE.items() if dtype is (asked or Dtype.FLOAT16))
+    return {dtype: name for name, dtype in _DENSE.items()}.get(asked or Dtype.FLOAT16, _DEFAULT)
 
 
 def _from_dense(name: str, asked: Dtype | None) -> Conversion:

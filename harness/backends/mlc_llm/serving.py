@@ -117,6 +117,7 @@ def _notes(model: PreparedModel) -> tuple[str, ...]:
     return (
         NOT_RUN,
         model.conversion.note,
+        model.prepared.attention,
         f"key-value cache of {model.kv_cache_tokens} tokens; prefix cache off; compiled beforehand, not while serving",
         *served_as_dense(model.descriptor),
     )

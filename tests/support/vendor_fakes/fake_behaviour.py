@@ -3,8 +3,9 @@
 `FAKE_ENGINE` has names with commas: `noisy` writes to the real stdout from Python and from below it, `slow` takes a
 second to start, `hang` never starts, `crash` ends the process in native code when it starts and `die` while it
 generates, `short` generates one token less than asked, `prefixed` reads one prompt token more than given, `refuse` and
-`memory` raise what the real library raises. `FAKE_ENGINE_RECORD` names a file that gets one line of JSON for each thing
-that the stand-in was asked.
+`memory` raise what the real library raises, `gpu` is a machine that has one, `no-flashinfer` one where FlashInfer
+cannot be compiled. `FAKE_ENGINE_RECORD` names a file that gets one line of JSON for each thing that the stand-in was
+asked.
 """
 
 import json
@@ -13,8 +14,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 SECONDS_A_TOKEN = 1000.0
 _really = time.perf_counter
@@ -32,18 +31,6 @@ def let_tokens_pass(count: int) -> None:
     """Takes no time but on that clock, where it is far more than any machine takes for the rest."""
     global _seconds_passed
     _seconds_passed += SECONDS_A_TOKEN * count
-
-
-class Documented(BaseModel):
-    """Arguments of the real library by name and type. Another name or type is a TypeError."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
-
-    def __init__(self, **arguments: Any) -> None:
-        try:
-            super().__init__(**arguments)
-        except ValidationError as invalid:
-            raise TypeError(f"{type(self).__name__}: {invalid}") from invalid
 
 
 def asked(what: str) -> bool:

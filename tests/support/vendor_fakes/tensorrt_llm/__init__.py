@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import fake_behaviour
-from fake_behaviour import Documented
+from documented import Documented
 
 from tensorrt_llm.llmapi import KvCacheConfig
 

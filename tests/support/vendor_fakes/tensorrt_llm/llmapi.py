@@ -1,6 +1,6 @@
 """`KvCacheConfig`: the fields of its page in the API reference (`llm-api/reference/KvCacheConfig`)."""
 
-from fake_behaviour import Documented
+from documented import Documented
 
 
 class KvCacheConfig(Documented):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import fake_behaviour
-from fake_behaviour import Documented
+from documented import Documented
 
 from mlc_llm.serve.config import EngineConfig
 

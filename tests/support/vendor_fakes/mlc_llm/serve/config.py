@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fake_behaviour import Documented
+from documented import Documented
 
 
 class EngineConfig(Documented):
@@ -11,6 +11,8 @@ class EngineConfig(Documented):
     additional_models: list[str] = []
     mode: Literal["local", "interactive", "server"] | None = None
     tensor_parallel_shards: int | None = None
+    pipeline_parallel_stages: int | None = None
+    opt: str | None = None
     gpu_memory_utilization: float | None = None
     kv_cache_page_size: int = 16
     max_num_sequence: int | None = None
@@ -22,7 +24,9 @@ class EngineConfig(Documented):
     max_history_size: int | None = None
     kv_state_kind: Literal["kv_cache", "rnn_state"] | None = None
     speculative_mode: Literal["disable", "small_draft", "eagle", "medusa"] = "disable"
-    spec_draft_length: int = 4
+    spec_draft_length: int = 0
+    spec_tree_width: int = 1
     prefix_cache_mode: Literal["disable", "radix"] = "radix"
     prefix_cache_max_num_recycling_seqs: int | None = None
+    prefill_mode: Literal["chunked", "hybrid"] = "hybrid"
     verbose: bool = True
