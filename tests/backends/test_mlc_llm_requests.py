@@ -1,6 +1,5 @@
 """What the MLC-LLM adapter asks of the library's commands and engine, and what it refuses: over a stand-in."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,7 @@ from harness.backends.mlc_llm import loading
 from harness.backends.mlc_llm.preparing import Lengths, Prepared, prepare
 from harness.backends.mlc_llm.quantization import Conversion, choose_conversion
 from harness.backends.mlc_llm.refusals import explain, last_words
-from harness.backends.refusals import refuse_unread_rotation
-from harness.checkpoint import open_checkpoint, read_tensors
+from harness.checkpoint import open_checkpoint, read_config, read_tensors
 from harness.contract import BenchmarkResult, CheckpointDescriptor, CheckpointFormat, Dtype, Quantization, Reason
 from harness.errors import OutOfMemory, Unsupported, WorkerError
 from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
@@ -112,13 +110,18 @@ def test_dense_weights_stay_dense_unless_mlcs_own_rounding_is_asked_for(
 @pytest.fixture
 def prepared(tmp_path: Path, engine: VendorEngine) -> Callable[..., Prepared]:
     def make(
-        checkpoint: Path, name: str = "q0f16", source_format: str = "huggingface-safetensor", device: str = "cpu:0"
+        checkpoint: Path,
+        name: str = "q0f16",
+        source_format: str = "huggingface-safetensor",
+        device: str = "cpu:0",
+        **changed: object,
     ) -> Prepared:
         conversion = Conversion(name, source_format, Dtype.FLOAT16, "", "")
         scratch = tmp_path / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        return prepare(checkpoint, scratch / "model", conversion, device=device, lengths=Lengths(29, 3))
+        config = read_config(checkpoint) | {"rope_theta": 10000.0, **changed}
+        return prepare(checkpoint, scratch / "model", conversion, config=config, device=device, lengths=Lengths(29, 3))
 
     return make
 
@@ -204,19 +207,15 @@ def test_tensors_that_are_not_there_are_a_refusal_that_names_them(
 def test_heads_that_do_not_divide_the_width_are_a_refusal_by_shape(
     checkpoint: Path, prepared: Callable[..., Prepared]
 ) -> None:
-    config = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps(config | {"num_attention_heads": 3}))
     with pytest.raises(Unsupported, match=r"assert config\.hidden_size % config\.num_attention_heads == 0") as refusal:
-        prepared(checkpoint)
+        prepared(checkpoint, num_attention_heads=3)
     assert refusal.value.reason is Reason.SHAPE
 
 
 def test_another_assertion_is_a_failure_and_no_refusal(checkpoint: Path, prepared: Callable[..., Prepared]) -> None:
     """The library quantizes Mistral in no way that starts from AWQ: the adapter does not ask for it."""
-    config = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "mistral"}))
     with pytest.raises(WorkerError, match=r"ended with status 1: KeyError: 'awq'$") as failure:
-        prepared(checkpoint, "q4f16_autoawq", "awq")
+        prepared(checkpoint, "q4f16_autoawq", "awq", model_type="mistral")
     assert not isinstance(failure.value, Unsupported)
 
 
@@ -282,22 +281,35 @@ def test_what_mlc_does_not_make_is_refused_with_a_reason(
     assert refusal.value.reason is reason
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_the_rotation_is_written_where_the_library_reads_it(family: str, tmp_path: Path, engine: VendorEngine) -> None:
+    """Qwen's models cannot be read without it, and the others would take 10000."""
+    model = small_model(family)
+    model.config.rope_parameters = {"rope_theta": 500000.0, "rope_type": "default"}
+    perform(publish_checkpoint(tmp_path / family, model), batch_sizes=(1,), repeats=2)
+    (seen,) = engine.asked("converted")
+    assert seen["rope_theta"] == 500000.0
+
+
 @pytest.mark.parametrize(
-    ("config", "refused"),
+    ("architecture", "config", "refused"),
     [
-        ({"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}, True),
-        ({"rope_parameters": {"rope_theta": 10000.0, "rope_type": "llama3"}}, True),
-        ({"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}, False),
-        ({"rope_parameters": {"rope_theta": 500000.0}, "rope_theta": 500000.0}, False),
-        ({"hidden_size": 8}, False),
+        ("LlamaForCausalLM", {"rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3"}}, False),
+        ("LlamaForCausalLM", {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, False),
+        ("LlamaForCausalLM", {"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}}, True),
+        ("Qwen2ForCausalLM", {"rope_parameters": {"rope_theta": 1e6, "rope_type": "yarn"}}, True),
+        ("MistralForCausalLM", {"rope_theta": 1e6, "rope_scaling": {"rope_type": "llama3"}}, True),
+        ("Qwen3ForCausalLM", {"rope_theta": 1e6, "rope_scaling": None}, False),
     ],
 )
-def test_a_rotation_that_would_silently_be_another_is_refused(config: dict[str, Any], refused: bool) -> None:
+def test_a_scaled_rotation_that_would_silently_be_left_out_is_refused(
+    architecture: str, config: dict[str, Any], refused: bool
+) -> None:
     if not refused:
-        refuse_unread_rotation("MLC-LLM", config)
+        loading.refuse_unread_scaling(architecture, config)
         return
-    with pytest.raises(Unsupported, match="would silently take rope_theta 10000") as refusal:
-        refuse_unread_rotation("MLC-LLM", config)
+    with pytest.raises(Unsupported, match="does not scale the rotation") as refusal:
+        loading.refuse_unread_scaling(architecture, config)
     assert refusal.value.reason is Reason.FORMAT
 
 

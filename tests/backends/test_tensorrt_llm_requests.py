@@ -8,6 +8,7 @@ import pytest
 
 from harness.backends import hosting, run
 from harness.backends.prompts import drawn_prompts
+from harness.backends.refusals import refuse_unread_rotation
 from harness.backends.tensorrt_llm import loading, refusals
 from harness.contract import (
     BenchmarkResult,
@@ -115,6 +116,25 @@ def test_layouts_that_it_would_misread_or_not_read_are_refused_first(
     )
     with pytest.raises(Unsupported, match=words) as refusal:
         refusals.refuse_format(descriptor)
+    assert refusal.value.reason is Reason.FORMAT
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [
+        ({"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}, True),
+        ({"rope_parameters": {"rope_theta": 10000.0, "rope_type": "llama3"}}, True),
+        ({"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}, False),
+        ({"rope_parameters": {"rope_theta": 500000.0}, "rope_theta": 500000.0}, False),
+        ({"hidden_size": 8}, False),
+    ],
+)
+def test_a_rotation_that_would_silently_be_another_is_refused(config: dict[str, Any], refused: bool) -> None:
+    if not refused:
+        refuse_unread_rotation("TensorRT-LLM", config)
+        return
+    with pytest.raises(Unsupported, match="would silently take rope_theta 10000") as refusal:
+        refuse_unread_rotation("TensorRT-LLM", config)
     assert refusal.value.reason is Reason.FORMAT
 
 

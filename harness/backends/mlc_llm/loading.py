@@ -19,10 +19,10 @@ from harness.backends.hosting import start_up_deadline, variables_set
 from harness.backends.mlc_llm.preparing import Lengths, Prepared, prepare
 from harness.backends.mlc_llm.quantization import Conversion, MlcLlmOptions, choose_conversion
 from harness.backends.mlc_llm.refusals import explain
-from harness.backends.refusals import refuse_unread_rotation
 from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, Reason
 from harness.errors import Unsupported
+from harness.fetch.configuration import for_all_readers
 from harness.models.loading import select_device
 from harness.quantization.layouts import check_config
 
@@ -57,7 +57,7 @@ def prepared_model(order: ServeOrder[MlcLlmOptions]) -> Iterator[PreparedModel]:
     descriptor, config = open_checkpoint(order.checkpoint), read_config(order.checkpoint)
     conversion = choose_conversion(descriptor, order.dtype, order.options.quantization)
     check_config(descriptor.format, descriptor.quantization, config)
-    refuse_unread_rotation("MLC-LLM", config)
+    refuse_unread_scaling(descriptor.architecture, config)
     refuse_layer_widths(config, "MLC-LLM")
     if importlib.util.find_spec("mlc_llm") is None:
         raise Unsupported(
@@ -73,6 +73,7 @@ def prepared_model(order: ServeOrder[MlcLlmOptions]) -> Iterator[PreparedModel]:
                 order.checkpoint,
                 folder,
                 conversion,
+                config=for_all_readers(config, descriptor.architecture, descriptor.dtype),
                 device=name,
                 lengths=Lengths(order.context_tokens + _PAGE_TOKENS, order.sequences),
             )
@@ -88,6 +89,20 @@ def prepared_model(order: ServeOrder[MlcLlmOptions]) -> Iterator[PreparedModel]:
                 max(prepared.weight_bytes - _input_embedding_bytes(config), 0), products_in(conversion.dtype, where)
             ),
         )
+
+
+def refuse_unread_scaling(architecture: str, config: Mapping[str, Any]) -> None:
+    """Raise Unsupported where MLC would silently leave a rotation unscaled: of all its models that are served here,
+    Llama's alone reads `rope_scaling`, and refuses other types than `llama3` (`model/llama/llama_model.py`)."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default" or (architecture == "LlamaForCausalLM" and kind == "llama3"):
+        return
+    raise Unsupported(
+        Reason.FORMAT,
+        f"MLC-LLM does not scale the rotation of {architecture} as {kind}, and would leave it out without a word",
+        hint="serve this model with another backend, such as vllm",
+    )
 
 
 def _input_embedding_bytes(config: Mapping[str, Any]) -> int:

@@ -10,12 +10,14 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.backends.mlc_llm.quantization import Conversion
 from harness.backends.mlc_llm.refusals import explain, last_words
-from harness.checkpoint import INDEX_NAME, read_tensors
+from harness.checkpoint import CONFIG_NAME, INDEX_NAME, read_tensors
 from harness.errors import WorkerError
 
 _NO_CHAT = "LM"
@@ -60,17 +62,25 @@ class Prepared:
     attention: str
 
 
-def prepare(checkpoint: Path, folder: Path, conversion: Conversion, *, device: str, lengths: Lengths) -> Prepared:
+def prepare(
+    checkpoint: Path,
+    folder: Path,
+    conversion: Conversion,
+    *,
+    config: Mapping[str, Any],
+    device: str,
+    lengths: Lengths,
+) -> Prepared:
     """Fill `folder` from the checkpoint, which is left as it is.
 
-    `device` is MLC's name of it, with an index: `cuda:0`, `cpu:0`.
+    `config` is what MLC is given as config.json. `device` is MLC's name of it, with an index: `cuda:0`, `cpu:0`.
 
     Raises:
         Unsupported: MLC refuses the architecture, a shape or the device.
         WorkerError: a command failed otherwise.
     """
     begin = time.perf_counter()
-    source = _indexed_view(checkpoint, folder.with_name("source"))
+    source = _view(checkpoint, folder.with_name("source"), config)
     kind, quantization = device.partition(":")[0], ("--quantization", conversion.name)
     # an AWQ folder is not looked into (`support/auto_weight.py`), so that the index is named for either format
     weights = ("--source", str(source / INDEX_NAME)) if conversion.source_format == "awq" else ()
@@ -91,15 +101,17 @@ def prepare(checkpoint: Path, folder: Path, conversion: Conversion, *, device: s
     return Prepared(folder, library, seconds, _weight_bytes(folder), _attention(said))
 
 
-def _indexed_view(checkpoint: Path, folder: Path) -> Path:
-    """A folder of links to the checkpoint's files, with an index of its tensors.
+def _view(checkpoint: Path, folder: Path, config: Mapping[str, Any]) -> Path:
+    """A folder of links to the checkpoint's files, with a config.json of its own and an index of its tensors.
 
     `convert_weight` writes an index beside weights that have none (`support/auto_weight.py`), and a stage's input can
     not be written to.
     """
     folder.mkdir()
     for path in sorted(checkpoint.iterdir()):
-        (folder / path.name).symlink_to(path.resolve())
+        if path.name != CONFIG_NAME:
+            (folder / path.name).symlink_to(path.resolve())
+    (folder / CONFIG_NAME).write_text(json.dumps(dict(config), indent=2), encoding="utf-8")
     if not (folder / INDEX_NAME).exists():
         placed = {name: entry.file for name, entry in read_tensors(checkpoint).items()}
         (folder / INDEX_NAME).write_text(json.dumps({"weight_map": placed}, indent=2), encoding="utf-8")

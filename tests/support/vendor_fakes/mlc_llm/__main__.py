@@ -82,6 +82,9 @@ def _convert(parsed: argparse.Namespace) -> None:
         raise ValueError(f"Unknown model type: {model_type}. Available ones: {list(MODELS)}")
     if parsed.quantization == AWQ and model_type != "llama":
         raise KeyError("awq")  # `model/model.py`: a model without that kind in its `quantize`
+    if model_type in ("qwen2", "qwen3") and "rope_theta" not in config:  # `model/qwen2/qwen2_model.py`: no default
+        raise TypeError("QWen2Config.__init__() missing 1 required positional argument: 'rope_theta'")
+    fake_behaviour.record("converted", rope_theta=config.get("rope_theta", 10000))
     _refuse_shapes(SimpleNamespace(**config))
     assert source.is_file(), f"Path {source} is not a file"  # `loader/huggingface_loader.py`
     sizes = _stored_sizes(source)
