@@ -45,9 +45,27 @@ def test_the_engine_gets_exactly_what_the_protocol_asks(checkpoint: Path, engine
     assert asked["skip_tokenizer_init"] is True
     assert asked["kv_cache_config"]["enable_block_reuse"] is False
     assert asked["kv_cache_config"]["max_tokens"] == 3 * 128 + 3 * 64
-    assert asked["dtype"] == "float32"
+    assert asked["computed_in"] == "float32"
     assert asked["variables"] == {"TLLM_WORKER_USE_SINGLE_PROCESS": "1", "HF_HUB_OFFLINE": "1"}
     assert len(engine.asked("shutdown")) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "computed_in", "reason"),
+    [
+        (None, "float32", "float32 is the dtype of the checkpoint"),
+        (Dtype.BFLOAT16, "bfloat16", "bfloat16 was asked for"),
+        (Dtype.FLOAT32, "float32", "float32 was asked for"),
+    ],
+)
+def test_the_dtype_that_a_result_names_is_the_one_that_is_computed_in(
+    asked: Dtype | None, computed_in: str, reason: str, checkpoint: Path, engine: VendorEngine
+) -> None:
+    """The library's own argument for it is not read on PyTorch."""
+    result = perform(checkpoint, batch_sizes=(1,), dtype=asked)
+    (started,) = engine.asked("LLM")
+    assert started["computed_in"] == computed_in == str(result.dtype)
+    assert result.dtype_reason == reason
 
 
 def test_each_run_is_one_short_and_one_long_generation_of_the_reference_backends_prompts(
@@ -60,7 +78,7 @@ def test_each_run_is_one_short_and_one_long_generation_of_the_reference_backends
     assert result.speeds[0].token_check is not None
     assert (result.speeds[0].token_check.compared, result.speeds[0].token_check.differing) == (6, 0)
     assert [call["max_tokens"] for call in calls[:-6]] == [1, 5] * (len(calls[:-6]) // 2)
-    assert {call["min_tokens"] == call["max_tokens"] and call["ignore_eos"] for call in calls} == {True}
+    assert {(call["min_tokens"], call["ignore_eos"]) for call in calls} == {(None, True)}
     assert {call["end_id"] for call in calls} == {-1}
     assert calls[0]["inputs"] == [list(one) for one in drawn_prompts(264, 3, 8, 11)]
     assert result.speeds[0].repeatable is True

@@ -69,7 +69,7 @@ def load_engine(order: ServeOrder[NoOptions]) -> Iterator[LoadedEngine]:
     ):
         begin = time.perf_counter()
         with start_up_deadline("TensorRT-LLM"):
-            llm = _start(order, chosen, kv_cache_tokens)
+            llm = _start(order, None if chosen is descriptor.dtype else chosen, kv_cache_tokens)
         try:
             yield LoadedEngine(
                 llm=llm,
@@ -92,7 +92,10 @@ def _weights(order: ServeOrder[NoOptions], descriptor: CheckpointDescriptor, dty
     return ServedWeights(token_weight_bytes(order.checkpoint, TORCH_DTYPES[dtype].itemsize), products)
 
 
-def _start(order: ServeOrder[NoOptions], dtype: Dtype, kv_cache_tokens: int) -> Any:
+def _start(order: ServeOrder[NoOptions], other_dtype: Dtype | None, kv_cache_tokens: int) -> Any:
+    """`other_dtype` is None for that of config.json, in which the PyTorch path computes whatever `dtype` it is given
+    (`_torch/pyexecutor/model_loader.py`, `_torch/model_config.py`): another one has to change the configuration."""
+    changed = {"torch_dtype": other_dtype.value} if other_dtype else None
     try:
         from tensorrt_llm import LLM
         from tensorrt_llm.llmapi import KvCacheConfig
@@ -108,7 +111,7 @@ def _start(order: ServeOrder[NoOptions], dtype: Dtype, kv_cache_tokens: int) -> 
             skip_tokenizer_init=True,
             trust_remote_code=False,
             tensor_parallel_size=1,
-            dtype=dtype.value,
+            model_kwargs=changed,
             max_batch_size=order.sequences,
             max_seq_len=order.context_tokens,
             max_num_tokens=max(_STEP_TOKENS, order.context_tokens),

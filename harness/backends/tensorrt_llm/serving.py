@@ -41,12 +41,13 @@ class TensorRtLlmEngine(WholeBatchEngine):
         self._loaded = loaded
 
     def generate(self, prompts: Prompts, tokens: int) -> Batch:
-        """Without a tokenizer the library must be told an end token."""
+        """Without a tokenizer the library must be told an end token. No `min_tokens`: with an end token of -1 it would
+        ban the last one of the vocabulary, and cost a copy to the device at each step (`_torch/pyexecutor/sampler.py`).
+        """
         from tensorrt_llm import SamplingParams
 
         sampling = SamplingParams(
             max_tokens=tokens,
-            min_tokens=tokens,
             ignore_eos=True,
             end_id=_NO_TOKEN,
             pad_id=_NO_TOKEN,

@@ -2,11 +2,15 @@
 
 From the API reference (`llm-api/reference`: `LLM`, `TorchLlmArgs`, `KvCacheConfig`, `SamplingParams`), and from
 `tensorrt_llm/sampling_params.py` and `tensorrt_llm/llmapi/llm.py` of NVIDIA/TensorRT-LLM: prompts are lists of token
-numbers, and without a tokenizer `SamplingParams.end_id` must be given.
+numbers, and without a tokenizer `SamplingParams.end_id` must be given. From `_torch/model_config.py`: what is computed
+in is config.json's, or that of `model_kwargs`, and never `dtype`. From `_torch/pyexecutor/sampler.py`: before
+`min_tokens` the end token is banned, which is the last of the vocabulary where it is -1.
 """
 
+import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -68,7 +72,11 @@ class LLM:
         fake_behaviour.start()
         self.args = _TorchLlmArgs(model=model, **arguments)
         variables = {name: os.environ.get(name) for name in ("TLLM_WORKER_USE_SINGLE_PROCESS", "HF_HUB_OFFLINE")}
-        fake_behaviour.record("LLM", variables=variables, **self.args.model_dump(mode="json"))
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        self._vocabulary: int = config["vocab_size"]
+        computed_in = (self.args.model_kwargs or {}).get("torch_dtype", config.get("dtype", config.get("torch_dtype")))
+        seen = self.args.model_dump(mode="json")
+        fake_behaviour.record("LLM", variables=variables, computed_in=computed_in, **seen)
         if fake_behaviour.asked("refuse"):
             words = ValueError("Unknown architecture for AutoModelForCausalLM: OPTForCausalLM")
             raise RuntimeError("Executor worker returned error") from words
@@ -93,8 +101,14 @@ class LLM:
         fake_behaviour.record("generate", inputs=[list(one) for one in inputs], **sampling_params.model_dump())
         fake_behaviour.let_tokens_pass(sampling_params.max_tokens)
         fake_behaviour.noise("generated")
-        tokens = [fake_behaviour.continuation(list(prompt), sampling_params.max_tokens) for prompt in inputs]
+        tokens = [self._continue(list(prompt), sampling_params) for prompt in inputs]
         return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=one, text="")]) for one in tokens]
+
+    def _continue(self, prompt: list[int], sampling: SamplingParams) -> list[int]:
+        tokens = fake_behaviour.continuation(prompt, sampling.max_tokens)
+        banned = sampling.end_id % self._vocabulary
+        held = max((sampling.min_tokens or 0) - len(prompt), 0)
+        return [0 if token == banned and place < held else token for place, token in enumerate(tokens)]
 
     def shutdown(self) -> None:
         fake_behaviour.record("shutdown")
