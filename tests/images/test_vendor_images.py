@@ -1,20 +1,25 @@
 """Images that stand on what a vendor gives out: NVIDIA's release image, and wheels that no index has."""
 
 import hashlib
+import io
 import shutil
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from docker.errors import ImageNotFound
 
 from harness.contract import DeviceKind
 from orchestrator.errors import BadImage, RuntimeUnavailable
 from orchestrator.images.builds import build_image
 from orchestrator.images.catalog import VENDOR_WHEELS_NAME, Image, ImageCatalog
-from orchestrator.images.inputs import environment_digest
+from orchestrator.images.inputs import environment_digest, environment_tag
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.staging import stage_environment
 from orchestrator.images.vendor_wheels import find_vendor_wheels, vendor_wheels
 from orchestrator.runtime.environments import Environments
+from tests.support.containers import BASE_TAG, engine_or_skip
 
 IMAGES = Path(__file__).parents[2] / "images"
 
@@ -93,3 +98,33 @@ def test_the_process_runtime_refuses_them_with_the_reason(name: str, reason: str
     with pytest.raises(RuntimeUnavailable, match=f"runs as a container alone: .*{reason}") as refusal:
         Environments(tmp_path).prepare(image, DeviceKind.CUDA, lambda note: None)
     assert "--runtime docker" in refusal.value.hint
+
+
+@pytest.mark.docker
+def test_tensorrt_llm_builds_on_an_image_without_ensurepip(copy: dict[str, Image]) -> None:
+    """NVIDIA's image has pip for its own Python alone, and the path of TensorRT for its shells alone."""
+    client = engine_or_skip()
+    tag = f"llmcbench/test-foundation:{uuid.uuid4().hex[:12]}"
+    text = f"""FROM {BASE_TAG}
+USER 0
+RUN cp -r /opt/venv/lib/python3.11/site-packages/pip /usr/lib/python3/dist-packages/ \\
+    && rm -rf /opt/venv /usr/lib/python3.11/ensurepip
+ENV PATH=/usr/bin:/bin LD_LIBRARY_PATH=/usr/local/vendor
+"""
+    client.images.build(fileobj=io.BytesIO(text.encode()), tag=tag, rm=True)
+    description, vendors = copy["tensorrt-llm"].description_path, copy["tensorrt-llm"].description.foundation
+    description.write_text(description.read_text().replace(str(vendors), tag))
+    image = ImageCatalog(description.parents[1]).images["tensorrt-llm"]
+    built = ""
+    try:
+        built = build_image(client, image, DeviceKind.CUDA, lambda note: None)
+        script = "import os, pip, pynvml; print(os.environ['LD_LIBRARY_PATH'], pip.__file__, pynvml.__file__)"
+        said = client.containers.run(built, ["-c", script], entrypoint="/opt/venv/bin/python", remove=True)
+        libraries, pip, added = said.decode().split()
+        assert libraries == "/usr/local/tensorrt/lib:/usr/local/vendor"
+        assert pip.startswith("/usr/lib/python3/dist-packages/")
+        assert added.startswith("/opt/venv/lib/python3.11/site-packages/")
+    finally:
+        for made in filter(None, (built, environment_tag(image, DeviceKind.CUDA), tag)):
+            with suppress(ImageNotFound):
+                client.images.remove(made, force=True)
