@@ -34,7 +34,7 @@ def fill_in(image: Image, folder: Path) -> list[Path]:
     """Two files in place of the wheels, with their sha256 written into the image's pins."""
     pins = image.folder / VENDOR_WHEELS_NAME
     text, wheels = pins.read_text(), []
-    for name in ("mlc_ai_nightly_cu130-0.20.0-py3-none-any.whl", "mlc_llm_nightly_cu130-0.20.0-py3-none-any.whl"):
+    for name in ("mlc_ai_cu130-0.20.0-py3-none-any.whl", "mlc_llm_cu130-0.20.0.dev0-py3-none-any.whl"):
         wheel = folder / name
         wheel.write_bytes(name.encode())
         text = text.replace('sha256 = ""', f'sha256 = "{hashlib.sha256(name.encode()).hexdigest()}"', 1)
@@ -44,7 +44,7 @@ def fill_in(image: Image, folder: Path) -> list[Path]:
 
 
 def test_the_shipped_wheels_are_named_by_version_and_lack_their_sha256() -> None:
-    with pytest.raises(BadImage, match=r"mlc-ai-nightly-cu130 0\.20\.0, and its sha256 in .* is empty") as refusal:
+    with pytest.raises(BadImage, match=r"mlc-ai-cu130 0\.20\.0, and its sha256 in .* is empty") as refusal:
         vendor_wheels(ImageCatalog(IMAGES).images["mlc-llm"])
     assert "sha256sum FILE" in refusal.value.hint
 
@@ -65,8 +65,8 @@ def test_supplied_wheels_and_their_pins_go_into_the_build_context(copy: dict[str
     assert sorted(path.name for path in (context / "wheels").iterdir()) == [wheel.name for wheel in wheels]
     last = (context / "lock.txt").read_text().splitlines()[-2:]
     assert [line.partition(" ")[0] for line in last] == [
-        "mlc-ai-nightly-cu130==0.20.0",
-        "mlc-llm-nightly-cu130==0.20.0",
+        "mlc-ai-cu130==0.20.0",
+        "mlc-llm-cu130==0.20.0.dev0",
     ]
     assert all("--hash=sha256:" in line for line in last)
 
@@ -75,7 +75,7 @@ def test_a_pinned_wheel_that_is_nowhere_is_named(copy: dict[str, Image], tmp_pat
     folder = tmp_path / "wheels"
     folder.mkdir()
     fill_in(copy["mlc-llm"], folder)[1].write_bytes(b"another file")
-    with pytest.raises(BadImage, match="no find-links folder has the wheel of mlc-llm-nightly-cu130"):
+    with pytest.raises(BadImage, match="no find-links folder has the wheel of mlc-llm-cu130"):
         find_vendor_wheels(copy["mlc-llm"], PackageSources(find_links=(str(folder),)))
 
 
