@@ -93,7 +93,7 @@ def prepared_model(order: ServeOrder[MlcLlmOptions]) -> Iterator[PreparedModel]:
 
 def refuse_unread_scaling(architecture: str, config: Mapping[str, Any]) -> None:
     """Raise Unsupported where MLC would silently leave a rotation unscaled: of all its models that are served here,
-    Llama's alone reads `rope_scaling`, and refuses other types than `llama3` (`model/llama/llama_model.py`)."""
+    Llama's alone reads `rope_scaling`, and of that the type `llama3` (`model/llama/llama_model.py`)."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default" or (architecture == "LlamaForCausalLM" and kind == "llama3"):
