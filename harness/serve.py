@@ -31,6 +31,8 @@ from harness.errors import BadRequest, DiskFull, OutOfMemory, WorkerError
 from harness.reporter import Reporter
 from harness.visible_devices import see_only
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def claim_stdout() -> io.TextIOBase:
     """Take the real stdout for events and point file descriptor 1 at stderr, for Python and C++ libraries alike."""
@@ -114,8 +116,13 @@ def _explain(failure: Exception, request: DescribeRequest | WorkRequest | None) 
 
 
 def _translate(failure: Exception) -> WorkerError | None:
-    if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(failure, OSError) and failure.errno in _FULL:
         return DiskFull(f"no space left while writing: {failure}", hint="free space, or point the store elsewhere")
+    if isinstance(failure, PermissionError) and failure.filename is not None:
+        return BadRequest(
+            f"{failure.filename} is closed to the worker, which is user {os.getuid()}: {failure.strerror}",
+            hint="make what the run reads readable for everybody (chmod -R o+rX FOLDER)",
+        )
     if isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError":
         return OutOfMemory(
             f"out of memory: {failure}", hint="use a smaller batch, sequence length or model, or a larger device"

@@ -13,6 +13,7 @@ from harness.contract import (
     Parameters,
     Reason,
 )
+from orchestrator.host import memory
 
 REQUEST_NAME = "request.json"
 EVENTS_NAME = "events.jsonl"
@@ -32,12 +33,20 @@ class ImageIdentity(str):
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on one invocation. `deadline_seconds` is wall time; `memory_bytes` None leaves memory unbounded."""
+    """Bounds on one invocation. `deadline_seconds` is wall time, `stop_seconds` what lies between asking a worker to
+    stop and killing it, `leave_seconds` how long it may go on after its answer. `memory_bytes` None: what the machine
+    can spare."""
 
     deadline_seconds: float = 6 * 3600.0
     stop_seconds: float = 10.0
+    leave_seconds: float = 120.0
     memory_bytes: int | None = None
     processes: int = 4096
+
+    @property
+    def most_memory_bytes(self) -> int:
+        """What a worker may take, said or not."""
+        return memory.worker_bytes() if self.memory_bytes is None else self.memory_bytes
 
 
 @dataclass(frozen=True)

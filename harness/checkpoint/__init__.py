@@ -7,7 +7,6 @@ from harness.checkpoint.artifact import open_checkpoint, open_dataset, publish, 
 from harness.checkpoint.layout import (
     CONFIG_NAME,
     INDEX_NAME,
-    PICKLE_SUFFIXES,
     WEIGHTS_NAME,
     ForeignCheckpoint,
     TensorEntry,
@@ -16,7 +15,7 @@ from harness.checkpoint.layout import (
     read_index,
     read_tensors,
 )
-from harness.contract import DESCRIPTOR_NAME
+from harness.contract import DESCRIPTOR_NAME, PICKLE_SUFFIXES
 
 __all__ = [
     "CONFIG_NAME",

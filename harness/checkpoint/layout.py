@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness.contract import DESCRIPTOR_NAME
+from harness.contract import DESCRIPTOR_NAME, PICKLE_SUFFIXES, UnsafeTree, list_tree, read_regular
 from harness.errors import BadCheckpoint
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
-PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 
 _DTYPE_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
     "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
+READABLE = "make it readable for everybody (chmod -R o+rX): a worker is not the user root, whoever starts it"
 _CONVERT = "convert the weights to safetensors first, for example with transformers' save_pretrained"
 
 
@@ -148,19 +148,13 @@ def list_files(folder: Path) -> dict[str, int]:
     Raises:
         BadCheckpoint: something there is a link, or otherwise no regular file.
     """
-    sizes = {}
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            raise BadCheckpoint(
-                f"{folder}: {name} is a symbolic link", hint="copy the folder with its links followed (cp -rL)"
-            )
-        if path.is_dir():
-            continue
-        if not path.is_file():
-            raise BadCheckpoint(f"{folder}: {name} is not a regular file", hint="remove it")
-        sizes[name] = path.stat().st_size
-    return sizes
+    try:
+        return {name: path.stat().st_size for name, path in list_tree(folder)}
+    except UnsafeTree as unsafe:
+        hint = "remove it; copy a folder with its links followed (cp -rL)"
+        raise BadCheckpoint(f"{folder}: {unsafe}", hint=hint) from unsafe
+    except OSError as unreadable:
+        raise BadCheckpoint(f"{folder} cannot be read: {unreadable}", hint=READABLE) from unreadable
 
 
 def refuse_pickles(folder: Path, names: Iterable[str]) -> None:
@@ -187,9 +181,11 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BadCheckpoint(f"{path.parent} has no {path.name}", hint="name a complete Hugging Face checkpoint folder")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as invalid:
+        document = json.loads(read_regular(path, follow=True).decode())
+    except (ValueError, RecursionError) as invalid:
         raise BadCheckpoint(f"{path} is not valid JSON: {invalid}", hint="copy or download the file again") from invalid
+    except OSError as unreadable:
+        raise BadCheckpoint(f"{path} cannot be read: {unreadable}", hint=READABLE) from unreadable
     if not isinstance(document, dict):
         raise BadCheckpoint(f"{path} does not hold a JSON object", hint="copy or download the file again")
     return document

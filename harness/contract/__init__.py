@@ -6,7 +6,9 @@ This package is the only part of the harness that the orchestrator imports, and 
 
 from harness.contract.artifact import (
     ARTIFACT_NAME,
+    CODE_SUFFIXES,
     DESCRIPTOR_NAME,
+    PICKLE_SUFFIXES,
     RESUME_NAME,
     AttentionRounding,
     CheckpointDescriptor,
@@ -126,16 +128,27 @@ from harness.contract.result import (
 from harness.contract.setting import Setting
 from harness.contract.source import export_module, harness_digest, harness_folder, operation_module, work_source
 from harness.contract.suggest import did_you_mean, quoted, unknown
-from harness.contract.tree import UnsafeTree, describe_tree, digest_file, digest_tree, list_tree
+from harness.contract.text import one_line, unshowable_in
+from harness.contract.tree import (
+    UnsafeTree,
+    describe_tree,
+    digest_file,
+    digest_tree,
+    list_tree,
+    open_regular,
+    read_regular,
+)
 
 __all__ = [
     "ARTIFACT_NAME",
     "BOUND_GRACE",
+    "CODE_SUFFIXES",
     "CONTRACT_VERSION",
     "DESCRIPTOR_NAME",
     "EVENT",
     "FINAL_EVENT",
     "OPTIONS_NAME",
+    "PICKLE_SUFFIXES",
     "REFERENCE_ENGINE",
     "REQUEST",
     "RESULT_NAME",
@@ -244,8 +257,12 @@ __all__ = [
     "harness_digest",
     "harness_folder",
     "list_tree",
+    "one_line",
+    "open_regular",
     "operation_module",
     "quoted",
+    "read_regular",
     "unknown",
+    "unshowable_in",
     "work_source",
 ]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from harness.contract.base import Dtype, Frozen, Scalar, Sha256, digest_of
+from harness.contract.base import Answer, Dtype, Scalar, Sha256, digest_of
 
 DESCRIPTOR_NAME = "llmcbench.json"
 ARTIFACT_NAME = "artifact"
@@ -14,7 +14,12 @@ RESUME_NAME = "resume"
 """The folder, in a worker's output, that an attempt finds again if an earlier one at the same stage left it."""
 
 
-class FileEntry(Frozen):
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"})
+"""Of files that can run code when they are loaded."""
+CODE_SUFFIXES = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".exe", ".jar"})
+
+
+class FileEntry(Answer):
     size_bytes: NonNegativeInt
     sha256: Sha256
 
@@ -31,7 +36,7 @@ class CheckpointFormat(StrEnum):
     MODELOPT_FP8 = "modelopt/fp8"
 
 
-class Sparsity(Frozen):
+class Sparsity(Answer):
     """Zeros over all the weights of the matrices of the decoder's blocks, those that the method left alone included.
 
     `pattern` "n:m" says that of every m consecutive inputs of a row n or more are zero; any other word is a name.
@@ -53,7 +58,7 @@ class AttentionRounding(StrEnum):
     PROJECTIONS = "projections"
 
 
-class Quantization(Frozen):
+class Quantization(Answer):
     """`simulated`: quantized values in a floating-point layout, so size and speed say nothing about the method.
 
     `group_size` 0 is a whole row. Activations of fewer than 16 bits are quantized token by token as they occur, at the
@@ -72,7 +77,7 @@ class Quantization(Frozen):
     float8: bool = False
 
 
-class Exported(Frozen):
+class Exported(Answer):
     """How a checkpoint came from another one by a change of layout. `source` is the digest of that other one.
 
     `exact`: the same codes, scales and zeros, or the same weights with zeros beside them. `dequantized`: the weights of
@@ -88,7 +93,7 @@ class Exported(Frozen):
     unpadded_parameter_count: PositiveInt | None = None
 
 
-class _Artifact(Frozen):
+class _Artifact(Answer):
     files: dict[str, FileEntry]
     notes: tuple[str, ...] = ()
 

@@ -20,6 +20,12 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Answer(Frozen):
+    """What a worker says: numbers are finite, since JSON has no others."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
 class DeviceKind(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, TypeAdapter
 
-from harness.contract.base import CONTRACT_VERSION, ErrorCode, Frozen, Reason
+from harness.contract.base import CONTRACT_VERSION, Answer, ErrorCode, Reason
 from harness.contract.request import Operation
 from harness.contract.result import Environment, Result
 
@@ -15,13 +15,13 @@ class LogLevel(StrEnum):
     WARNING = "warning"
 
 
-class Started(Frozen):
+class Started(Answer):
     event: Literal["started"] = "started"
     id: str
     operation: Operation
 
 
-class Progress(Frozen):
+class Progress(Answer):
     """`done` of `total` units; `total` is None where it is not known."""
 
     event: Literal["progress"] = "progress"
@@ -30,20 +30,20 @@ class Progress(Frozen):
     unit: str
 
 
-class Log(Frozen):
+class Log(Answer):
     event: Literal["log"] = "log"
     level: LogLevel = LogLevel.INFO
     message: str
 
 
-class Telemetry(Frozen):
+class Telemetry(Answer):
     """Named readings at one moment, each name with its unit (`rss_bytes`, `elapsed_seconds`)."""
 
     event: Literal["telemetry"] = "telemetry"
     readings: dict[str, float]
 
 
-class ResultEvent(Frozen):
+class ResultEvent(Answer):
     """The final document of a successful request; also `/out/result.json`."""
 
     event: Literal["result"] = "result"
@@ -54,7 +54,7 @@ class ResultEvent(Frozen):
     wall_seconds: NonNegativeFloat
 
 
-class ErrorEvent(Frozen):
+class ErrorEvent(Answer):
     """The final document of any other request. `reason` is given exactly when `code` is `unsupported`."""
 
     event: Literal["error"] = "error"

@@ -2,10 +2,10 @@
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from harness.contract.base import Frozen
+from harness.contract.base import Answer
 
 
-class MemoryParts(Frozen):
+class MemoryParts(Answer):
     """Memory by what it holds. A part that cannot be told is None and has its reason in `absent`.
 
     `weight_bytes` as they lie in memory, `kv_cache_bytes` as reserved, `activation_bytes` the rest of the peak, logits,
@@ -21,7 +21,7 @@ class MemoryParts(Frozen):
     absent: dict[str, str] = {}
 
 
-class MemoryPrediction(Frozen):
+class MemoryPrediction(Answer):
     """What was expected before loading, and what was free then. A need beyond what is free is refused."""
 
     weight_bytes: NonNegativeInt
@@ -34,7 +34,7 @@ class MemoryPrediction(Frozen):
         return self.weight_bytes + self.kv_cache_bytes + self.activation_bytes
 
 
-class MedianInterval(Frozen):
+class MedianInterval(Answer):
     """Two order statistics around a median, which hold the true one with probability `coverage`.
 
     `coverage` is at least 0.95, or below where so few samples cannot reach it; then these are the extremes.
@@ -45,7 +45,7 @@ class MedianInterval(Frozen):
     coverage: PositiveFloat
 
 
-class TokenLatency(Frozen):
+class TokenLatency(Answer):
     """Time between one token of a sequence and its next: percentiles over all steps of all timed runs."""
 
     p50_seconds: PositiveFloat
@@ -54,7 +54,7 @@ class TokenLatency(Frozen):
     steps: PositiveInt
 
 
-class StartUp(Frozen):
+class StartUp(Answer):
     """What getting ready takes, which no speed and no memory of serving contains.
 
     `process_seconds`: from the worker's start to the beginning of loading, mostly imports. `compile_seconds`: compiling
@@ -73,7 +73,7 @@ BOUND_GRACE = 0.05
 """By how much a figure may pass what was measured to be possible, since both are measured."""
 
 
-class Bound(Frozen):
+class Bound(Answer):
     """What a figure is held against. `implied` is the rate or the amount that it means, `possible` what the same device
     came to in the same process, or what its limits allow; both in `unit`. `of` says in words what of."""
 
@@ -87,7 +87,7 @@ class Bound(Frozen):
         return self.implied <= (1 + BOUND_GRACE) * self.possible
 
 
-class TokenCheck(Frozen):
+class TokenCheck(Answer):
     """Tokens of timed runs beside those of an untimed plain greedy loop, of the first and the last sequence.
 
     `differing` of the `compared` are others, all of them near ties: `largest_gap_nats` is the most by which the loop's
@@ -99,7 +99,7 @@ class TokenCheck(Frozen):
     largest_gap_nats: NonNegativeFloat | None = None
 
 
-class Extent(Frozen):
+class Extent(Answer):
     """The smallest, the median and the largest of some readings."""
 
     minimum: NonNegativeFloat
@@ -107,7 +107,7 @@ class Extent(Frozen):
     maximum: NonNegativeFloat
 
 
-class DeviceTelemetry(Frozen):
+class DeviceTelemetry(Answer):
     """What the driver said of the GPU while the timed work was repeated, untimed. Its name has each figure's unit.
 
     What cannot be read is None or empty, with the reason in `absent`. `throttle_reasons` counts the samples in which

@@ -1,11 +1,12 @@
 """What a worker found out: one result a request. Every figure carries its unit in its name."""
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from harness.contract.artifact import CheckpointDescriptor, Descriptor
-from harness.contract.base import DeviceKind, Dtype, Frozen
+from harness.contract.base import Answer, DeviceKind, Dtype
 from harness.contract.image import ImageDescription
 from harness.contract.measurement import (
     Bound,
@@ -20,7 +21,7 @@ from harness.contract.measurement import (
 from harness.contract.request import REFERENCE_ENGINE
 
 
-class Memory(Frozen):
+class Memory(Answer):
     """Peak memory and how it was taken: `peak-rss` (host process) or `cuda-allocator` (allocated by torch, or kept by
     CUDA graphs)."""
 
@@ -28,7 +29,7 @@ class Memory(Frozen):
     method: str
 
 
-class Environment(Frozen):
+class Environment(Answer):
     """Provenance that only the worker can see."""
 
     harness_digest: str
@@ -41,17 +42,17 @@ class Environment(Frozen):
     libraries: dict[str, str]
 
 
-class DescribeResult(Frozen):
+class DescribeResult(Answer):
     operation: Literal["describe"] = "describe"
     image: ImageDescription
 
 
-class FetchResult(Frozen):
+class FetchResult(Answer):
     operation: Literal["fetch"] = "fetch"
     artifact: Descriptor
 
 
-class CompressionCost(Frozen):
+class CompressionCost(Answer):
     """`compress_seconds` leaves out loading the model and writing the checkpoint, which are given beside it.
 
     `recovery_seconds` is the training after pruning, None where the method has none; it is not in `compress_seconds`.
@@ -67,23 +68,27 @@ class CompressionCost(Frozen):
     memory: Memory
 
 
-class LayerReport(Frozen):
-    """`error` is the layer's reconstruction loss as the method defines it; None where it computes none."""
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class LayerReport(Answer):
+    """`error` is the layer's reconstruction loss as the method defines it; None where it has none, or no finite one."""
 
     name: str
     sparsity: float | None = None
-    error: float | None = None
+    error: Annotated[float | None, BeforeValidator(_finite)] = None
     seconds: NonNegativeFloat
 
 
-class CompressResult(Frozen):
+class CompressResult(Answer):
     operation: Literal["compress"] = "compress"
     artifact: CheckpointDescriptor
     cost: CompressionCost
     layers: tuple[LayerReport, ...] = ()
 
 
-class ExportResult(Frozen):
+class ExportResult(Answer):
     """`linears` counts the linears whose tensors were written anew."""
 
     operation: Literal["export"] = "export"
@@ -91,7 +96,7 @@ class ExportResult(Frozen):
     linears: NonNegativeInt
 
 
-class ProtocolDetails(Frozen):
+class ProtocolDetails(Answer):
     """How an evaluation's figures were taken, in the words of docs/protocols.md.
 
     `scoring`: `summed` and `per-character` compare log-likelihoods of whole choices, `next-token` those of one token;
@@ -107,7 +112,7 @@ class ProtocolDetails(Frozen):
     template_sha256: str | None = None
 
 
-class EvaluationCost(Frozen):
+class EvaluationCost(Answer):
     """What this attempt spent; `resumed_items` were scored by an earlier one, at no cost to this one.
 
     Preparing the items runs beside loading the model. `scored_items` and all token counts are those of `score_seconds`:
@@ -135,7 +140,7 @@ class EvaluationCost(Frozen):
     bounds: tuple[Bound, ...] = ()
 
 
-class EvaluateResult(Frozen):
+class EvaluateResult(Answer):
     """`metric` names the entry of `metrics` that enters the score. `items_file` holds one JSON line an item.
 
     `engine` computed the log-likelihoods; one that is not the reference stands before the protocol's name as well.
@@ -165,7 +170,7 @@ class EvaluateResult(Frozen):
     notes: tuple[str, ...] = ()
 
 
-class ProfileResult(Frozen):
+class ProfileResult(Answer):
     """`macs` maps a convention (`macs/shape`, `macs/density`, `macs/paper-bitops`) to multiply-accumulates.
 
     It is empty where the dimensions of the architecture are not known, with the reason in `macs_absent`; nothing is
@@ -192,7 +197,7 @@ class ProfileResult(Frozen):
     notes: tuple[str, ...] = ()
 
 
-class Speed(Frozen):
+class Speed(Answer):
     """One batch size. The figure is the median of `samples`, each the whole batch's decode tokens/s in a timed run.
 
     `protocol` names the lengths and this batch size. `noise_floor` is the relative difference that two halves of these
@@ -223,7 +228,7 @@ class Speed(Frozen):
     telemetry_absent: str | None = None
 
 
-class BenchmarkResult(Frozen):
+class BenchmarkResult(Answer):
     """`kv_cache_tokens` is the room that was reserved for keys and values, the same for every backend. `memory` is the
     peak of the timed runs; that of getting ready for them is in `start_up`. `dequantized`: packed weights were made
     dense to serve them, so that neither speed nor memory is that of the format; None where it is not said."""

@@ -1,23 +1,77 @@
-"""What the digest of a folder is. Both sides of the contract compute it, so it is defined once, here."""
+"""The one door to files that somebody else left, and what the digest of a folder is. Both sides of the contract use it.
+
+Behind it lie regular files of bounded size in folders of bounded depth, under names that every program can show. What
+else there may be, a link, a pipe, a device, thousands of folders in each other, is refused before it is opened.
+"""
 
 import hashlib
+import os
+import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from harness.contract.artifact import FileEntry
 from harness.contract.base import digest_of
+from harness.contract.text import escaped, unshowable
 
+MOST_DEPTH = 32
+"""Folders within each other; no checkpoint and no data set needs more than a few."""
+MOST_ENTRIES = 100_000
+MOST_DOCUMENT_BYTES = 64 * 2**20
+"""Of a JSON document, whoever wrote it; the largest of the project's own have some MB."""
 _CHUNK_BYTES = 4 * 2**20
 
 
 class UnsafeTree(Exception):
-    """A folder holds something that no artifact may hold: a link, a socket, a device."""
+    """A folder holds something that no artifact may hold; the message names it."""
+
+
+@contextmanager
+def open_regular(path: Path, *, follow: bool = False) -> Iterator[BinaryIO]:
+    """A regular file, opened unbuffered and never waited for; a link to one with `follow` alone.
+
+    Raises:
+        OSError: it is anything else, or cannot be read.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    if not follow and path.is_symlink():
+        raise OSError(f"{escaped(path.name)} is a symbolic link, not a regular file")
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{escaped(path.name)} is not a regular file")
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        yield cast("BinaryIO", file)
+
+
+def read_regular(path: Path, most_bytes: int = MOST_DOCUMENT_BYTES, *, follow: bool = False) -> bytes:
+    """All of a regular file that is no link, or with `follow` may be one.
+
+    Raises:
+        OSError: it is anything else, larger, or cannot be read.
+    """
+    with open_regular(path, follow=follow) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise OSError(f"{escaped(path.name)} has {size} bytes, more than the {most_bytes} that it may have")
+        content = bytearray()
+        while len(content) <= most_bytes and (piece := file.read(_CHUNK_BYTES)):
+            content += piece
+        if len(content) > most_bytes:
+            raise OSError(f"{escaped(path.name)} has more than the {most_bytes} bytes that it may have")
+        return bytes(content)
 
 
 def digest_file(path: Path) -> str:
-    """sha256 of a file's content, in hexadecimal."""
+    """sha256 of a regular file's content, in hexadecimal; links are followed.
+
+    Raises:
+        OSError: it is no regular file, or cannot be read.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path, follow=True) as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
@@ -27,21 +81,54 @@ def list_tree(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every regular file below `folder`, with its path relative to it, in the order of these.
 
     Raises:
-        UnsafeTree: something below is neither a regular file nor a folder, or is a symbolic link.
+        UnsafeTree: the folder is a link or none; something below is neither a regular file nor a folder, is a symbolic
+            link, lies too deep, has a name that cannot be shown, or says that it is larger than the whole disk.
+        OSError: a folder cannot be read.
     """
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise UnsafeTree(f"{name} in {folder} is not a regular file")
-        if path.is_file():
-            yield name, path
+    if folder.is_symlink() or not folder.is_dir():
+        raise UnsafeTree(f"{escaped(folder.name)} is no folder, or a link to one")
+    disk = os.statvfs(folder)
+    disk_bytes = disk.f_frsize * disk.f_blocks
+    files: list[Path] = []
+    waiting, entries = [(folder, 1)], 0
+    while waiting:
+        inside, depth = waiting.pop()
+        if depth > MOST_DEPTH:
+            raise UnsafeTree(f"{escaped(folder.name)} holds more than {MOST_DEPTH} folders within each other")
+        with os.scandir(inside) as found:
+            for entry in found:
+                entries += 1
+                path = inside / entry.name
+                name = path.relative_to(folder).as_posix()
+                _require_usual(entry, name, disk_bytes)
+                if entries > MOST_ENTRIES:
+                    raise UnsafeTree(f"{escaped(folder.name)} holds more than {MOST_ENTRIES} files and folders")
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((path, depth + 1))
+                else:
+                    files.append(path)
+    for path in sorted(files):
+        yield path.relative_to(folder).as_posix(), path
+
+
+def _require_usual(entry: os.DirEntry[str], name: str, disk_bytes: int) -> None:
+    if found := unshowable(name):
+        raise UnsafeTree(f"the name {escaped(name)!r} holds {found}; rename it")
+    mode = entry.stat(follow_symlinks=False).st_mode
+    if stat.S_ISLNK(mode):
+        raise UnsafeTree(f"{name} is a symbolic link, not a regular file")
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UnsafeTree(f"{name} is not a regular file")
+    size = entry.stat(follow_symlinks=False).st_size
+    if 0 < disk_bytes < size and stat.S_ISREG(mode):
+        raise UnsafeTree(f"{name} says that it has {size} bytes, and the whole disk has {disk_bytes}")
 
 
 def describe_tree(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> dict[str, FileEntry]:
     """Size and sha256 of every regular file below `folder`, by its path relative to it.
 
     Raises:
-        UnsafeTree: something below is neither a regular file nor a folder, or is a symbolic link.
+        UnsafeTree: as `list_tree` does.
         OSError: a file cannot be read.
     """
     return {

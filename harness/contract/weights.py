@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,8 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from harness.contract.tree import open_regular
 
 _LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 100 * 2**20
@@ -267,10 +268,7 @@ def _most_sorted(rows: NDArray[Any]) -> int:
 @contextmanager
 def _regular_file(path: Path) -> Iterator[BinaryIO]:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise BadWeights(f"{path.name} is not a regular file")
+        with open_regular(path) as file:
             yield file
     except OSError as failure:
         raise BadWeights(f"{path.name} cannot be read: {failure}") from failure

@@ -1,9 +1,9 @@
 """`config.json` of a fetched model: whether we can load it without remote code, and a form that all readers know."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.architectures.pruned_shapes import LAYERS_KEY
 from harness.architectures.usable import read_architecture
@@ -11,13 +11,18 @@ from harness.checkpoint import CONFIG_NAME
 from harness.contract import Dtype, Reason
 from harness.errors import BadCheckpoint, Unsupported
 
+_QUOTED_CHARACTERS = 80
 _LEFT_OUT = frozenset({"auto_map", "_name_or_path", "_model_name_or_path"})
 
 
 _NULL_IS_ABSENT = frozenset({"architectures", "auto_map", "quantization_config", LAYERS_KEY})
 """Keys of which transformers takes `null` for "not there"; of others `null` can be a value, as for `sliding_window`."""
 
-_Sizes = PositiveInt | list[PositiveInt] | None
+_MOST_LAYERS = 10_000
+"""More than any model has; a module is made of each before a weight is looked at."""
+_Layers = Annotated[int, Field(gt=0, le=_MOST_LAYERS)] | None
+_Size = Annotated[int, Field(gt=0, lt=2**31)]
+_Sizes = _Size | list[_Size] | None
 
 
 class _KnownKeys(BaseModel):
@@ -34,11 +39,11 @@ class _KnownKeys(BaseModel):
     intermediate_size: _Sizes = None
     ffn_dim: _Sizes = None
     word_embed_proj_dim: _Sizes = None
-    num_hidden_layers: PositiveInt | None = None
+    num_hidden_layers: _Layers = None
     num_attention_heads: _Sizes = None
     num_key_value_heads: _Sizes = None
     head_dim: _Sizes = None
-    vocab_size: PositiveInt | None = None
+    vocab_size: _Size | None = None
     max_position_embeddings: int | None = None
     sliding_window: int | None = None
     attention_bias: bool | None = None
@@ -58,7 +63,7 @@ def known_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     except ValidationError as invalid:
         first = invalid.errors(include_url=False)[0]
         key = str(first["loc"][0])
-        found = f"is {config[key]!r}" if key in config else "is missing"
+        found = f"is {repr(config[key])[:_QUOTED_CHARACTERS]}" if key in config else "is missing"
         raise BadCheckpoint(
             f"{key} in {CONFIG_NAME} {found}: {first['msg']}", hint=f"copy or download {CONFIG_NAME} again, or mend it"
         ) from invalid

@@ -16,6 +16,7 @@ from harness.errors import BadCheckpoint
 if TYPE_CHECKING:
     from torch import Tensor
 
+_QUOTED_CHARACTERS = 500
 _PROBE = "w1 some words 2"
 _TOGETHER = "config.json and the weights come from different models; copy or download them together"
 
@@ -68,9 +69,12 @@ def check_tokenizer(folder: Path) -> tuple[str, ...]:
     rows = int(read_config(folder)["vocab_size"])
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as broken:
+    except MemoryError:
+        raise
+    except Exception as broken:  # the tokenizers library raises no narrower class
         raise BadCheckpoint(
-            f"the tokenizer cannot be loaded: {broken}", hint="copy or download the tokenizer's files again"
+            f"the tokenizer cannot be loaded: {str(broken)[:_QUOTED_CHARACTERS]}",
+            hint="copy or download the tokenizer's files again",
         ) from broken
     added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
     beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}

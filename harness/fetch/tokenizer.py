@@ -67,7 +67,7 @@ def mend_settings(folder: Path) -> tuple[str, ...]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as invalid:
+    except (ValueError, RecursionError) as invalid:
         raise BadCheckpoint(f"{path.name} is not valid JSON: {invalid}", hint="copy or download it again") from invalid
     if not isinstance(settings, dict):
         raise BadCheckpoint(f"{path.name} does not hold a JSON object", hint="copy or download it again")

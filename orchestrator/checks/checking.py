@@ -1,6 +1,5 @@
 """`orchestrator images check` from beginning to end: image ready, rules of the contract, then what it offers in use."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from harness.contract import Device, DeviceKind
 from orchestrator.checks.conformance import Check, check_image
 from orchestrator.checks.using import EVALUATED_TASK, Bench, Evaluator, use_image
 from orchestrator.errors import OrchestratorError
+from orchestrator.host.files import remove_if_there
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.runtime.launch import Launcher
 
@@ -33,7 +33,7 @@ def check_and_use(
     runtime.prepare(image, device, note)
     yield from check_image(runtime, image, device)
     folder = root / CHECKED_NAME / image.name
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_if_there(folder)
     folder.mkdir(parents=True)
     evaluator = Evaluator(None, "it was not asked for")
     if evaluating is not None and image.description.methods:

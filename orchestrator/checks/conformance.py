@@ -5,12 +5,10 @@ worker runs as a stage's would: in a container without network and with a read-o
 results of an image are right.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from pydantic import ValidationError
 
@@ -35,12 +33,14 @@ from harness.contract import (
     Reason,
     ResultEvent,
     canonical_json,
+    read_regular,
 )
 from orchestrator.documents import first_difference, why_invalid
+from orchestrator.host.files import scratch_folder
+from orchestrator.host.worker_user import worker_user
 from orchestrator.images.catalog import Image
 from orchestrator.runtime.base import Completed, Ending, Invocation, RuntimeName
 from orchestrator.runtime.launch import Launch, Launcher, RawAnswer, run_raw
-from orchestrator.runtime.stream import EventStream
 from orchestrator.stages import Limits
 
 _LIMITS = Limits(deadline_seconds=120, stop_seconds=10)
@@ -122,7 +122,7 @@ def _describes(worker: _Worker, identity: str, *, user: tuple[int, int] | None =
     )
     if difference := first_difference(said, described):
         raise _Broken(f"what it says of itself is not what {worker.image.description_path.name} says: {difference}")
-    return f"{len(answer.stdout)} bytes in {answer.exit.wall_seconds:.1f} s"
+    return f"{answer.stdout_bytes} bytes in {answer.exit.wall_seconds:.1f} s"
 
 
 def _refuses(worker: _Worker, stdin: bytes) -> str:
@@ -137,10 +137,10 @@ def _refuses(worker: _Worker, stdin: bytes) -> str:
 def _declines(worker: _Worker) -> str:
     """Ask, as a stage would, for an operation that the image does not list; this also tests `/out/result.json`."""
     operation, parameters = _not_offered(worker.image)
-    with TemporaryDirectory() as scratch:
-        completed, output = _invoke(worker, operation, parameters, Path(scratch))
-        if completed.violations:
-            raise _Broken(completed.violations[0])
+    with scratch_folder() as scratch:
+        completed, output = _invoke(worker, operation, parameters, scratch)
+        if completed.violation is not None:
+            raise _Broken(completed.violation)
         final = completed.final
         if not isinstance(final, ErrorEvent) or final.code is not ErrorCode.UNSUPPORTED:
             raise _Broken(f"its answer to {operation.value} is {'none' if final is None else final.event!r}")
@@ -148,7 +148,7 @@ def _declines(worker: _Worker) -> str:
             raise _Broken(f"its reason is {final.reason} and its exit status {completed.exit_code}")
         written = output / RESULT_NAME
         try:
-            text = written.read_bytes()
+            text = read_regular(written)
             difference = first_difference(FINAL_EVENT.validate_json(text), final)
         except OSError as unreadable:
             raise _Broken(f"{RESULT_NAME} cannot be read: {type(unreadable).__name__}") from unreadable
@@ -156,8 +156,8 @@ def _declines(worker: _Worker) -> str:
             raise _Broken(f"{RESULT_NAME} is no final event: {why_invalid(invalid, text)}") from invalid
         if difference:
             raise _Broken(f"{RESULT_NAME} differs from what it printed: {difference}")
-        if written.stat().st_uid != os.getuid():
-            raise _Broken(f"{RESULT_NAME} belongs to user {written.stat().st_uid} instead of the caller")
+        if written.stat().st_uid != worker_user()[0]:
+            raise _Broken(f"{RESULT_NAME} belongs to user {written.stat().st_uid} instead of {worker_user()[0]}")
     return f"{operation.value}: {final.message[:80]}"
 
 
@@ -174,16 +174,14 @@ def _ends_when_asked(worker: _Worker) -> str:
 
 def _final(answer: RawAnswer) -> FinalEvent:
     """The one final event of a worker that kept to the rules for stdout and for its exit status."""
+    if answer.violation is not None:
+        raise _Broken(f"its stdout has {answer.violation}")
     if answer.exit.ending is not Ending.EXITED:
         raise _Broken(f"it was stopped: {answer.exit.ending.value}")
-    with EventStream(Path(os.devnull), lambda event: None) as stream:
-        stream.feed(answer.stdout)
-    if stream.violations:
-        raise _Broken(f"its stdout has {stream.violations[0]}")
-    if stream.final is None:
+    if answer.final is None:
         tail = answer.stderr.decode(errors="replace").strip()[-200:]
         raise _Broken(f"it ended with status {answer.exit.exit_code} and without an answer: {tail}")
-    final = stream.final
+    final = answer.final
     expected = ExitCode.RESULT if isinstance(final, ResultEvent) else final.code.exit_code
     if answer.exit.exit_code != expected:
         raise _Broken(f"its answer calls for exit status {int(expected)}, but it ended with {answer.exit.exit_code}")

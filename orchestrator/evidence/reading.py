@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.contract import unknown
+from harness.contract import ResultEvent, unknown
+from harness.contract.text import showable, unshowable_in
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.baselines import Baseline, run_baselines
 from orchestrator.evidence.collecting import collect, expectations, printed_figures, with_intervals
@@ -95,8 +96,16 @@ def stored_results(record: RunRecord, store: Store) -> dict[str, StageRecord]:
     for name, state in record.stages.items():
         stored = store.read(state.key) if state.key is not None and state.has_result else None
         if stored is not None:
-            found[name] = stored
+            found[name] = _showable(stored)
     return found
+
+
+def _showable(stored: StageRecord) -> StageRecord:
+    """The result without control characters, which results of former versions may hold."""
+    document = stored.final.model_dump(mode="json")
+    if next(unshowable_in(document), None) is None:
+        return stored
+    return stored.model_copy(update={"final": ResultEvent.model_validate(showable(document))})
 
 
 def compressed_variants(record: RunRecord) -> tuple[Variant, ...]:

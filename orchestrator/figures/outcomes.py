@@ -5,20 +5,18 @@ import hashlib
 import io
 import json
 import math
-import os
-import stat
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from harness.contract import read_regular
 from harness.contract.items import (
     ORIGINAL,
     ChoiceItem,
@@ -208,8 +206,7 @@ def _object(name: str, number: int, line: bytes) -> dict[str, Any]:
 def _lines(file: OutcomesFile) -> list[bytes]:
     name = file.path.name
     try:
-        with _opened(file.path) as packed:
-            content = packed.read()
+        content = read_regular(file.path, MOST_BYTES)
         if file.sha256 is not None and hashlib.sha256(content).hexdigest() != file.sha256:
             raise Contradiction(f"{name} is not what was written: it has another sha256")
         return [line for line in _unpacked(content, file.path.suffix).splitlines() if line.strip()]
@@ -217,18 +214,6 @@ def _lines(file: OutcomesFile) -> list[bytes]:
         raise Contradiction(f"the outcomes of the items ({name}) are not there") from None
     except _DAMAGES as damaged:
         raise Contradiction(f"{name} is not readable: {damaged}") from damaged
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file of a bounded size: whoever left it may have left anything."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError("it is no regular file")
-        if found.st_size > MOST_BYTES:
-            raise OSError(f"it has {found.st_size} bytes")
-        yield file
 
 
 def _unpacked(content: bytes, ending: str) -> bytes:

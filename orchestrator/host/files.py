@@ -1,12 +1,22 @@
-"""Writing so that a kill at any instant leaves the old file or the new one, never a part."""
+"""Writing so that a kill at any instant leaves the old file or the new one, and removing whatever somebody left."""
 
 import os
 import secrets
-import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from harness.contract import list_tree
 
 REMOVING = ".removing"
 """Ends the name of what was being deleted when a process died."""
+PUBLISHED = 0o444
+"""The mode of a published file: for all to read, and for nobody to write or to run."""
+KEPT = 0o644
+_FOLDER = 0o755
+_MINE = 0o700
+_BLOCK_BYTES, _LEAST_BYTES = 512, 4096
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -44,26 +54,143 @@ def mount_of(folder: Path) -> tuple[int, str]:
 
 
 def protect(folder: Path) -> None:
-    """Take the write permission from every file below, so that nothing changes a published artifact by accident."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(path.stat().st_mode & ~0o222)
+    """Make what a worker left this user's, and its files read-only for everybody.
+
+    Raises:
+        UnsafeTree: the folder is a link, or holds something that is neither a file nor a folder.
+        OSError: it cannot be changed.
+    """
+    files = [path for _, path in list_tree(folder)]
+    for path in _folders_of(folder, files):
+        owned(path, _FOLDER)
+    for path in files:
+        owned(path, PUBLISHED)
+
+
+def _folders_of(folder: Path, files: Iterable[Path]) -> list[Path]:
+    """The folder, and those between it and its files."""
+    between = {parent for path in files for parent in path.parents if parent.is_relative_to(folder)}
+    return sorted({folder, *between})
+
+
+def owned(path: Path, mode: int) -> None:
+    """Make a file or folder this user's, with exactly these permissions; a link is never followed.
+
+    Raises:
+        OSError: it is a link or cannot be opened or changed.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if os.geteuid() == 0:
+            os.fchown(descriptor, os.geteuid(), os.getegid())
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def give(folder: Path, user: tuple[int, int]) -> None:
+    """Make a folder of this user's, and all below it, another user's (uid, gid). Only root can.
+
+    Raises:
+        UnsafeTree: it holds something that is neither a file nor a folder.
+        OSError: it cannot be changed.
+    """
+    files = [path for _, path in list_tree(folder)]
+    for path in (*_folders_of(folder, files), *files):
+        os.chown(path, *user, follow_symlinks=False)
 
 
 def remove(path: Path) -> int:
-    """Delete a file or a whole folder and return the bytes it held. Its name vanishes first, in one step."""
-    held = size_bytes(path)
+    """Delete a file or a folder, however deep, and return the bytes it held. Its name vanishes first, in one step.
+
+    Raises:
+        OSError: something of it cannot be deleted.
+    """
     doomed = path.with_name(f".{secrets.token_hex(8)}{REMOVING}")
     path.rename(doomed)
-    if doomed.is_dir():
-        shutil.rmtree(doomed)
-    else:
+    return _delete(doomed)
+
+
+def remove_if_there(path: Path) -> None:
+    """As `remove`, for what may not be there; what cannot be deleted stays, under a name that a sweep will find."""
+    with suppress(OSError):
+        remove(path)
+
+
+def size_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; what cannot be looked into counts nothing."""
+    total, waiting = 0, [path]
+    while waiting:
+        one = waiting.pop()
+        with suppress(OSError):
+            if one.is_symlink() or not one.is_dir():
+                total += _held(one.lstat())
+                continue
+            with os.scandir(one) as found:
+                waiting += [one / entry.name for entry in found]
+    return total
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder of this machine's temporary ones, removed with whatever somebody put into it."""
+    folder = Path(tempfile.mkdtemp(prefix="llmcbench-"))
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            _delete(folder)
+
+
+def _held(status: os.stat_result) -> int:
+    """What a file takes of the disk: its size, unless most of that was never written."""
+    return min(status.st_size, max(status.st_blocks * _BLOCK_BYTES, _LEAST_BYTES))
+
+
+def _delete(doomed: Path) -> int:
+    """Folders within folders are moved up one by one, so that neither the depth nor a path's length has a bound."""
+    if doomed.is_symlink() or not doomed.is_dir():
+        held = _held(doomed.lstat())
         doomed.unlink()
+        return held
+    doomed.chmod(_MINE)
+    mark, moved = secrets.token_hex(8), 0
+    with _opened(doomed) as top:
+        waiting, held = _unlink_files(top)
+        while waiting:
+            name = waiting.pop()
+            os.chmod(name, _MINE, dir_fd=top)
+            with _opened(name, top) as inside:
+                folders, more = _unlink_files(inside)
+                held += more
+                for folder in folders:
+                    moved += 1
+                    os.chmod(folder, _MINE, dir_fd=inside)
+                    os.rename(folder, f".{mark}.{moved}", src_dir_fd=inside, dst_dir_fd=top)
+                    waiting.append(f".{mark}.{moved}")
+            os.rmdir(name, dir_fd=top)
+    doomed.rmdir()
     return held
 
 
-def size_bytes(folder: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
-    if folder.is_file():
-        return folder.lstat().st_size
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+@contextmanager
+def _opened(folder: Path | str, inside: int | None = None) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=inside)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _unlink_files(folder: int) -> tuple[list[str], int]:
+    """Delete what is no folder in an open folder; the names of the folders in it, and the bytes that were held."""
+    folders, held = [], 0
+    with os.scandir(folder) as found:
+        entries = list(found)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            folders.append(entry.name)
+        else:
+            held += _held(entry.stat(follow_symlinks=False))
+            os.unlink(entry.name, dir_fd=folder)
+    return folders, held

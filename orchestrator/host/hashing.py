@@ -6,12 +6,13 @@ blocks are known as well, they are computed side by side.
 
 import hashlib
 import os
-import stat
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from harness.contract import open_regular
 
 BLOCK_BYTES = 64 * 2**20
 _READ_BYTES = 2**20
@@ -63,17 +64,14 @@ class _Stopped(Exception):
 def _digest(span: Span, poll: Poll, stop: threading.Event) -> str:
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_READ_BYTES))
-    descriptor = os.open(span.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{span.path.name} is not a regular file")
+    with open_regular(span.path) as file:
         file.seek(span.begin)
         left = span.size_bytes
         while left is None or left > 0:
             if stop.is_set():
                 raise _Stopped
             poll()
-            read = file.readinto(buffer if left is None else buffer[:left])
+            read = file.readinto(buffer if left is None else buffer[:left])  # type: ignore[attr-defined]
             if not read:
                 break
             digest.update(buffer[:read])

@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.contract import RESUME_NAME, DeviceKind, Event, ResultEvent, Sha256
 from orchestrator.errors import HostFault, Interrupted, OrchestratorError
 from orchestrator.host.faults import ends_a_run, full_disk, host_fault
+from orchestrator.host.files import remove_if_there
 from orchestrator.host.load import LoadWatch, MachineLoad
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.run.claims import FalseClaim, check_content
@@ -119,7 +120,7 @@ def execute(
                 ran = _run(stage, inputs, workshop, folder, on_start, on_event)
                 if not _is_to_be_repeated(stage, ran, workshop):
                     return _keep(ran, stage, workshop, key, material)
-                shutil.rmtree(folder / OUTPUT_NAME / RESUME_NAME, ignore_errors=True)
+                remove_if_there(folder / OUTPUT_NAME / RESUME_NAME)
             workshop.note(f"{stage.id} is measured once more: {ran.load.disturbance}")
             with workshop.store.attempt(key) as folder:
                 again = _run(stage, inputs, workshop, folder, on_start, on_event)

@@ -4,6 +4,7 @@ The file `result.json` is trusted, but only when the worker's stdout and exit st
 those that the outcomes, samples and parts beside them give.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,13 +18,14 @@ from harness.contract import (
     ExitCode,
     FinalEvent,
     ResultEvent,
+    read_regular,
 )
 from orchestrator.documents import first_difference, why_invalid
 from orchestrator.figures.checking import Kept, check
 from orchestrator.figures.outcomes import Contradiction
 from orchestrator.run.claims import false_claims
 from orchestrator.runtime.base import Completed, Ending, Invocation
-from orchestrator.stages import STDERR_NAME
+from orchestrator.stages import STDERR_NAME, Limits
 from orchestrator.store import Failure, FailureKind
 
 _KINDS = {
@@ -52,10 +54,14 @@ def judge(asked: Invocation, completed: Completed) -> ResultEvent | Failure:
         )
     if completed.ending is Ending.KILLED_FOR_MEMORY:
         return Failure(
-            kind=FailureKind.OUT_OF_MEMORY, message="the host killed the worker for its memory", hint=_MEMORY_HINT
+            kind=FailureKind.OUT_OF_MEMORY,
+            message=f"the worker was killed for its memory: it wanted more than {_allowed(asked.limits)}",
+            hint=_MEMORY_HINT,
         )
-    if completed.violations:
-        return violation(completed.violations[0])
+    if completed.violation is not None:
+        return violation(completed.violation)
+    if completed.ending is Ending.STAYED:
+        return violation(f"it answered, and {asked.limits.leave_seconds:.0f} s later it had not ended")
     if completed.final is None:
         return _died(asked.folder, completed.exit_code)
     return _weigh(asked, completed.final, completed.exit_code)
@@ -65,14 +71,16 @@ def _weigh(asked: Invocation, final: FinalEvent, exit_code: int) -> ResultEvent 
     if exit_code != (ExitCode.RESULT if isinstance(final, ResultEvent) else final.code.exit_code):
         return violation(f"its answer says {final.event!r}, its exit status {exit_code} says otherwise")
     if isinstance(final, ErrorEvent):
+        if final.id not in (None, asked.stage):
+            return violation(f"it answered request {final.id!r} instead of {asked.stage!r}")
         return Failure(kind=_KINDS[final.code], message=final.message, hint=final.hint, reason=final.reason)
     if wrong := next(_answers_to_something_else(asked, final), None):
         return violation(wrong)
     try:
-        text = (asked.output / RESULT_NAME).read_bytes()
+        text = read_regular(asked.output / RESULT_NAME)
         written = FINAL_EVENT.validate_json(text)
     except OSError as unreadable:
-        return violation(f"{RESULT_NAME} cannot be read: {type(unreadable).__name__}")
+        return violation(f"{RESULT_NAME} cannot be read: {unreadable.strerror or unreadable}")
     except ValidationError as invalid:
         return violation(f"{RESULT_NAME} is no final event: {why_invalid(invalid, text)}")
     if difference := first_difference(written, final):
@@ -103,6 +111,13 @@ def violation(what: str) -> Failure:
     )
 
 
+def _allowed(limits: Limits) -> str:
+    gibibytes = f"{limits.most_memory_bytes / 2**30:.1f} GiB"
+    if limits.memory_bytes is not None:
+        return f"the {gibibytes} of limits.memory_gib"
+    return f"the {gibibytes} that this machine has to spare"
+
+
 def _died(folder: Path, exit_code: int) -> Failure:
     if exit_code in _SIGKILL_STATUSES:
         return Failure(
@@ -121,5 +136,7 @@ def _died(folder: Path, exit_code: int) -> Failure:
 def _last_line(path: Path) -> str:
     if not path.is_file():
         return ""
-    text = path.read_bytes()[-_STDERR_TAIL_BYTES:].decode(errors="replace").strip()
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - _STDERR_TAIL_BYTES, 0))
+        text = file.read().decode(errors="replace").strip()
     return text.splitlines()[-1] if text else ""

@@ -54,10 +54,16 @@ class Invocation:
 
 
 class Ending(StrEnum):
-    """How the worker's process ended, as the host saw it."""
+    """How the worker's process ended, as the host saw it.
+
+    `broke_contract`: it was killed since nothing that it said any more would count. `stayed`: it had answered, and did
+    not end.
+    """
 
     EXITED = "exited"
     TIMED_OUT = "timed_out"
+    BROKE_CONTRACT = "broke_contract"
+    STAYED = "stayed"
     CANCELLED = "cancelled"
     KILLED_FOR_MEMORY = "killed_for_memory"
 
@@ -66,14 +72,14 @@ class Ending(StrEnum):
 class Completed:
     """What the host observed. `exit_code` is the worker's own, or -signal; `peak_memory_bytes` is None where unknown.
 
-    `final` and `violations` are what `EventStream` made of the worker's stdout.
+    `final` and `violation` are what `EventStream` made of the worker's stdout.
     """
 
     ending: Ending
     exit_code: int
     wall_seconds: float
     final: FinalEvent | None
-    violations: tuple[str, ...] = ()
+    violation: str | None = None
     peak_memory_bytes: int | None = None
 
 
@@ -99,7 +105,8 @@ class Runtime(Protocol):
     def run(self, invocation: Invocation, on_event: Callable[[Event], None], cancel: threading.Event) -> Completed:
         """Run to the end, the deadline or `cancel`. No process or container of it is left on any path.
 
-        Writes `request.json`, `events.jsonl` (through `EventStream`) and `stderr.log` into the invocation's folder.
+        Writes `request.json`, `events.jsonl` and `stderr.log` (through `EventStream` and `TextLog`, which bound them)
+        into the invocation's folder.
         """
         ...
 

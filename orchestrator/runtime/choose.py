@@ -17,11 +17,16 @@ def choose_runtime(requested: str, root: Path) -> tuple[DockerRuntime | ProcessR
         RuntimeUnavailable: Docker was asked for by name and no engine answers.
     """
     if requested == "process":
-        return ProcessRuntime(root), "asked for"
+        return _processes(root, "asked for")
     try:
         runtime = DockerRuntime()
     except RuntimeUnavailable as unavailable:
         if requested == "docker":
             raise
-        return ProcessRuntime(root), f"{unavailable.message}; isolation is weaker than in containers"
+        return _processes(root, f"{unavailable.message}; isolation is weaker than in containers")
     return runtime, "asked for" if requested == "docker" else "a container engine answers"
+
+
+def _processes(root: Path, why: str) -> tuple[ProcessRuntime, str]:
+    runtime = ProcessRuntime(root)
+    return runtime, "; ".join(part for part in (why, runtime.remark) if part)

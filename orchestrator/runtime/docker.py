@@ -1,4 +1,4 @@
-"""Workers as containers: no network, a read-only root, the caller's own user, no capabilities, the GPUs asked for.
+"""Workers as containers: no network, a read-only root, a user that is not root, no capabilities, the GPUs asked for.
 
 Covered: stdin with end of file, own deadlines, removal on every way out, labels by which a later orchestrator finds
 what a killed one left behind. Not covered: building (`orchestrator.images`), and engines on other machines, whose
@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from harness.contract import DeviceKind, Event
 from orchestrator.errors import BadImage, RuntimeUnavailable
 from orchestrator.host.owner import Owner
+from orchestrator.host.worker_user import worker_user
 from orchestrator.images.builds import build_image, find_built
 from orchestrator.images.catalog import Image
 from orchestrator.images.engine import connect, image_id
@@ -29,8 +30,10 @@ from orchestrator.images.package_sources import HUB_VARIABLES, PackageSources
 from orchestrator.images.pruning import name_images
 from orchestrator.runtime.attachment import STDERR, STDOUT, Attachment
 from orchestrator.runtime.base import Completed, Ending, Invocation, RuntimeName
-from orchestrator.runtime.launch import Exit, Launch, Watch, run_invocation
+from orchestrator.runtime.launch import Exit, Launch, Listener, Watch, run_invocation
+from orchestrator.runtime.reach import Reach
 from orchestrator.runtime.residency import PeakResident, children_of
+from orchestrator.runtime.stream import TextLog
 from orchestrator.stages import ImageIdentity
 
 if TYPE_CHECKING:
@@ -87,7 +90,7 @@ class DockerRuntime:
         inputs = {name: f"{INPUT_FOLDER}/{name}" for name in invocation.inputs}
         return run_invocation(self, invocation, (inputs, OUTPUT_FOLDER), on_event, cancel)
 
-    def launch(self, work: Launch, on_stdout: Callable[[bytes], None], stderr: Path, cancel: threading.Event) -> Exit:
+    def launch(self, work: Launch, stdout: Listener, stderr: Path, cancel: threading.Event) -> Exit:
         """Run the worker in a new container and remove it.
 
         Raises:
@@ -97,9 +100,9 @@ class DockerRuntime:
         if found is None:
             raise RuntimeUnavailable(f"image {work.image.name!r} is not prepared", hint="call prepare() first")
         name = f"llmcbench-{secrets.token_hex(8)}"
-        with engine_errors(), stderr.open("wb") as log:
+        with engine_errors(), stderr.open("wb") as file, TextLog(file) as log:
             try:
-                return self._supervise(found, name, work, on_stdout, log, cancel)
+                return self._supervise(found, name, work, stdout, log, cancel)
             finally:
                 self._remove(name)
 
@@ -122,15 +125,15 @@ class DockerRuntime:
         image: str,
         name: str,
         work: Launch,
-        on_stdout: Callable[[bytes], None],
-        log: IO[bytes],
+        stdout: Listener,
+        log: TextLog,
         cancel: threading.Event,
     ) -> Exit:
-        watch, memory = Watch(work.limits, cancel), PeakResident()
+        watch, memory = Watch(work.limits, cancel, stdout), PeakResident()
         container = self._client.containers.create(image, name=name, **container_options(work))
         streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
         with _raw_socket(container.attach_socket(params=streams)) as connection:
-            sinks: dict[int, Callable[[bytes], object]] = {STDOUT: on_stdout, STDERR: log.write}
+            sinks: dict[int, Callable[[bytes], object]] = {STDOUT: stdout.feed, STDERR: log.feed}
             attachment = Attachment(connection, work.stdin, sinks, hold_stdin=work.hold_stdin)
             container.start()
             process = int(self._state(name)["Pid"])
@@ -141,8 +144,8 @@ class DockerRuntime:
             time.sleep(_POLL_SECONDS)
         return _exit(state, watch, memory)
 
-    def _demand(self, name: str, watch: Watch, resident_bytes: int | None) -> None:
-        if (number := watch.due(resident_bytes)) is not None:
+    def _demand(self, name: str, watch: Watch, held_bytes: int | None) -> None:
+        if (number := watch.due(held_bytes)) is not None:
             self._signal(name, number)
 
     def _signal(self, name: str, number: signal.Signals) -> None:
@@ -176,9 +179,9 @@ def container_options(work: Launch) -> dict[str, Any]:
     from docker.types import LogConfig
 
     sources = PackageSources.configured()
-    network = ("host" if sources.uses_loopback else "bridge") if work.network else "none"
-    uid, gid = work.user or (os.getuid(), os.getgid())
-    memory = work.limits.memory_bytes
+    network = "none" if work.reach is Reach.NOTHING else "host" if sources.uses_loopback else "bridge"
+    uid, gid = work.user or worker_user()
+    memory = work.limits.most_memory_bytes
     return {
         "stdin_open": True,
         "detach": False,  # else the engine keeps stdin open when its writer is done, and the worker waits for ever
@@ -228,7 +231,7 @@ def _mounts(work: Launch, sources: PackageSources) -> list["Mount"]:
     from docker.types import Mount
 
     folders = {f"{INPUT_FOLDER}/{name}": path.resolve() for name, path in work.inputs.items()}
-    if work.network:
+    if work.reach is not Reach.NOTHING:
         folders |= {str(folder): folder.resolve() for folder in sources.wheel_folders}
         if sources.certificate is not None:
             folders[CERTIFICATE_PATH] = sources.certificate.resolve()
@@ -240,10 +243,11 @@ def _mounts(work: Launch, sources: PackageSources) -> list["Mount"]:
 
 def _variables(work: Launch, sources: PackageSources) -> dict[str, str]:
     variables = work.variables({})
-    if work.network:
+    if work.reach is not Reach.NOTHING:
         variables |= dict(sources.proxies)
         variables |= sources.pip_environment(certificate=CERTIFICATE_PATH, shares_files=False)
-        variables |= {name: os.environ[name] for name in HUB_VARIABLES if name in os.environ}
+        if work.reach is Reach.HUB:
+            variables |= {name: os.environ[name] for name in HUB_VARIABLES if name in os.environ}
         if sources.certificate is not None:
             variables |= {"SSL_CERT_FILE": CERTIFICATE_PATH, "REQUESTS_CA_BUNDLE": CERTIFICATE_PATH}
     return variables | dict(work.environment)
@@ -269,7 +273,7 @@ def _raw_socket(stream: Any) -> Iterator[socket.socket]:
 
 
 def _sample(memory: PeakResident, init: int, container: str) -> int | None:
-    """Resident bytes of the worker, the child of the container's init; None where its processes cannot be seen."""
+    """What the worker, the child of the container's init, holds; None where its processes cannot be seen."""
     if init <= 0 or not _belongs_to(init, container):
         return None
     readings = [reading for pid in children_of(init) if (reading := memory.sample(pid)) is not None]

@@ -1,17 +1,20 @@
 """What the Docker and the process runtime share: a worker to start, when it must stop, an invocation around both."""
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Protocol
 
-from harness.contract import Device, Event, Operation
+from harness.contract import Device, Event, FinalEvent
+from orchestrator.host.files import give, scratch_folder
+from orchestrator.host.worker_user import worker_user
 from orchestrator.images.catalog import Image
 from orchestrator.runtime.base import Completed, Ending, Invocation, Runtime
+from orchestrator.runtime.reach import Reach, reach_of
 from orchestrator.runtime.stream import EventStream
 from orchestrator.stages import EVENTS_NAME, REQUEST_NAME, STDERR_NAME, Limits
 
@@ -32,7 +35,7 @@ class Launch:
     environment: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, Path] = field(default_factory=dict)
     output: Path | None = None
-    network: bool = False
+    reach: Reach = Reach.NOTHING
     run: str = "none"
     stage: str = "none"
     user: tuple[int, int] | None = None
@@ -41,7 +44,7 @@ class Launch:
     def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
         """The environment variables that every worker gets, whatever runs it. `environment` is where it starts."""
         variables = OFFLINE_VARIABLES | self.device.variables(environment)
-        if self.network:
+        if self.reach is Reach.HUB:
             variables["HF_HUB_OFFLINE"] = "0"
         if self.device.threads is not None:
             variables["OMP_NUM_THREADS"] = str(self.device.threads)
@@ -58,20 +61,33 @@ class Exit:
     peak_memory_bytes: int | None
 
 
+class Listener(Protocol):
+    """Takes a worker's stdout. Once it `is_broken` nothing more that the worker says counts."""
+
+    def feed(self, data: bytes) -> None: ...
+
+    @property
+    def is_broken(self) -> bool: ...
+
+    @property
+    def has_answered(self) -> bool: ...
+
+
 class Launcher(Runtime, Protocol):
     """A runtime that can start any worker with any stdin. All of the worker is gone when `launch` returns or raises."""
 
-    def launch(
-        self, work: Launch, on_stdout: Callable[[bytes], None], stderr: Path, cancel: threading.Event
-    ) -> Exit: ...
+    def launch(self, work: Launch, stdout: Listener, stderr: Path, cancel: threading.Event) -> Exit: ...
 
 
 class Watch:
-    """Says when a worker must be signalled: SIGTERM at the deadline or on `cancel`, SIGKILL when that did not help."""
+    """Says when a worker must be signalled: SIGTERM at the deadline, on `cancel`, or when it does not end after its
+    answer; SIGKILL when that did not help, for its memory, and once its contract is broken."""
 
-    def __init__(self, limits: Limits, cancel: threading.Event) -> None:
+    def __init__(self, limits: Limits, cancel: threading.Event, heard: Listener) -> None:
         self._limits = limits
         self._cancel = cancel
+        self._heard = heard
+        self._answered: float | None = None
         self._begin = time.monotonic()
         self._asked: float | None = None
         self._killed = False
@@ -81,19 +97,29 @@ class Watch:
     def wall_seconds(self) -> float:
         return time.monotonic() - self._begin
 
-    def due(self, resident_bytes: int | None = None) -> signal.Signals | None:
-        """The signal to send now, each one once; None most of the time. `resident_bytes` is held against the limit."""
+    def due(self, held_bytes: int | None = None) -> signal.Signals | None:
+        """The signal to send now, each one once; None most of the time. `held_bytes` is held against the limit."""
         if self._asked is None:
-            bound = self._limits.memory_bytes
-            if bound is not None and resident_bytes is not None and resident_bytes > bound:
+            if held_bytes is not None and held_bytes > self._limits.most_memory_bytes:
                 return self._stop(Ending.KILLED_FOR_MEMORY, signal.SIGKILL)
+            if self._heard.is_broken:
+                return self._stop(Ending.BROKE_CONTRACT, signal.SIGKILL)
             if self._cancel.is_set():
                 return self._stop(Ending.CANCELLED, signal.SIGTERM)
             if self.wall_seconds > self._limits.deadline_seconds:
                 return self._stop(Ending.TIMED_OUT, signal.SIGTERM)
-        elif not self._killed and time.monotonic() - self._asked > self._limits.stop_seconds:
+            return self._overstays()
+        if not self._killed and time.monotonic() - self._asked > self._limits.stop_seconds:
             self._killed = True
             return signal.SIGKILL
+        return None
+
+    def _overstays(self) -> signal.Signals | None:
+        if self._answered is None:
+            if self._heard.has_answered:
+                self._answered = time.monotonic()
+        elif time.monotonic() - self._answered > self._limits.leave_seconds:
+            return self._stop(Ending.STAYED, signal.SIGTERM)
         return None
 
     def _stop(self, ending: Ending, how: signal.Signals) -> signal.Signals:
@@ -112,6 +138,8 @@ def run_invocation(
 ) -> Completed:
     """Write the request, launch the worker, collect its events. `paths`: inputs and output as the worker sees them."""
     invocation.output.mkdir(parents=True, exist_ok=True)
+    if (user := worker_user())[0] != os.geteuid():
+        give(invocation.output, user)
     request = invocation.request(*paths).model_dump_json().encode()
     (invocation.folder / REQUEST_NAME).write_bytes(request)
     work = Launch(
@@ -122,35 +150,37 @@ def run_invocation(
         environment=invocation.environment,
         inputs=invocation.inputs,
         output=invocation.output,
-        network=invocation.operation is Operation.FETCH,
+        reach=reach_of(invocation.parameters),
         run=invocation.run,
         stage=invocation.stage,
     )
     with EventStream(invocation.folder / EVENTS_NAME, on_event) as stream:
-        ended = launcher.launch(work, stream.feed, invocation.folder / STDERR_NAME, cancel)
+        ended = launcher.launch(work, stream, invocation.folder / STDERR_NAME, cancel)
     return Completed(
         ending=ended.ending,
         exit_code=ended.exit_code,
         wall_seconds=ended.wall_seconds,
         final=stream.final,
-        violations=tuple(stream.violations),
+        violation=stream.violation,
         peak_memory_bytes=ended.peak_memory_bytes,
     )
 
 
 @dataclass(frozen=True)
 class RawAnswer:
-    """What a worker did with raw bytes on its stdin, before anything has made sense of it."""
+    """What a worker did with raw bytes on its stdin. `final` and `violation` are what its stdout came to."""
 
     exit: Exit
-    stdout: bytes
+    stdout_bytes: int
+    final: FinalEvent | None
+    violation: str | None
     stderr: bytes
 
 
 def run_raw(launcher: Launcher, work: Launch, cancel: threading.Event | None = None) -> RawAnswer:
-    """Launch a worker and keep its stdout and stderr as they are. For checks of an image, not for stages."""
-    stdout = bytearray()
-    with TemporaryDirectory() as scratch:
-        log = Path(scratch) / STDERR_NAME
-        ended = launcher.launch(work, stdout.extend, log, cancel or threading.Event())
-        return RawAnswer(ended, bytes(stdout), log.read_bytes())
+    """Launch a worker with any stdin. For checks of an image, not for stages."""
+    with scratch_folder() as scratch:
+        log = scratch / STDERR_NAME
+        with EventStream(scratch / EVENTS_NAME, lambda event: None) as stream:
+            ended = launcher.launch(work, stream, log, cancel or threading.Event())
+        return RawAnswer(ended, stream.heard_bytes, stream.final, stream.violation, log.read_bytes())

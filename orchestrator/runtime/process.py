@@ -1,8 +1,8 @@
 """Workers as processes of this machine, each in the virtual environment of its image's lock.
 
 Same harness, same lock, same contract as a container. Not covered, and so weaker than the Docker runtime: the network
-and the rest of the file system stay reachable, the process limit is not enforced, and a memory limit is a look at the
-worker's resident memory several times a second.
+and the rest of the file system stay reachable, the process limit is not enforced, and a memory limit is a look at what
+the worker and its children hold several times a second. Started by root, workers are nobody's.
 """
 
 import os
@@ -11,28 +11,32 @@ import secrets
 import selectors
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import IO
 
 from pydantic import ValidationError
 
 from harness.contract import DeviceKind, Event, Frozen
 from orchestrator.errors import RuntimeUnavailable
-from orchestrator.host.files import write_atomically
+from orchestrator.host.files import scratch_folder, write_atomically
 from orchestrator.host.owner import Owner
 from orchestrator.images.catalog import Image
 from orchestrator.images.inputs import own_modules, process_identity
 from orchestrator.images.package_sources import HUB_VARIABLES, PackageSources
 from orchestrator.runtime.base import Completed, Invocation, RuntimeName
 from orchestrator.runtime.environments import ENVIRONMENTS_NAME, Environments, WorkerEnvironment
-from orchestrator.runtime.launch import Exit, Launch, Watch, run_invocation
-from orchestrator.runtime.residency import PeakResident
+from orchestrator.runtime.identity import WorkerIdentity, find_identity
+from orchestrator.runtime.launch import Exit, Launch, Listener, Watch, run_invocation
+from orchestrator.runtime.reach import Reach
+from orchestrator.runtime.residency import PeakResident, held_below
+from orchestrator.runtime.stream import TextLog
 from orchestrator.runtime.survivors import INVOCATION_VARIABLE, kill_survivors
 from orchestrator.stages import ImageIdentity
 
@@ -70,6 +74,11 @@ class ProcessRuntime:
     def name(self) -> RuntimeName:
         return RuntimeName.PROCESS
 
+    @property
+    def remark(self) -> str:
+        """What is unusual about who its workers are, as far as that is known before there is one."""
+        return find_identity((Path(sys.executable), self._environments.harness(), self._running.parent)).remark
+
     def prepare(self, image: Image, device: DeviceKind, note: Callable[[str], None]) -> ImageIdentity:
         """Install the image's lock into an environment of its own, unless that is done. Raises as `Runtime` says."""
         found = self._environments.prepare(image, device, note)
@@ -91,14 +100,14 @@ class ProcessRuntime:
         inputs = {name: str(path.resolve()) for name, path in invocation.inputs.items()}
         return run_invocation(self, invocation, (inputs, str(invocation.output.resolve())), on_event, cancel)
 
-    def launch(self, work: Launch, on_stdout: Callable[[bytes], None], stderr: Path, cancel: threading.Event) -> Exit:
+    def launch(self, work: Launch, stdout: Listener, stderr: Path, cancel: threading.Event) -> Exit:
         """Start the worker in a session of its own and see it to its end.
 
         Raises:
-            RuntimeUnavailable: the image is not prepared, or a user other than the caller is asked for.
+            RuntimeUnavailable: the image is not prepared, or a certain user is asked for.
         """
         if work.user is not None:
-            raise RuntimeUnavailable("a process runs as its caller", hint="use the Docker runtime")
+            raise RuntimeUnavailable("a process is not any user that is asked for", hint="use the Docker runtime")
         found = self._environments.find(work.image, work.device.kind)
         if found is None:
             raise RuntimeUnavailable(f"image {work.image.name!r} is not prepared", hint="call prepare() first")
@@ -109,21 +118,29 @@ class ProcessRuntime:
         write_atomically(entry, running.model_dump_json())
         try:
             with (
-                TemporaryDirectory(prefix="llmcbench-", ignore_cleanup_errors=True) as scratch,
-                stderr.open("wb") as log,
+                scratch_folder() as scratch,
+                stderr.open("wb") as file,
+                TextLog(file) as log,
             ):
-                home = Path(scratch) / "home"
-                home.mkdir()
-                command = self._command(work.image, found)
+                home = scratch / "home"
+                identity = self._identity_for(work, found)
+                identity.give(scratch, home, found.bytecode)
+                command = [*identity.prefix, *self._command(work.image, found)]
                 variables = _variables(work, found, home) | {
                     "PYTHONPATH": self._modules(work.image),
                     INVOCATION_VARIABLE: token,
                 }
-                with _stdin(work, Path(scratch) / "stdin") as request:
-                    return _supervise(command, variables, home, request, log, on_stdout, Watch(work.limits, cancel))
+                with _stdin(work, scratch / "stdin") as request:
+                    watch = Watch(work.limits, cancel, stdout)
+                    return _supervise(command, variables, home, request, Outlets(stdout, log), watch)
         finally:
             kill_survivors(token)
             entry.unlink(missing_ok=True)
+
+    def _identity_for(self, work: Launch, environment: WorkerEnvironment) -> WorkerIdentity:
+        beside = () if work.output is None else (work.output.parent,)
+        read = (environment.python, self._environments.harness(), work.image.description_path)
+        return find_identity((*read, Path(gettempdir()), *beside, *work.inputs.values()))
 
     def _command(self, image: Image, environment: WorkerEnvironment) -> list[str]:
         if self._worker is None and image.description.command:
@@ -192,49 +209,88 @@ def _variables(work: Launch, environment: WorkerEnvironment, home: Path) -> dict
         "PYTHONPYCACHEPREFIX": str(environment.bytecode.resolve()),
         "LLMCBENCH_IMAGE": str(work.image.description_path.resolve()),
     }
-    if work.network:
-        variables |= _network_variables()
+    if work.reach is not Reach.NOTHING:
+        variables |= _network_variables(work.reach)
     return variables | work.variables(os.environ) | dict(work.environment)
 
 
-def _network_variables() -> dict[str, str]:
+def _network_variables(reach: Reach) -> dict[str, str]:
     sources = PackageSources.configured()
     certificate = str(sources.certificate) if sources.certificate else None
     variables = dict(sources.proxies) | sources.pip_environment(certificate=certificate, shares_files=True)
-    variables |= {name: os.environ[name] for name in HUB_VARIABLES if name in os.environ}
+    if reach is Reach.HUB:
+        variables |= {name: os.environ[name] for name in HUB_VARIABLES if name in os.environ}
     if certificate:
         variables |= {"SSL_CERT_FILE": certificate, "REQUESTS_CA_BUNDLE": certificate}
     return variables
 
 
+class Outlets:
+    """A worker's two pipes, read side by side. What an escaped process keeps open is not waited for at the end."""
+
+    def __init__(self, stdout: Listener, stderr: TextLog) -> None:
+        self._takers = (stdout.feed, stderr.feed)
+        self._pipes: dict[int, Callable[[bytes], None]] = {}
+
+    def open(self, *pipes: IO[bytes]) -> None:
+        """Take the worker's stdout and stderr."""
+        for pipe, take in zip(pipes, self._takers, strict=True):
+            os.set_blocking(pipe.fileno(), False)
+            self._pipes[pipe.fileno()] = take
+
+    def pump(self, timeout_seconds: float) -> bool:
+        """Wait for output and hand on a piece of each. False when there was none, or no more can come."""
+        if not self._pipes:
+            time.sleep(timeout_seconds)  # closed, while the worker goes on
+            return False
+        with selectors.DefaultSelector() as selector:
+            for pipe in self._pipes:
+                selector.register(pipe, selectors.EVENT_READ)
+            ready = [key.fd for key, _ in selector.select(timeout_seconds)]
+        for pipe in ready:
+            data = os.read(pipe, _CHUNK_BYTES)
+            if data:
+                self._pipes[pipe](data)
+            else:
+                del self._pipes[pipe]
+        return bool(ready)
+
+    def drain(self, seconds: float) -> None:
+        """Read what the worker wrote before it ended."""
+        give_up = time.monotonic() + seconds
+        while self._pipes and time.monotonic() < give_up and self.pump(0.0):
+            pass
+
+
 def _supervise(
-    command: list[str],
-    variables: Mapping[str, str],
-    folder: Path,
-    stdin: IO[bytes],
-    stderr: IO[bytes],
-    on_stdout: Callable[[bytes], None],
-    watch: Watch,
+    command: list[str], variables: Mapping[str, str], folder: Path, stdin: IO[bytes], outlets: Outlets, watch: Watch
 ) -> Exit:
     """Start, read, signal, reap. The worker's group is killed on every way out, before its id can be used again."""
     process = subprocess.Popen(  # noqa: S603  the environment's own Python
-        command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, cwd=folder, env=variables, start_new_session=True
+        command,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env=variables,
+        start_new_session=True,
     )
     memory = PeakResident()
-    assert process.stdout is not None  # noqa: S101  it is a pipe
-    with process.stdout as stdout:
-        os.set_blocking(stdout.fileno(), False)
+    assert process.stdout is not None and process.stderr is not None  # noqa: S101  they are pipes
+    with process.stdout as stdout, process.stderr as stderr:
+        outlets.open(stdout, stderr)
         try:
             while not _has_ended(process.pid):
-                if (demand := watch.due(memory.sample(process.pid))) is not None:
+                held = memory.sample(process.pid)
+                if (demand := watch.due(None if held is None else held + held_below(process.pid))) is not None:
                     _signal_group(process.pid, demand)
-                _read_some(stdout, on_stdout, _POLL_SECONDS)
+                outlets.pump(_POLL_SECONDS)
         finally:
             _signal_group(process.pid, signal.SIGKILL)
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         wall_seconds = watch.wall_seconds
-        _drain(stdout, on_stdout)
+        outlets.drain(_DRAIN_SECONDS)
     return Exit(watch.ending, process.returncode, wall_seconds, _peak(memory, usage.ru_maxrss * _KIB))
 
 
@@ -248,27 +304,6 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
     except ProcessLookupError:
         return
-
-
-def _read_some(stdout: IO[bytes], on_stdout: Callable[[bytes], None], timeout_seconds: float) -> bool:
-    """Wait for output and hand on one piece. False when there was none, or no more can come."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(stdout, selectors.EVENT_READ)
-        if not selector.select(timeout_seconds):
-            return False
-    data = os.read(stdout.fileno(), _CHUNK_BYTES)
-    if not data:
-        time.sleep(timeout_seconds)  # closed, while the worker goes on
-        return False
-    on_stdout(data)
-    return True
-
-
-def _drain(stdout: IO[bytes], on_stdout: Callable[[bytes], None]) -> None:
-    """Read what the worker wrote before it ended; a process that escaped and keeps the pipe open is not waited for."""
-    give_up = time.monotonic() + _DRAIN_SECONDS
-    while time.monotonic() < give_up and _read_some(stdout, on_stdout, 0.0):
-        pass
 
 
 def _peak(memory: PeakResident, usage_bytes: int) -> int | None:

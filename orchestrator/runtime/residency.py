@@ -1,4 +1,4 @@
-"""Peak resident memory of another process, from its `/proc/<pid>/status`."""
+"""Memory of another process, from its `/proc/<pid>/status`: its peak, and what it holds that is not a file's."""
 
 from pathlib import Path
 
@@ -12,11 +12,12 @@ class PeakResident:
         self.peak_bytes: int | None = None
 
     def sample(self, pid: int) -> int | None:
-        """Look at the process once. Returns its resident bytes now; None when it is gone."""
+        """Look at the process once. Returns the bytes that it holds now: no files that are mapped, since the kernel
+        takes those back when memory runs out. None when it is gone."""
         fields = _status(pid)
         if (peak := fields.get("VmHWM")) is not None:
             self.peak_bytes = max(self.peak_bytes or 0, peak)
-        return fields.get("VmRSS")
+        return fields["RssAnon"] + fields["RssShmem"] if fields.keys() >= {"RssAnon", "RssShmem"} else None
 
 
 def children_of(pid: int) -> list[int]:
@@ -36,5 +37,17 @@ def _status(pid: int) -> dict[str, int]:
     return {
         name: int(value.split()[0]) * _KIB
         for name, _, value in (line.partition(":") for line in lines)
-        if name in ("VmHWM", "VmRSS")
+        if name in ("VmHWM", "RssAnon", "RssShmem")
     }
+
+
+def held_below(pid: int) -> int:
+    """The bytes that the children of a process hold, and theirs; memory that they share is counted once."""
+    own, shared, waiting = 0, 0, children_of(pid)
+    while waiting:
+        child = waiting.pop()
+        fields = _status(child)
+        own += fields.get("RssAnon", 0)
+        shared = max(shared, fields.get("RssShmem", 0))
+        waiting += children_of(child)
+    return own + shared

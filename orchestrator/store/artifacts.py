@@ -1,16 +1,18 @@
 """Artifacts by digest: kept, read, discarded; and whether a folder is the one that its descriptor describes."""
 
 import json
-import shutil
+import stat
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
 from harness.contract import (
+    CODE_SUFFIXES,
     DESCRIPTOR_NAME,
+    PICKLE_SUFFIXES,
     CheckpointDescriptor,
     DatasetDescriptor,
     Descriptor,
@@ -20,14 +22,17 @@ from harness.contract import (
     UnsafeTree,
     canonical_json,
     list_tree,
+    read_regular,
 )
 from orchestrator.documents import first_difference, why_invalid
 from orchestrator.errors import StoreError
 from orchestrator.host import hashing, locks
-from orchestrator.host.files import protect, remove, sync_folder, write_atomically
+from orchestrator.host.files import PUBLISHED, owned, remove, sync_folder, write_atomically
 from orchestrator.host.hashing import Poll, Span, blocks_of, digests, never
 from orchestrator.store import versioned
 
+_ROWS_SUFFIX = ".jsonl.gz"
+_CONFIGURATION, _NAMES_CODE = "config.json", "auto_map"
 _DESCRIPTOR: TypeAdapter[CheckpointDescriptor | DatasetDescriptor] = TypeAdapter(Descriptor)
 
 
@@ -57,8 +62,11 @@ class Artifacts:
 
     def has(self, digest: Sha256, descriptor: Descriptor) -> bool:
         """Whether it is there, by names and sizes."""
-        paths = ((self.path(digest) / name, entry.size_bytes) for name, entry in descriptor.files.items())
-        return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+        try:
+            found = [((self.path(digest) / name).lstat(), entry) for name, entry in descriptor.files.items()]
+        except OSError:
+            return False
+        return all(stat.S_ISREG(status.st_mode) and status.st_size == entry.size_bytes for status, entry in found)
 
     def check(self, digest: Sha256, descriptor: Descriptor, poll: Poll = never) -> None:
         """Hold every byte of an artifact against its digests; a large file by those of its blocks, where they are kept.
@@ -125,7 +133,7 @@ class Artifacts:
     def _blocks_of(self, digest: Sha256) -> BlockDigests | None:
         """The digests of the blocks; None where none are kept, or they are damaged: files have their own as well."""
         try:
-            stored = versioned.unsealed(versioned.parse(self._blocks_path(digest).read_bytes()))
+            stored = versioned.unsealed(versioned.parse(read_regular(self._blocks_path(digest))))
             return BlockDigests.model_validate(stored)
         except (OSError, ValueError):
             return None
@@ -138,11 +146,11 @@ class Artifacts:
         cancel: threading.Event | None,
         poll: Poll,
     ) -> None:
-        """Move what a worker left to its address. What lies there already stays if it is whole."""
+        """Move what was taken of a worker's output to its address. What lies there already stays if it is whole."""
         canonical = canonical_json(descriptor.model_dump(mode="json"))
-        if (folder / DESCRIPTOR_NAME).read_bytes() != canonical:  # the same values, in another image's way of writing
+        if read_regular(folder / DESCRIPTOR_NAME) != canonical:  # the same values, in another image's way of writing
             write_atomically(folder / DESCRIPTOR_NAME, canonical)
-        protect(folder)
+            owned(folder / DESCRIPTOR_NAME, PUBLISHED)
         digest = descriptor.digest
         target = self.path(digest)
         if blocks.files:
@@ -152,7 +160,7 @@ class Artifacts:
             if target.exists():
                 self.discard(digest, descriptor, cancel, poll=poll)
             if target.exists():
-                shutil.rmtree(folder)
+                remove(folder)
                 return
             folder.rename(target)
         sync_folder(self.folder)
@@ -188,6 +196,7 @@ def check_new(folder: Path, descriptor: Descriptor, poll: Poll = never) -> Block
     """
     _check_descriptor(folder, descriptor)
     paths = _check_names(folder, descriptor.files)
+    _refuse_what_runs(folder, descriptor)
     blocks = {name: blocks_of(path, descriptor.files[name].size_bytes) for name, path in paths.items()}
     whole = {Span(path): (name, descriptor.files[name].sha256) for name, path in paths.items()}
     found = _compare(whole, poll, beside=[span for parts in blocks.values() for span in parts])
@@ -207,7 +216,7 @@ def read_descriptor(folder: Path) -> CheckpointDescriptor | DatasetDescriptor:
     if path.is_symlink() or not path.is_file():
         raise BadArtifact(f"it has no {DESCRIPTOR_NAME}")
     try:
-        text = path.read_bytes()
+        text = read_regular(path)
         return _DESCRIPTOR.validate_json(text)
     except OSError as unreadable:
         raise BadArtifact(f"{DESCRIPTOR_NAME} cannot be read: {unreadable}") from unreadable
@@ -236,6 +245,29 @@ def _check_names(folder: Path, described: Mapping[str, FileEntry]) -> dict[str, 
         if sizes[name] != described[name].size_bytes:
             raise BadArtifact(f"{name} has {sizes[name]} bytes, and {described[name].size_bytes} are described")
     return paths
+
+
+def _refuse_what_runs(folder: Path, descriptor: Descriptor) -> None:
+    """A checkpoint is safetensors, its configuration and its tokenizer; a data set is rows. Neither brings code."""
+    if not descriptor.files:
+        raise BadArtifact("it holds no file")
+    for name in descriptor.files:
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in PICKLE_SUFFIXES or suffix in CODE_SUFFIXES:
+            raise BadArtifact(f"{name} can run code when it is loaded, which no artifact may hold")
+        if isinstance(descriptor, DatasetDescriptor) and not name.endswith(_ROWS_SUFFIX):
+            raise BadArtifact(f"{name} is not <split>{_ROWS_SUFFIX}, which is all that a data set holds")
+        if name.endswith(_CONFIGURATION) and isinstance(descriptor, CheckpointDescriptor):
+            _refuse_named_code(folder / name, name)
+
+
+def _refuse_named_code(path: Path, name: str) -> None:
+    try:
+        document = json.loads(read_regular(path))
+    except (OSError, ValueError, RecursionError) as broken:
+        raise BadArtifact(f"{name} cannot be read as JSON: {broken}") from broken
+    if isinstance(document, dict) and _NAMES_CODE in document:
+        raise BadArtifact(f"{name} names code to load with the model ({_NAMES_CODE}), which no artifact may")
 
 
 def _compare(spans: Mapping[Span, tuple[str, str]], poll: Poll, beside: list[Span] | None = None) -> Mapping[Span, str]:

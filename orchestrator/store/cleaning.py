@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.contract import read_regular
 from orchestrator.errors import StoreError
 from orchestrator.host import files, locks
 from orchestrator.host.owner import Owner
 from orchestrator.store.history import all_runs
-from orchestrator.store.runs import RUN_NAME
+from orchestrator.store.runs import MOST_RECORD_BYTES, RUN_NAME
 from orchestrator.store.store import PROVENANCE_NAME, Store
 from orchestrator.store.versioned import Unreadable
 
@@ -137,7 +138,7 @@ def _mentioned(document: Path, folder: Path) -> set[str]:
     """What in `folder` a document that cannot be read may refer to: all of it, where it is no JSON at all."""
     there = {path.name for path in _inside(folder)}
     try:
-        content = document.read_bytes()
+        content = read_regular(document, MOST_RECORD_BYTES)
         json.loads(content)
     except (OSError, ValueError, RecursionError):
         return there

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from harness.contract import (
     Descriptor,
@@ -17,6 +17,7 @@ from harness.contract import (
     Reason,
     ResultEvent,
     Sha256,
+    one_line,
 )
 from harness.contract.result import CompressResult
 from orchestrator.host.load import MachineLoad
@@ -50,12 +51,18 @@ class FailureKind(StrEnum):
     REFUSED = "refused"
 
 
+MOST_MESSAGE_CHARACTERS = 2000
+
+Sentence = Annotated[str, AfterValidator(lambda text: one_line(text, MOST_MESSAGE_CHARACTERS))]
+"""What somebody else may have written, in one line of bounded length and without control characters."""
+
+
 class Failure(Frozen):
     """`folder` is where the attempt's request, events and stderr are kept, relative to the store."""
 
     kind: FailureKind
-    message: str
-    hint: str = ""
+    message: Sentence
+    hint: Sentence = ""
     reason: Reason | None = None
     folder: str | None = None
 

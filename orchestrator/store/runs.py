@@ -4,6 +4,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+from harness.contract import read_regular
 from orchestrator.errors import HostFault, StoreError
 from orchestrator.host.faults import host_fault
 from orchestrator.host.files import write_atomically
@@ -13,6 +14,8 @@ from orchestrator.store.upgrades import RUN_UPGRADES, RUN_VERSION
 from orchestrator.store.versioned import Unreadable
 
 RUN_NAME = "run.json"
+MOST_RECORD_BYTES = 2**30
+"""Of a run's record, which this program writes itself; that of 100 000 stages has 51 MB."""
 
 
 class Runs:
@@ -85,7 +88,7 @@ class Runs:
 
 def _run(path: Path) -> RunRecord:
     """A stored run; raises what `versioned.read` makes a reason of."""
-    stored = versioned.parse(path.read_bytes())
+    stored = versioned.parse(read_regular(path, MOST_RECORD_BYTES))
     if versioned.SEAL in stored:  # records had no seal at first
         stored = versioned.unsealed(stored)
     document = versioned.upgraded(stored, RUN_UPGRADES, RUN_VERSION)

@@ -10,7 +10,6 @@ events and stderr), `artifacts/<digest>/`, `blocks/<digest>.json` (digests of th
 import hashlib
 import json
 import secrets
-import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -28,6 +27,7 @@ from harness.contract import (
     ResultEvent,
     Sha256,
     digest_file,
+    read_regular,
 )
 from harness.contract.items import Item
 from orchestrator.errors import StoreError
@@ -35,12 +35,13 @@ from orchestrator.figures.checking import Kept, check, of_other_answers
 from orchestrator.figures.outcomes import Contradiction, Outcomes, read_items
 from orchestrator.host import locks
 from orchestrator.host.faults import gone
-from orchestrator.host.files import mount_of, remove, sync_folder, write_atomically
+from orchestrator.host.files import mount_of, remove, remove_if_there, sync_folder, write_atomically
 from orchestrator.host.hashing import Poll, never
 from orchestrator.host.owner import Owner
 from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import versioned
 from orchestrator.store.artifacts import Artifacts, check_new
+from orchestrator.store.door import is_usual, outcomes_names, take
 from orchestrator.store.records import Provenance, StageRecord, described
 from orchestrator.store.runs import Runs
 from orchestrator.store.upgrades import STAGE_UPGRADES, STAGE_VERSION
@@ -210,7 +211,7 @@ class Store:
         """How each stored result of these stages, by their ids, came to be. What cannot be read is left out."""
         for path in self.stages.glob(f"*/{PROVENANCE_NAME}"):
             with suppress(OSError, ValueError, Unreadable):
-                is_asked_for = versioned.parse(path.read_bytes()).get("stage") in stages
+                is_asked_for = versioned.parse(read_regular(path)).get("stage") in stages
                 if is_asked_for and (record := self.read(path.parent.name)) is not None:
                     yield record.provenance
 
@@ -228,19 +229,19 @@ class Store:
         self._make_folders()
         folder = self.attempts / f"{key}@{secrets.token_hex(4)}@{Owner.current().token}"
         (folder / OUTPUT_NAME).mkdir(parents=True)
-        if (self.resumable / key).is_dir():
+        if is_usual(self.resumable / key):
             (self.resumable / key).rename(folder / OUTPUT_NAME / RESUME_NAME)
         try:
             yield folder
         finally:
             self.rescue(folder, key)
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_if_there(folder)
 
     def rescue(self, attempt: Path, key: Sha256) -> None:
-        """Keep what an attempt that came to no result left to go on from, if there is any."""
+        """Keep what an attempt that came to no result left to go on from, if it is nothing but files in folders."""
         left = attempt / OUTPUT_NAME / RESUME_NAME
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(self.resumable / key, ignore_errors=True)
+        if is_usual(left):
+            remove_if_there(self.resumable / key)
             left.rename(self.resumable / key)
 
     def commit(
@@ -264,12 +265,12 @@ class Store:
         """
         output, descriptor = attempt / OUTPUT_NAME, described(final)
         digest = None if descriptor is None else descriptor.digest
+        take(output, final)
         if descriptor is not None:
             blocks = check_new(output / ARTIFACT_NAME, descriptor, poll)
             inspect(output / ARTIFACT_NAME, descriptor)
             self.artifacts.publish(output / ARTIFACT_NAME, descriptor, blocks, cancel, poll)
-        shutil.rmtree(output / RESUME_NAME, ignore_errors=True)
-        shutil.rmtree(self.failures / provenance.key, ignore_errors=True)
+        remove_if_there(self.failures / provenance.key)
         if digest is not None and (known := self.find(provenance.key)) and known.provenance.artifact == digest:
             return known
         (output / RESULT_NAME).replace(attempt / RESULT_NAME)
@@ -286,16 +287,16 @@ class Store:
         """Keep a failed attempt's request, events and stderr, without its output; returns where, within the store."""
         target = self.failures / key
         self.rescue(attempt, key)
-        shutil.rmtree(attempt / OUTPUT_NAME, ignore_errors=True)
-        shutil.rmtree(target, ignore_errors=True)
+        remove_if_there(attempt / OUTPUT_NAME)
+        remove_if_there(target)
         attempt.rename(target)
         return target.relative_to(self.root).as_posix()
 
 
 def _stage(folder: Path, key: Sha256) -> StageRecord:
     """A stored stage; raises what `versioned.read` makes a reason of."""
-    stored = versioned.parse((folder / PROVENANCE_NAME).read_bytes())
-    result = (folder / RESULT_NAME).read_bytes()
+    stored = versioned.parse(read_regular(folder / PROVENANCE_NAME))
+    result = read_regular(folder / RESULT_NAME)
     document = {"provenance": versioned.unsealed(stored), "final": versioned.parse(result)}
     if (version := stored.get(versioned.VERSION)) is not None:
         document[versioned.VERSION] = version
@@ -311,9 +312,7 @@ def _stage(folder: Path, key: Sha256) -> StageRecord:
 
 def _files(attempt: Path, final: ResultEvent) -> dict[str, FileEntry]:
     """The files that the result is read from later."""
-    names = [RESULT_NAME]
-    if isinstance(final.result, EvaluateResult):
-        names.append(f"{OUTPUT_NAME}/{Path(final.result.items_file).name}")
+    names = [RESULT_NAME, *(f"{OUTPUT_NAME}/{name}" for name in outcomes_names(final))]
     paths = {name: attempt / name for name in names}
     return {
         name: FileEntry(size_bytes=path.stat().st_size, sha256=digest_file(path))

@@ -112,7 +112,7 @@ def test_a_forked_worker_answers_as_any_other(tmp_path: Path, monkeypatch: pytes
     tree = digest_tree(zoo_folder("llama-gqa-small"))
     done = runtime.run(fetching(good, tree), lambda _: None, threading.Event())
     assert isinstance(done.final, ResultEvent)
-    assert (done.ending, done.exit_code, done.violations) == (Ending.EXITED, 0, ())
+    assert (done.ending, done.exit_code, done.violation) == (Ending.EXITED, 0, None)
     assert (good / "out" / "artifact" / "model.safetensors").is_file()
     refused = runtime.run(fetching(bad, "0" * 64), lambda _: None, threading.Event())
     assert refused.final is not None

@@ -60,7 +60,7 @@ def test_what_an_image_cannot_do_is_one_error_in_every_place(runtime, plain, tmp
 
     completed = runtime.run(invocation, events.append, threading.Event())
 
-    assert completed.violations == ()
+    assert completed.violation is None
     assert completed.final.reason is reason
     assert completed.exit_code == completed.final.code.exit_code
     assert [event.event for event in events] == ["started", "error"]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.checkpoint import open_checkpoint
-from harness.contract import Dtype, Reason, digest_tree
+from harness.contract import Dtype, Reason, UnsafeTree, digest_tree
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
 
 Fetch = Callable[..., Any]
@@ -225,3 +225,39 @@ def test_quantized_integers_are_not_taken_for_weights(fetch_folder: Fetch, model
     with pytest.raises(Unsupported, match="stored as I8") as refused:
         fetch_folder()
     assert refused.value.reason is Reason.DTYPE
+
+
+DEEP = "[" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("config.json", DEEP, "config.json is not valid JSON"),
+        ("config.json", '{"model_type": "llama", "rope_scaling": {"x": ' + DEEP, "config.json is not valid JSON"),
+        ("tokenizer.json", DEEP, "the tokenizer cannot be loaded"),
+        ("tokenizer_config.json", DEEP, "tokenizer_config.json is not valid JSON"),
+    ],
+)
+def test_json_of_any_depth_is_refused(fetch_folder: Fetch, model: Path, name: str, content: str, words: str):
+    (model / name).write_text(content)
+    with pytest.raises(BadCheckpoint, match=words):
+        fetch_folder()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("num_hidden_layers", 10_000_000), ("vocab_size", 10**12), ("hidden_size", 10**12)]
+)
+def test_sizes_that_no_model_has_are_refused_before_anything_is_made_of_them(
+    fetch_folder: Fetch, model: Path, key: str, value: int
+):
+    edit_json(model / "config.json", **{key: value})
+    with pytest.raises(BadCheckpoint, match=f"{key} in config.json is {value}: Input should be less than"):
+        fetch_folder()
+
+
+@pytest.mark.parametrize("name", ["odd\x1b[2J", "odd\nline", "odd\udcff"])
+def test_a_folder_with_a_name_that_cannot_be_shown_is_refused(fetch_folder: Fetch, model: Path, name: str):
+    (model / name).touch()
+    with pytest.raises(UnsafeTree, match="holds the control character"):
+        fetch_folder()

@@ -162,6 +162,14 @@ def test_a_result_that_was_written_is_one(tmp_path: Path) -> None:
     assert (status, events[-1]["event"]) == (0, "result")
 
 
+def test_what_the_worker_may_not_read_is_said_with_what_to_do(tmp_path: Path) -> None:
+    body = "raise PermissionError(13, 'Permission denied', '/in/checkpoint/config.json')"
+    status, events, _ = serve(tmp_path, body)
+    assert (status, events[-1]["code"]) == (2, "bad_request")
+    assert events[-1]["message"].startswith("/in/checkpoint/config.json is closed to the worker, which is user ")
+    assert "chmod" in events[-1]["hint"]
+
+
 def test_the_outcome_is_on_the_disk_before_it_has_its_name(tmp_path: Path) -> None:
     disk = DiskCalls(tmp_path / "out", tmp_path / "states")
     disk.folder.mkdir()

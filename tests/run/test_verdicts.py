@@ -82,7 +82,7 @@ def verdict(
     ending: Ending = Ending.EXITED,
     exit_code: int = 0,
     final: FinalEvent | None = ANSWER,
-    violations: tuple[str, ...] = (),
+    violation: str | None = None,
     written: str | None = ANSWER.model_dump_json(),
     operation: Operation = Operation.EVALUATE,
     parameters: Parameters = ASKED,
@@ -92,7 +92,7 @@ def verdict(
     if written is not None:
         (folder / OUTPUT_NAME / RESULT_NAME).write_text(written, encoding="utf-8")
     (folder / STDERR_NAME).write_text("first\nlast words\n", encoding="utf-8")
-    completed = Completed(ending, exit_code, 1.0, final, violations)
+    completed = Completed(ending, exit_code, 1.0, final, violation)
     description = ImageDescription(name="i", summary="s", operations=(operation,), devices=(DeviceKind.CPU,))
     asked = Invocation(
         Image(folder, description), operation, parameters, folder, "stage", "run", limits=Limits(deadline_seconds=5)
@@ -112,7 +112,12 @@ def test_agreement_of_stdout_file_and_status_is_a_result(tmp_path: Path) -> None
         ({"ending": Ending.KILLED_FOR_MEMORY, "exit_code": 137}, FailureKind.OUT_OF_MEMORY, "memory"),
         ({"exit_code": -9, "final": None}, FailureKind.OUT_OF_MEMORY, "signal 9"),
         ({"exit_code": 1, "final": None}, FailureKind.CRASHED, "last words"),
-        ({"violations": ("a line that is no event: 'hello'",)}, FailureKind.CONTRACT_VIOLATION, "hello"),
+        (
+            {"ending": Ending.BROKE_CONTRACT, "violation": "a line that is no event: 'hello'"},
+            FailureKind.CONTRACT_VIOLATION,
+            "hello",
+        ),
+        ({"ending": Ending.STAYED, "exit_code": -15}, FailureKind.CONTRACT_VIOLATION, "120 s later it had not ended"),
         ({"exit_code": 5}, FailureKind.CONTRACT_VIOLATION, "says otherwise"),
         ({"written": None}, FailureKind.CONTRACT_VIOLATION, RESULT_NAME),
         ({"written": "{"}, FailureKind.CONTRACT_VIOLATION, RESULT_NAME),
@@ -123,6 +128,11 @@ def test_agreement_of_stdout_file_and_status_is_a_result(tmp_path: Path) -> None
         ),
         ({"final": ANSWER.model_copy(update={"id": "other"})}, FailureKind.CONTRACT_VIOLATION, "'other'"),
         ({"final": UNSUPPORTED, "exit_code": 3}, FailureKind.UNSUPPORTED, "no"),
+        (
+            {"final": UNSUPPORTED.model_copy(update={"id": "other"}), "exit_code": 3},
+            FailureKind.CONTRACT_VIOLATION,
+            "'other'",
+        ),
         ({"final": UNSUPPORTED, "exit_code": 0}, FailureKind.CONTRACT_VIOLATION, "says otherwise"),
     ],
 )

@@ -1,11 +1,12 @@
 import json
-import os
 
 import pytest
 
 from harness.contract import Device, DeviceKind
+from orchestrator.host.worker_user import worker_user
 from orchestrator.runtime.docker import container_options
 from orchestrator.runtime.launch import Launch
+from orchestrator.runtime.reach import Reach
 
 GPU = "GPU-11111111-2222-3333-4444-555555555555"
 
@@ -22,10 +23,10 @@ def test_a_worker_writes_to_its_output_and_scratch_alone(containers, tmp_path):
 
 
 @pytest.mark.docker
-def test_a_worker_is_the_caller_without_capabilities_or_network(containers):
+def test_a_worker_is_not_root_and_has_neither_capabilities_nor_a_network(containers):
     seen = json.loads(containers.do("show_self").final.message)
 
-    assert seen["uid"] == os.getuid()
+    assert seen["uid"] == worker_user()[0] != 0
     assert seen["capabilities"] == 0
     assert seen["no_new_privileges"] == "1"
     assert seen["interfaces"] == ["lo"]
@@ -77,5 +78,5 @@ def test_a_cpu_worker_gets_no_gpu(hostile):
 def test_a_proxy_on_this_machine_puts_fetch_on_the_host_network(hostile, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:3128")
 
-    assert container_options(Launch(hostile, b"", network=True))["network_mode"] == "host"
+    assert container_options(Launch(hostile, b"", reach=Reach.PACKAGES))["network_mode"] == "host"
     assert container_options(Launch(hostile, b""))["network_mode"] == "none"

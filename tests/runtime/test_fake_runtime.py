@@ -42,7 +42,7 @@ def test_the_handlers_result_comes_back_as_a_workers_would(invocation):
 
     completed, events = run(runtime, invocation)
 
-    assert (completed.ending, completed.exit_code, completed.violations) == (Ending.EXITED, 0, ())
+    assert (completed.ending, completed.exit_code, completed.violation) == (Ending.EXITED, 0, None)
     assert isinstance(completed.final, ResultEvent)
     assert completed.final.result == RESULT
     assert [type(event) for event in events] == [Started, ResultEvent]
@@ -70,21 +70,20 @@ def test_an_exception_in_the_handler_is_an_internal_error_with_its_traceback_kep
 
 
 @pytest.mark.parametrize(
-    ("misbehaviour", "exit_code", "answered", "violations"),
+    ("misbehaviour", "ending", "exit_code", "answered"),
     [
-        (Misbehaviour.GARBAGE, 0, True, 1),
-        (Misbehaviour.TWICE, 0, True, 1),
-        (Misbehaviour.SILENT, 0, False, 0),
-        (Misbehaviour.KILLED, -9, False, 0),
+        (Misbehaviour.GARBAGE, Ending.BROKE_CONTRACT, -9, False),
+        (Misbehaviour.TWICE, Ending.BROKE_CONTRACT, -9, True),
+        (Misbehaviour.SILENT, Ending.EXITED, 0, False),
+        (Misbehaviour.KILLED, Ending.EXITED, -9, False),
     ],
 )
-def test_it_misbehaves_as_told(invocation, misbehaviour, exit_code, answered, violations):
+def test_it_misbehaves_as_told(invocation, misbehaviour, ending, exit_code, answered):
     completed, _ = run(FakeRuntime(lambda request, output: RESULT, misbehave=lambda request: misbehaviour), invocation)
 
-    assert completed.ending is Ending.EXITED
-    assert completed.exit_code == exit_code
+    assert (completed.ending, completed.exit_code) == (ending, exit_code)
     assert (completed.final is not None) is answered
-    assert len(completed.violations) == violations
+    assert (completed.violation is not None) is (ending is Ending.BROKE_CONTRACT)
 
 
 def test_a_hang_ends_at_the_deadline_or_when_cancelled(invocation):

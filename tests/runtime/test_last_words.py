@@ -4,11 +4,13 @@ import os
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from orchestrator.runtime import process
 from orchestrator.runtime.launch import Watch
+from orchestrator.runtime.stream import TextLog
 from orchestrator.stages import Limits
 
 LINES = 2000
@@ -23,8 +25,10 @@ def test_output_that_nobody_had_read_when_the_worker_ended_is_all_handed_on(
     monkeypatch.setattr(process, "_has_ended", wait_for_the_end)
     printed = bytearray()
     command = [sys.executable, "-c", f"print('a line of twenty byte\\n' * {LINES}, end='')"]
+    listener = SimpleNamespace(feed=printed.extend, is_broken=False, has_answered=False)
     with (tmp_path / "stderr").open("w+b") as nothing:
-        watch = Watch(Limits(), threading.Event())
-        ended = process._supervise(command, dict(os.environ), tmp_path, nothing, nothing, printed.extend, watch)
+        watch = Watch(Limits(), threading.Event(), listener)
+        outlets = process.Outlets(listener, TextLog(nothing))
+        ended = process._supervise(command, dict(os.environ), tmp_path, nothing, outlets, watch)
     assert ended.exit_code == 0
     assert printed == b"a line of twenty byte\n" * LINES

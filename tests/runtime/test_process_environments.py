@@ -140,5 +140,5 @@ def test_an_unprepared_image_is_not_run(image, tmp_path):
 
 
 def test_a_process_cannot_be_another_user(image, tmp_path):
-    with pytest.raises(RuntimeUnavailable, match="runs as its caller"):
+    with pytest.raises(RuntimeUnavailable, match="not any user that is asked for"):
         run_raw(ProcessRuntime(tmp_path), Launch(image, b"", user=(65534, 65534)))

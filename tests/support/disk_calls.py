@@ -62,7 +62,7 @@ class DiskCalls:
         def call(path: Any, *rest: Any, **keywords: Any) -> Any:
             with self._lock:
                 target = Path(os.fspath(rest[0])) if name in ("rename", "replace") else None
-                within = keywords.get("dir_fd")
+                within = keywords.get("dir_fd", keywords.get("src_dir_fd"))
                 whole = Path(f"/proc/self/fd/{within}").resolve() / path if within is not None else Path(path)
                 made = Call(name, whole, target)
                 self._begin(made)

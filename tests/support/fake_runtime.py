@@ -84,12 +84,14 @@ class FakeRuntime:
         with EventStream(invocation.folder / EVENTS_NAME, on_event) as stream:
             stream.feed(_line(Started(id=request.id, operation=Operation(request.operation))))
             ending, exit_code = self._serve(request, invocation, stream, cancel)
+            if stream.is_broken:
+                ending, exit_code = Ending.BROKE_CONTRACT, _KILLED
         return Completed(
             ending=ending,
             exit_code=exit_code,
             wall_seconds=time.monotonic() - begin,
             final=stream.final,
-            violations=tuple(stream.violations),
+            violation=stream.violation,
         )
 
     def sweep(self) -> tuple[str, ...]:

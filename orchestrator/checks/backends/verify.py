@@ -1,6 +1,5 @@
 """The self-test from beginning to end: image, checkpoint, two benchmarks, checks, record."""
 
-import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from orchestrator.checks.probe import write_probe
 from orchestrator.errors import OrchestratorError
 from orchestrator.host import locks
 from orchestrator.host.devices import ChosenDevice
+from orchestrator.host.files import remove_if_there
 from orchestrator.images.catalog import Image
 from orchestrator.run import resources
 from orchestrator.run.verdict import judge
@@ -63,7 +63,7 @@ def verify_backend(
     """
     name = f"{subject.backend.name}-{device.device.kind.value}"
     folder = root / FOLDER_NAME / name
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_if_there(folder)
     checkpoint = folder / "checkpoint"
     write_probe(checkpoint)
     trial = _Trial(runtime, checkpoint, folder, note)

@@ -43,7 +43,7 @@ def publish(line: str, request: Request | None) -> None:
 
 def garbage(request: Request) -> None:
     os.write(1, b"WARNING: a C library speaks its mind\n")
-    finish("after noise", request)
+    time.sleep(600)
 
 
 def twice(request: Request) -> None:
@@ -106,6 +106,34 @@ def close_output(request: Request) -> None:
     os._exit(0)
 
 
+def devour_in_a_child(request: Request) -> None:
+    if os.fork() == 0:
+        devour(request)
+    os.wait()
+
+
+def stay(request: Request) -> None:
+    say_started(request)
+    publish(final("stays", request), request)
+    time.sleep(600)
+
+
+def bury_scratch(request: Request) -> None:
+    inside = os.open(os.environ["HOME"], os.O_RDONLY)
+    for _ in range(2100):
+        os.mkdir("d", dir_fd=inside)
+        below = os.open("d", os.O_RDONLY, dir_fd=inside)
+        os.close(inside)
+        inside = below
+    finish("buried", request)
+
+
+def write_beside(request: Request) -> None:
+    """Try to change what is not the worker's: the attempt's folder, and what it was given to read."""
+    places = [Path(str(request["output"])).parent / "beside", *Path(str(request["output"])).parent.glob("*.json")]
+    finish(",".join(place.name for place in places if can_write(str(place))), request)
+
+
 def shout(request: Request) -> None:
     for _ in range(5):
         os.write(2, b"x" * MEBIBYTE)
@@ -156,6 +184,10 @@ BEHAVIOURS: dict[str, Callable[[Request], None]] = {
     "die": die,
     "close_output": close_output,
     "shout": shout,
+    "devour_in_a_child": devour_in_a_child,
+    "stay": stay,
+    "bury_scratch": bury_scratch,
+    "write_beside": write_beside,
     "write_about": write_about,
     "show_self": show_self,
 }
