@@ -137,7 +137,7 @@ def _opened(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _make(turn: Turn, arguments: argparse.Namespace) -> Path:
     variant = turn.variant
-    folder: Path = arguments.work / f"{arguments.shape}-{variant}"
+    folder: Path = arguments.work / f"{arguments.shape}-{turn.label}".replace(" ", "-")
     for old in (folder, folder.with_name(f"{folder.name}.staging")):
         shutil.rmtree(old, ignore_errors=True)
     begin = time.perf_counter()

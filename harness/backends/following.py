@@ -15,6 +15,8 @@ _EPSILONS = {Dtype.FLOAT32: 2.0**-23, Dtype.FLOAT16: 2.0**-10, Dtype.BFLOAT16: 2
 _ROUNDING_STEPS = 64
 _LEAST_TIE_NATS = 1e-3
 _USUAL_SPREAD_NATS = 3.0
+_MOST_SPREADS = 2.0
+"""Of tens of thousands of random logits the first stands about four of their standard deviations above the mean."""
 _WHOLE_BITS = 16
 
 
@@ -34,10 +36,12 @@ def tie_nats(dtype: Dtype, activation_bits: int = _WHOLE_BITS, spread_nats: floa
     """Up to which difference of log-likelihoods two ways of computing the same may choose different tokens.
 
     `spread_nats` is the standard deviation of the logits, by which rounding errors scale. Activations that are rounded
-    to a few bits jump from code to code.
+    to a few bits jump from code to code: a step of symmetric codes is 2^(1 - bits) of the largest. Never more than a
+    part of what the first token usually stands above any other, so that other work than the model's is still found.
     """
-    epsilon = max(_EPSILONS[dtype], 2.0**-activation_bits if activation_bits < _WHOLE_BITS else 0.0)
-    return max(_LEAST_TIE_NATS, _ROUNDING_STEPS * epsilon * spread_nats)
+    step = 2.0 ** (1 - activation_bits) if activation_bits < _WHOLE_BITS else 0.0
+    steps = min(_ROUNDING_STEPS * max(_EPSILONS[dtype], step), _MOST_SPREADS)
+    return max(_LEAST_TIE_NATS, steps * spread_nats)
 
 
 def some_positions(count: int) -> tuple[int, ...]:

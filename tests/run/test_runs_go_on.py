@@ -280,7 +280,9 @@ def test_a_worker_without_manners_costs_its_own_figure_alone(
     def misbehave(request: WorkRequest) -> Misbehaviour | None:
         return misbehaviour if request.id == "profile/tiny/dense" else None
 
-    manifest = {**MANIFEST, "limits": {"deadline_seconds": 0.3}}
+    # Long enough for the stages that answer at once, on any machine; only one waits for it.
+    deadline = 5 if misbehaviour is Misbehaviour.HANGS else 600
+    manifest = {**MANIFEST, "limits": {"deadline_seconds": deadline}}
     record = bench.run(FakeRuntime(honest_worker, misbehave=misbehave), manifest)
     failed = [name for name, state in record.stages.items() if state.status is not StageStatus.DONE]
     assert failed == ["profile/tiny/dense"]
