@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.h200.variants import VARIANTS
 from harness.contract import BenchmarkResult, Speed
+from orchestrator.evidence.draws import Draws
 from orchestrator.evidence.interval import if_any, interval_of
-from orchestrator.evidence.resampling import Draws, Resampling
+from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.rounds import joined
 from orchestrator.evidence.value import Interval, Measurement, Value, Values, Variant
 from orchestrator.score.overall import Score, score

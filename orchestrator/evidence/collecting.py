@@ -15,10 +15,10 @@ from harness.contract import (
     TaskDescription,
 )
 from harness.contract.items import UNLABELLED
+from orchestrator.evidence.draws import Draws, Printed
 from orchestrator.evidence.gaps import counted_task, run_gaps, stage_gaps
 from orchestrator.evidence.interval import if_any, value_interval
 from orchestrator.evidence.pairing import paired_with_dense
-from orchestrator.evidence.resampling import Draws, Printed
 from orchestrator.evidence.rounds import APART, COUNTED, joined
 from orchestrator.evidence.served_memory import (
     MEMORY_PART,

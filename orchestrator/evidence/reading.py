@@ -8,8 +8,9 @@ from harness.contract.text import showable, unshowable_in
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.baselines import Baseline, run_baselines
 from orchestrator.evidence.collecting import collect, expectations, printed_figures, with_intervals
+from orchestrator.evidence.draws import Draws
 from orchestrator.evidence.measured import StageFigures, measured_figures
-from orchestrator.evidence.resampling import Draws, Resampling
+from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import DENSE, Values, Variant
 from orchestrator.figures.outcomes import Outcomes
 from orchestrator.images.catalog import ImageCatalog

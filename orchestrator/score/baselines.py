@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 
 from harness.contract import Frozen
 from orchestrator.evidence.baselines import Baseline
+from orchestrator.evidence.draws import Draws
 from orchestrator.evidence.estimate import difference
 from orchestrator.evidence.interval import if_any, interval_of
 from orchestrator.evidence.items import NoInterval
 from orchestrator.evidence.reading import Evidence
-from orchestrator.evidence.resampling import Draws
 from orchestrator.evidence.value import Interval, Values, Variant
 from orchestrator.score.overall import overall_estimate, score
 from orchestrator.tracks import Expectation, Mode, Place, Track

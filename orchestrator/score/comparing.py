@@ -4,11 +4,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypedDict
 
+from orchestrator.evidence.draws import Draws, Printed
 from orchestrator.evidence.estimate import Estimate, difference
 from orchestrator.evidence.interval import interval_of, p_value
 from orchestrator.evidence.items import Items, NoInterval
 from orchestrator.evidence.reading import Evidence
-from orchestrator.evidence.resampling import Draws, Pair, Printed, Resampling, pair
+from orchestrator.evidence.resampling import Pair, Resampling, pair
 from orchestrator.evidence.rounds import COUNTED
 from orchestrator.evidence.value import DENSE, Interval, Value, Values, Variant
 from orchestrator.score.baselines import JUDGED, AgainstBaseline

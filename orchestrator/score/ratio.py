@@ -5,9 +5,9 @@ import math
 from pydantic import ConfigDict, PositiveInt
 
 from harness.contract import Frozen
+from orchestrator.evidence.draws import Draws, NoItems
 from orchestrator.evidence.estimate import Estimate
 from orchestrator.evidence.interval import if_any, interval_of
-from orchestrator.evidence.resampling import Draws, NoItems
 from orchestrator.evidence.rounds import COUNTED, relative
 from orchestrator.evidence.value import DENSE, NOT_COMPRESSED, Interval, Value, Values, Variant
 from orchestrator.tracks import Place

@@ -8,12 +8,13 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from harness.contract import Frozen, Operation
+from orchestrator.evidence.draws import Draws
 from orchestrator.evidence.estimate import Estimate, difference
 from orchestrator.evidence.interval import if_any, interval_of
 from orchestrator.evidence.items import NoInterval
 from orchestrator.evidence.measured import StageFigures
 from orchestrator.evidence.reading import Evidence
-from orchestrator.evidence.resampling import Draws, Resampling
+from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import Value, Values, Variant
 from orchestrator.figures.metrics import Floats
 from orchestrator.score.baselines import AgainstBaseline, against_baselines

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from orchestrator.evidence.draws import Draws
 from orchestrator.evidence.estimate import root_mean_square
 from orchestrator.evidence.interval import interval_of
 from orchestrator.evidence.items import NoInterval
-from orchestrator.evidence.resampling import Draws, Resampling
+from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.rounds import joined
 from orchestrator.evidence.value import DENSE, Values
 from orchestrator.stages import Turn

@@ -15,7 +15,8 @@ from harness.contract import Operation, WorkResult
 from orchestrator.cli.app import app
 from orchestrator.evidence.measured import Figure, StageFigures
 from orchestrator.evidence.value import DENSE
-from orchestrator.report.measured import PLACES, Named, Part, Several, Shown, measured_tables
+from orchestrator.report.measured import measured_tables
+from orchestrator.report.places import PLACES, Named, Part, Several, Shown
 from orchestrator.report.table import Footnotes, Table
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.small_runs import MANIFEST, Bench
@@ -51,7 +52,7 @@ def _numeric(annotation: Any, path: str) -> Iterator[str]:
 def test_every_number_of_a_result_has_a_place_in_the_report(operation: Operation) -> None:
     there = set(numeric_fields(RESULTS[operation]))
     declared = set(PLACES[operation])
-    assert there - declared == set(), "measured but not shown: say where in orchestrator/report/measured.py"
+    assert there - declared == set(), "measured but not shown: say where in orchestrator/report/places.py"
     assert declared - there == set(), "no result has this any more"
 
 

@@ -11,9 +11,10 @@ import zstandard
 
 from harness.contract.items import NOT_FINITE
 from orchestrator.evidence.baselines import Baseline
+from orchestrator.evidence.draws import Draws, Printed
 from orchestrator.evidence.pairing import paired_with_dense
 from orchestrator.evidence.reading import Evidence
-from orchestrator.evidence.resampling import Draws, Printed, Resampling
+from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import DENSE, Value, Values, Variant
 from orchestrator.figures.outcomes import Outcomes, OutcomesFile, read_outcomes
 from orchestrator.tracks import Place, Track, expect
