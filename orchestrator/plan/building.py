@@ -21,7 +21,13 @@ from harness.contract import (
 from orchestrator.errors import BadManifest, located
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.manifest import BenchmarkEntry, CompressEntry, Manifest, ModelEntry
-from orchestrator.manifest.sources import ModelSource, parse_model, refuse_unpinned, without_folder
+from orchestrator.manifest.sources import (
+    ModelSource,
+    parse_model,
+    refuse_unknown_package,
+    refuse_unpinned,
+    without_folder,
+)
 from orchestrator.plan.architectures import ConfigLookUp, known_architectures, refusal
 from orchestrator.plan.data import DataSources, data_sources
 from orchestrator.plan.evaluating import Engine, scoring_refusal, task_for, task_stages
@@ -400,6 +406,7 @@ def build_plan(
     for index, model in enumerate(manifest.models):
         with located("models", index, "source"):
             parsed = parse_model(model.source)
+            refuse_unknown_package(parsed, builder.fetch_image.description.models)
         builder.plan_model(model, parsed, architecture_of(parsed))
     builder.refuse_useless_methods()
     return Plan(tuple(builder.stages.values()), tuple(builder.not_planned), builder.decisions)

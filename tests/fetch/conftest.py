@@ -9,6 +9,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -166,11 +167,12 @@ def pip_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def build_wheel(folder: Path, package: str, version: str, members: dict[str, bytes]) -> str:
-    """Write a minimal wheel and return its sha256."""
+def build_wheel(folder: Path, package: str, version: str, members: dict[str, bytes], *required: str) -> str:
+    """Write a minimal wheel, which requires other packages, and return its sha256."""
     stem = f"{package.replace('-', '_')}-{version}"
     path = folder / f"{stem}-py3-none-any.whl"
     metadata = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
+    metadata += "".join(f"Requires-Dist: {one}\n" for one in required)
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -181,8 +183,8 @@ def build_wheel(folder: Path, package: str, version: str, members: dict[str, byt
 
 
 @pytest.fixture
-def make_wheel(pip_folder: Path) -> Callable[[str, str, dict[str, bytes]], str]:
-    return lambda package, version, members: build_wheel(pip_folder, package, version, members)
+def make_wheel(pip_folder: Path) -> Callable[..., str]:
+    return partial(build_wheel, pip_folder)
 
 
 @pytest.fixture

