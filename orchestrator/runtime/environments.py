@@ -105,8 +105,11 @@ class Environments:
         with hold(self._folder / ".harness.lock"):
             if not target.is_dir():
                 folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-                copy_harness(folder / harness_folder().name)
-                folder.rename(target)
+                try:
+                    copy_harness(folder / harness_folder().name)
+                    folder.rename(target)
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
         return target.absolute()
 
     def unused(self, images: Iterable[Image]) -> tuple[Path, ...]:
