@@ -132,9 +132,10 @@ def size_bytes(path: Path) -> int:
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A folder of this machine's temporary ones, removed with whatever somebody put into it."""
-    folder = Path(tempfile.mkdtemp(prefix="llmcbench-"))
+def scratch_folder(path: Path | None = None) -> Iterator[Path]:
+    """A folder at `path`, or else one of this machine's temporary ones, removed with whatever somebody put into it."""
+    folder = Path(tempfile.mkdtemp(prefix="llmcbench-")) if path is None else path
+    folder.mkdir(mode=0o700, exist_ok=path is None)
     try:
         yield folder
     finally:

@@ -27,6 +27,7 @@ from harness.contract import DeviceKind, Event, Frozen
 from orchestrator.errors import RuntimeUnavailable
 from orchestrator.host.files import scratch_folder, write_atomically
 from orchestrator.host.owner import Owner
+from orchestrator.host.scratch import scratch_path, sweep_scratch
 from orchestrator.images.catalog import Image
 from orchestrator.images.inputs import own_modules, process_identity
 from orchestrator.images.package_sources import HUB_VARIABLES, PackageSources
@@ -57,6 +58,7 @@ class _Running(Frozen):
     token: str
     image: str
     stage: str
+    scratch: Path | None = None
 
 
 class ProcessRuntime:
@@ -114,11 +116,12 @@ class ProcessRuntime:
         token = secrets.token_hex(16)
         entry = self._running / f"{token}.json"
         entry.parent.mkdir(parents=True, exist_ok=True)
-        running = _Running(owner=Owner.current(), token=token, image=work.image.name, stage=work.stage)
+        place = scratch_path(token)
+        running = _Running(owner=Owner.current(), token=token, image=work.image.name, stage=work.stage, scratch=place)
         write_atomically(entry, running.model_dump_json())
         try:
             with (
-                scratch_folder() as scratch,
+                scratch_folder(place) as scratch,
                 stderr.open("wb") as file,
                 TextLog(file) as log,
             ):
@@ -153,7 +156,7 @@ class ProcessRuntime:
         return os.pathsep.join([str(self._environments.harness()), *own])
 
     def sweep(self) -> tuple[str, ...]:
-        """Kill the processes that dead orchestrators left behind."""
+        """Kill the processes that dead orchestrators left behind, and remove the folders of their own."""
         swept = []
         for entry in sorted(self._running.glob("*.json")):
             try:
@@ -162,6 +165,8 @@ class ProcessRuntime:
                 continue  # being written, or finished meanwhile
             if running.owner.is_dead():
                 killed = kill_survivors(running.token)
+                if running.scratch is not None:
+                    sweep_scratch(running.scratch, running.token)
                 entry.unlink(missing_ok=True)
                 if killed:
                     swept.append(f"{killed} process(es) of {running.image} for stage {running.stage}")

@@ -4,6 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from orchestrator.host.scratch import sweep_scratch
+from orchestrator.runtime.base import RuntimeName
+
 PROJECT = Path(__file__).parents[2]
 ORPHAN_MAKER = """
 import sys, threading
@@ -42,21 +45,41 @@ def make_orphan(bench) -> None:
         worker,
         bench.run_name,
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT, text=True) as other:
+    temporary = bench.root / "temporary"
+    temporary.mkdir()
+    variables = {**os.environ, "TMPDIR": str(temporary)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT, text=True, env=variables) as other:
         assert other.stdout.readline() == "running\n"
         os.kill(other.pid, signal.SIGKILL)
 
 
 def test_the_worker_of_a_killed_orchestrator_is_swept(bench):
     make_orphan(bench)
+    scratch = bench.root / "temporary"
     assert bench.left_behind() != []
+    assert len(list(scratch.glob("llmcbench-*"))) == (1 if bench.runtime.name is RuntimeName.PROCESS else 0)
 
     swept = bench.runtime.sweep()
 
     assert len(swept) == 1
     assert "orphan" in swept[0]
     assert bench.left_behind() == []
+    assert list(scratch.glob("llmcbench-*")) == []
     assert bench.runtime.sweep() == ()
+
+
+def test_what_an_entry_calls_a_worker_s_folder_is_removed_by_its_name_alone(tmp_path: Path) -> None:
+    token = "0123456789abcdef" * 2
+    named, other, link = tmp_path / "llmcbench-0123456789abcdef", tmp_path / "other", tmp_path / "links"
+    link.mkdir()
+    for folder in (named, other):
+        folder.mkdir()
+        (folder / "file").touch()
+    (link / named.name).symlink_to(other)
+    for path in (other, link / named.name, named, named):
+        sweep_scratch(path, token)
+    assert not named.exists()
+    assert (other / "file").exists()
 
 
 def test_the_worker_of_a_living_orchestrator_is_left_alone(bench):

@@ -90,6 +90,13 @@ def test_a_store_that_nobody_may_write_is_read_and_a_report_goes_where_it_can(be
         call(*whole, *first)  # imports what it needs while it may
         assert _as_nobody(tmp_path, partial(call, *whole, *second)) == 0, name
 
+    def refused_to_run() -> int:
+        with pytest.raises(StoreError) as caught:
+            bench.run(FakeRuntime(keeping_worker))
+        return 0 if "nothing can be written into the store" in caught.value.message and caught.value.hint else 1
+
+    assert _as_nobody(tmp_path, refused_to_run) == 0
+
     def refused() -> int:
         with pytest.raises(StoreError) as caught:
             call("report", "last", "--store", str(bench.root))
