@@ -16,7 +16,7 @@ def load(tmp_path: Path, family: str = "llama") -> LoadedModel:
     return load_model(publish_checkpoint(tmp_path / "model", small_model(family)), Device(threads=1), None)
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "opt", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "opt", "qwen2", "qwen3", "gemma3"])
 def test_tokens_equal_those_of_transformers_generate(tmp_path: Path, family: str) -> None:
     loaded = load(tmp_path, family)
     prompts = random_prompts(loaded, batch_size=3, tokens=10, seed=1)

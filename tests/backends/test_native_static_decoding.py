@@ -48,8 +48,9 @@ def test_batches_of_different_sizes_take_turns_in_one_room(tmp_path: Path) -> No
         assert torch.equal(decoder.decode(prompts, 9).tokens, decode(loaded, prompts, 9).tokens)
 
 
-def test_a_prompt_of_one_token_and_a_shorter_prompt_after_a_longer_one(tmp_path: Path) -> None:
-    loaded = load(tmp_path, "qwen3")
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_a_prompt_of_one_token_and_a_shorter_prompt_after_a_longer_one(tmp_path: Path, family: str) -> None:
+    loaded = load(tmp_path, family)
     decoder = StaticDecoder(loaded, Stepping.STATIC, kv_tokens=32)
     for tokens in (10, 1):
         prompts = random_prompts(loaded, batch_size=1, tokens=tokens, seed=tokens)

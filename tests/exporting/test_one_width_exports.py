@@ -22,7 +22,7 @@ def pruned(folder: Path, family: str, **options: object) -> Path:
     return artifact.rename(folder / "pruned")
 
 
-@pytest.mark.parametrize("family", ["llama", "llama-tied", "mistral", "qwen2", "qwen3", "glm", "opt"])
+@pytest.mark.parametrize("family", ["llama", "llama-tied", "mistral", "qwen2", "qwen3", "gemma3", "glm", "opt"])
 def test_a_padded_model_computes_what_the_pruned_one_does(tmp_path: Path, family: str) -> None:
     source = pruned(tmp_path, family, export="original", first_layer=1, last_layer=3)
     assert len({tuple(layer.values()) for layer in read_config(source)[LAYERS_KEY]}) > 1

@@ -63,7 +63,7 @@ def test_codes_scales_and_zeros_go_there_and_back_bit_for_bit(
     assert read_config(back)["quantization_config"] == read_config(source)["quantization_config"]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "glm", "opt"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "glm", "opt"])
 def test_an_exported_checkpoint_computes_the_same_in_every_family(tmp_path: Path, family: str) -> None:
     source = tmp_path / "source"
     publish_quantized(source, family, case(PACK, 4, 16, symmetric=False), shard_size="20KB")
