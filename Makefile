@@ -9,9 +9,9 @@ PYTHON  ?= python3
 ARGS    ?=
 
 ORCHESTRATOR := .venv/bin/orchestrator
-# What pip warns of (an index location that is not there, say) stands in its log, which it names where it fails.
-PIP_INSTALL := .venv/bin/python -m pip install -qq --log .venv/pip.log --no-deps
-PIP_FAILED := { echo 'pip failed; all that it said is in .venv/pip.log' >&2; exit 1; }
+PIP_INSTALL := .venv/bin/python -m pip install --progress-bar off --no-deps
+# What pip says (warnings of index locations that are not there, say) is shown where it fails.
+PIP_LOG := >.venv/pip.log 2>&1 || { tail -n 20 .venv/pip.log >&2; echo 'pip failed; all that it said is in .venv/pip.log' >&2; exit 1; }
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical
 .DEFAULT_GOAL := help
 .PHONY: help setup bench check test mutants lint images base-image schema clean
@@ -26,8 +26,8 @@ setup: .venv/.orchestrator ## install the orchestrator into .venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it: make PYTHON=python3.12")'
 	@echo "installing the orchestrator into .venv: $$(grep -c == requirements/orchestrator.txt) packages" >&2
 	@$(PYTHON) -m venv .venv
-	@$(PIP_INSTALL) --require-hashes -r requirements/orchestrator.txt >&2 || $(PIP_FAILED)
-	@$(PIP_INSTALL) --no-build-isolation --editable . >&2 || $(PIP_FAILED)
+	@$(PIP_INSTALL) --require-hashes -r requirements/orchestrator.txt $(PIP_LOG)
+	@$(PIP_INSTALL) --no-build-isolation --editable . $(PIP_LOG)
 	@touch $@
 
 .venv/.development: .venv/.orchestrator requirements/dev.txt
@@ -36,7 +36,7 @@ setup: .venv/.orchestrator ## install the orchestrator into .venv
 	@touch $@
 
 .venv/.mutants: .venv/.development requirements/mutants.txt
-	@$(PIP_INSTALL) --require-hashes -r requirements/mutants.txt >&2 || $(PIP_FAILED)
+	@$(PIP_INSTALL) --require-hashes -r requirements/mutants.txt $(PIP_LOG)
 	@touch $@
 
 bench: setup ## compress a model, compare it with the dense one on all tracks

@@ -125,11 +125,13 @@ def plan(
 
 
 def _show_plan(setup: Setup, *, jsonl: bool) -> None:
-    from orchestrator.run.preview import preview
+    from orchestrator.run.estimate import estimate
+    from orchestrator.run.preview import look_ahead, preview
 
     for decision in setup.decisions:
         typer.echo(f"note: {decision}", err=True)
-    for stage in preview(setup):
+    known = look_ahead(setup)
+    for stage in preview(setup, known):
         if jsonl:
             typer.echo(json.dumps(stage.model_dump(mode="json"), ensure_ascii=False))
         else:
@@ -141,6 +143,8 @@ def _show_plan(setup: Setup, *, jsonl: bool) -> None:
         on = "" if one.operation is Operation.COMPRESS else f" on {one.backend}"
         what = " ".join(filter(None, (one.operation.value, one.subject.label, one.task))) + on
         typer.echo(f"not planned: {what}: {one.message} ({one.reason.value}; source: {one.source})", err=True)
+    for line in estimate(setup, known.missing).lines:
+        typer.echo(line, err=True)
 
 
 def _bench_manifest(
@@ -220,11 +224,15 @@ def _prepare(manifest: Manifest, store: Path, catalog: ImageCatalog) -> Setup:
 
 
 def _measure(setup: Setup, display: Display, gpu_command: str, *, as_json: bool) -> None:
+    from orchestrator.run.estimate import estimate
+    from orchestrator.run.preview import look_ahead
     from orchestrator.run.scheduling import LocalExecutor
 
     for decision in setup.decisions:
         display.note(decision)
     for line in announcements(setup.plan, gpu_command):
+        display.note(line)
+    for line in estimate(setup, look_ahead(setup).missing).lines:
         display.note(line)
     cancel = threading.Event()
     record = Run(setup, display, cancel).perform(LocalExecutor(cancel))

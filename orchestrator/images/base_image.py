@@ -118,6 +118,7 @@ def _build(
         labels={INPUTS_LABEL: base_digest(images), ORIGIN_LABEL: origin},
         network="host" if sources.uses_loopback else "default",
         force=force,
+        say=note,
     )
     build(client, order)
     packages = digest_of(_packages(client, order.tag))
@@ -141,7 +142,7 @@ def _debian(
         run_command([builder_command(), "tag", reference, DEBIAN_TAG])
         return _registry_origin(client)
     note(f"no registry is reachable; bootstrapping Debian {DEBIAN_SUITE} with debootstrap")
-    return _bootstrap(images)
+    return _bootstrap(images, note)
 
 
 def _pull(reference: str) -> bool:
@@ -164,7 +165,7 @@ def _registry_origin(client: "DockerClient") -> str:
     return f"{_REGISTRY}{digests[0]}"
 
 
-def _bootstrap(images: Path) -> str:
+def _bootstrap(images: Path, note: Callable[[str], None]) -> str:
     tool = shutil.which("debootstrap") or shutil.which("debootstrap", path="/usr/sbin:/sbin")
     if tool is None or os.geteuid() != 0:
         raise BadImage(
@@ -175,7 +176,7 @@ def _bootstrap(images: Path) -> str:
     origin = f"debootstrap {DEBIAN_SUITE}"
     script = str(images / BASE_NAME / "bootstrap.sh")
     label = f'{ORIGIN_LABEL}="{origin}"'
-    done = run_command(["/bin/sh", script, DEBIAN_SUITE, DEBIAN_TAG, label, builder_command()])
+    done = run_command(["/bin/sh", script, DEBIAN_SUITE, DEBIAN_TAG, label, builder_command()], note)
     if done.returncode != 0:
         tail = "\n".join(done.stdout.strip().splitlines()[-8:])
         raise BadImage(f"making Debian failed:\n{tail}", hint="Debian's mirror must be reachable")

@@ -99,12 +99,19 @@ def build_image(
             _announce(image, device, note, torch)
             note(f"building image {image.name!r} for {device.value}")
             _build_own(
-                client, image, device, image_tag(image, device), build_digest(image, device), target=None, force=force
+                client,
+                image,
+                device,
+                image_tag(image, device),
+                build_digest(image, device),
+                note,
+                target=None,
+                force=force,
             )
         else:
             _build_environment(client, image, device, note, torch, force=force, record=record)
             note(f"building image {image.name!r} for {device.value}")
-            _build_worker(client, image, device, force=force)
+            _build_worker(client, image, device, note, force=force)
         note(f"image {image.name!r} for {device.value} is ready after {time.monotonic() - begin:.0f} s")
         return image
 
@@ -149,7 +156,7 @@ def _build_environment(
     _announce(owner, device, note, torch)
     note(f"building the environment of image {owner.name!r} for {device.value}")
     target = ENVIRONMENT_STAGE if ENVIRONMENT_STAGE in stages(owner) else None
-    _build_own(client, owner, device, tag, inputs, target=target, force=rebuild)
+    _build_own(client, owner, device, tag, inputs, note, target=target, force=rebuild)
 
 
 def _build_below(
@@ -165,7 +172,15 @@ def _build_below(
 
 
 def _build_own(
-    client: "DockerClient", image: Image, device: DeviceKind, tag: str, inputs: str, *, target: str | None, force: bool
+    client: "DockerClient",
+    image: Image,
+    device: DeviceKind,
+    tag: str,
+    inputs: str,
+    note: Note,
+    *,
+    target: str | None,
+    force: bool,
 ) -> None:
     """Build from the image's own Dockerfile, or the one for those that have none."""
     with TemporaryDirectory() as scratch:
@@ -184,11 +199,12 @@ def _build_own(
             network="host" if sources.uses_loopback else "default",
             secrets=pip_secrets(sources, private),
             force=force,
+            say=note,
         )
         build(client, order)
 
 
-def _build_worker(client: "DockerClient", image: Image, device: DeviceKind, *, force: bool) -> None:
+def _build_worker(client: "DockerClient", image: Image, device: DeviceKind, note: Note, *, force: bool) -> None:
     with TemporaryDirectory() as scratch:
         context = Path(scratch) / "context"
         context.mkdir(mode=0o755)
@@ -200,6 +216,7 @@ def _build_worker(client: "DockerClient", image: Image, device: DeviceKind, *, f
             build_arguments={"ENVIRONMENT": environment_tag(image, device)},
             labels=_labels(image, build_digest(image, device)),
             force=force,
+            say=note,
         )
         build(client, order)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import BadImage, RuntimeUnavailable
+from orchestrator.host.narrated import Say, run_narrated
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -23,7 +24,7 @@ _TAIL_LINES = 25
 
 @dataclass(frozen=True)
 class Build:
-    """One `docker build`. `secrets` maps an id to a file, which does not reach the image."""
+    """One `docker build`. `secrets` maps an id to a file, which does not reach the image. `say`: see `run_narrated`."""
 
     context: Path
     dockerfile: Path
@@ -34,6 +35,7 @@ class Build:
     network: str = "default"
     secrets: Mapping[str, Path] = field(default_factory=dict)
     force: bool = False
+    say: Say | None = None
 
 
 def connect(*, timeout_seconds: int = 2) -> "DockerClient":
@@ -92,7 +94,7 @@ def build(client: "DockerClient", order: Build) -> None:
         arguments += ["--target", order.target]
     if order.force:
         arguments.append("--no-cache")
-    done = run_command([*arguments, str(order.context)])
+    done = run_command([*arguments, str(order.context)], order.say)
     if done.returncode != 0:
         tail = "\n".join(done.stdout.strip().splitlines()[-_TAIL_LINES:])
         raise BadImage(f"building {order.tag} failed:\n{tail}", hint="the last lines above name the step that failed")
@@ -111,16 +113,14 @@ def _remove_nameless(client: "DockerClient", identity: str) -> None:
             raise
 
 
-def run_command(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command of the engine to its end, stdout and stderr together in `stdout`."""
+def run_command(arguments: Sequence[str], say: Say | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command of the engine to its end, stdout and stderr together in `stdout`. `say`: see `run_narrated`."""
     variables = os.environ | {
         "DOCKER_BUILDKIT": "1",
         "BUILDX_BUILDER": "default",
         "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
     }
-    return subprocess.run(  # noqa: S603  a fixed command with a list of arguments
-        arguments, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+    return run_narrated(arguments, "building", say, environment=variables, merged=True)
 
 
 @cache

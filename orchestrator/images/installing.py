@@ -14,8 +14,10 @@ from orchestrator.images.uv import UvFailed, run_uv
 LOOK_UP_HINT = "check the network and pip's configuration (`pip config list`): uv is given the same package sources"
 
 
-def install_lock(lock: str, python: Path, sources: PackageSources) -> None:
+def install_lock(lock: str, python: Path, sources: PackageSources, note: Callable[[str], None] | None = None) -> None:
     """Install every requirement of a lock, under its hashes and without looking at what those need themselves.
+
+    `note` is told what uv is at, where it takes long.
 
     Raises:
         UvFailed: one cannot be had or built.
@@ -24,7 +26,7 @@ def install_lock(lock: str, python: Path, sources: PackageSources) -> None:
         file = Path(scratch) / "lock.txt"
         file.write_text(installable(lock, sources, interpreter(sys.executable)), encoding="utf-8")
         command = ["pip", "install", "--python", str(python), "--require-hashes", "--no-deps", "--no-build-isolation"]
-        run_uv([*command, "--requirement", str(file), *sources.uv_arguments()], sources)
+        run_uv([*command, "--requirement", str(file), *sources.uv_arguments()], sources, say=note)
 
 
 def install_file(path: Path, cuda_lock: Path, note: Callable[[str], None]) -> None:
@@ -40,6 +42,8 @@ def install_file(path: Path, cuda_lock: Path, note: Callable[[str], None]) -> No
     if decision.note:
         note(decision.note)
     try:
-        install_lock(instead if decision.stands_in and instead is not None else lock, Path(sys.executable), sources)
+        install_lock(
+            instead if decision.stands_in and instead is not None else lock, Path(sys.executable), sources, note
+        )
     except UvFailed as failure:
         raise BadImage(f"{path} cannot be installed: {failure}", hint=LOOK_UP_HINT) from failure

@@ -30,7 +30,7 @@ def have_prebuilt(client: "DockerClient", image: Image, reference: str, note: Ca
     found = find_prebuilt(client, reference)
     if found is None and "@" in reference:
         note(f"pulling {reference}")
-        run_command([builder_command(), "pull", "--quiet", reference])
+        run_command([builder_command(), "pull", reference], note)
         found = find_prebuilt(client, reference)
     if found is None:
         where = "cannot be pulled" if "@" in reference else "is not an image of this engine"

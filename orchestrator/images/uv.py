@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Sequence
 
 from orchestrator.errors import RuntimeUnavailable
+from orchestrator.host.narrated import Say, run_narrated
 from orchestrator.images.package_sources import PackageSources
 
 _TAIL_LINES = 12
@@ -20,9 +21,14 @@ class UvFailed(Exception):
 
 
 def run_uv(
-    arguments: Sequence[str], sources: PackageSources, *, timeout_seconds: float = 3600.0, retries: int | None = None
+    arguments: Sequence[str],
+    sources: PackageSources,
+    *,
+    timeout_seconds: float = 3600.0,
+    retries: int | None = None,
+    say: Say | None = None,
 ) -> str:
-    """Run uv and return its stdout. `retries` of a request that failed; None leaves it to uv.
+    """Run uv and return its stdout. `retries` of a failed request; None leaves it to uv. `say`: see `run_narrated`.
 
     Raises:
         UvFailed: uv refused, or took longer than the timeout.
@@ -37,13 +43,12 @@ def run_uv(
             "uv is not installed beside the orchestrator", hint="install the project's requirements again"
         ) from missing
     try:
-        done = subprocess.run(  # noqa: S603  the binary is uv's own and the arguments are a list
+        done = run_narrated(
             [binary, *arguments],
-            env=sources.uv_environment() | ({} if retries is None else {"UV_HTTP_RETRIES": str(retries)}),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout_seconds,
+            "uv",
+            say,
+            environment=sources.uv_environment() | ({} if retries is None else {"UV_HTTP_RETRIES": str(retries)}),
+            timeout_seconds=timeout_seconds,
         )
     except subprocess.TimeoutExpired as late:
         raise UvFailed(f"uv did not finish within {timeout_seconds:.0f} s") from late

@@ -59,14 +59,18 @@ class _Before:
         return len(self.changes), names, -self.provenance.started.timestamp()
 
 
-def preview(setup: Setup) -> Iterator[StagePreview]:
-    """Look every stage up without building an image."""
+def look_ahead(setup: Setup) -> Known:
+    """Look every stage up without building an image. `missing` are those that a run would have to run now."""
 
     def key_of(stage: Stage, inputs: dict[str, Sha256]) -> Sha256 | None:
         material = _material(stage, inputs, setup)
         return stage_key(material) if KeyPart.IMAGE in material else None
 
-    known = look_up(setup.plan.stages, setup.store, key_of)
+    return look_up(setup.plan.stages, setup.store, key_of)
+
+
+def preview(setup: Setup, known: Known) -> Iterator[StagePreview]:
+    """Every stage of the plan as `look_ahead` found it."""
     missing = {stage.id: _to_run(stage, known, setup) for stage in known.missing}
     nearest = _nearest(setup.store, missing)
     for stage in setup.plan.stages:

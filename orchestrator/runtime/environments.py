@@ -87,7 +87,7 @@ class Environments:
                 note(torch.note)
             note(f"installing the environment of image {image.name!r} for {device.value}")
             try:
-                made = self._install(chosen, device, sources)
+                made = self._install(chosen, device, sources, note)
             except UvFailed as failure:
                 raise _explain(image, device, failure) from failure
             note(f"environment of image {image.name!r} is ready after {time.monotonic() - begin:.0f} s")
@@ -120,7 +120,9 @@ class Environments:
         found = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
         return tuple(path for path in found if not _is_wanted(path.name, wanted))
 
-    def _install(self, image: Image, device: DeviceKind, sources: PackageSources) -> WorkerEnvironment:
+    def _install(
+        self, image: Image, device: DeviceKind, sources: PackageSources, note: Callable[[str], None]
+    ) -> WorkerEnvironment:
         """Build under a temporary name and rename: a folder with the final name is complete."""
         target = self._environment(image, device)
         folder = target.folder.with_name(f".{target.folder.name}.{secrets.token_hex(4)}.tmp")
@@ -129,7 +131,7 @@ class Environments:
             run_uv(["venv", "--no-config", "--relocatable", "--python", sys.executable, str(folder)], sources)
             for layer in image.layers:  # what builds packages from source comes first
                 if "==" in (lock := layer.lock_text(device)):
-                    install_lock(lock, folder / "bin" / "python", sources)
+                    install_lock(lock, folder / "bin" / "python", sources, note)
             (folder / MARKER_NAME).write_text(target.lock_sha256 + "\n", encoding="ascii")
             if target.folder.exists():  # left incomplete, or its interpreter is gone
                 shutil.rmtree(target.folder)

@@ -19,12 +19,12 @@ from harness.contract import (
 from orchestrator.cli.app import app
 from orchestrator.run import setup as setups
 from orchestrator.run.keys import KeyChange, KeyPart, key_changes, key_material, stage_key
-from orchestrator.run.preview import StagePreview, preview
+from orchestrator.run.preview import StagePreview
 from orchestrator.stages import ImageIdentity, Stage
 from orchestrator.store import versioned
 from orchestrator.store.store import PROVENANCE_NAME
 from tests.support.fake_runtime import FakeRuntime
-from tests.support.small_runs import MANIFEST, Bench
+from tests.support.small_runs import MANIFEST, Bench, previewed
 from tests.support.stage_workers import honest_worker
 
 TWO_METHODS = MANIFEST | {
@@ -130,7 +130,7 @@ class Counting:
 
 
 def previews(bench: Bench, manifest: dict[str, Any] = TWO_METHODS) -> dict[str, StagePreview]:
-    return {one.id: one for one in preview(bench.setup(FakeRuntime(honest_worker), manifest))}
+    return {one.id: one for one in previewed(bench.setup(FakeRuntime(honest_worker), manifest))}
 
 
 def test_after_an_edit_only_what_can_load_the_file_runs_again(bench: Bench, edit: Edit) -> None:

@@ -16,7 +16,6 @@ from harness.contract import FileEntry, WorkRequest, WorkResult, digest_file
 from orchestrator.cli import measuring
 from orchestrator.cli.app import app
 from orchestrator.run import resources
-from orchestrator.run.preview import preview
 from orchestrator.run.progress import SilentDisplay
 from orchestrator.run.progress.plain import PlainDisplay
 from orchestrator.score.comparison import Comparison
@@ -24,7 +23,7 @@ from orchestrator.score.scores import RunScores
 from orchestrator.store import FailureKind, RunRecord, StageStatus, versioned
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.measured_runs import pack
-from tests.support.small_runs import MANIFEST, Bench
+from tests.support.small_runs import MANIFEST, Bench, previewed
 from tests.support.stage_workers import keeping_worker
 
 PRUNED, SPEED = "evaluate/tiny/sparsegpt-50%/arc_easy", "benchmark/tiny/sparsegpt-50%/transformers"
@@ -327,7 +326,7 @@ def test_what_is_damaged_while_a_run_is_at_work_is_missing_at_its_end(
 def test_a_plan_says_why_it_is_to_run_again(finished: tuple[Bench, RunRecord], tmp_path: Path) -> None:
     bench = forged(finished, tmp_path, PRUNED, metric_alone)
     again = {
-        one.id: one.not_used for one in preview(bench.setup(FakeRuntime(keeping_worker))) if one.status == "to run"
+        one.id: one.not_used for one in previewed(bench.setup(FakeRuntime(keeping_worker))) if one.status == "to run"
     }
     assert list(again) == [PRUNED]
     assert "is not used: acc_norm is said to be 0.95" in str(again[PRUNED])

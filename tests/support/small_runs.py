@@ -9,6 +9,7 @@ from orchestrator.host.devices import ChosenDevice
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
 from orchestrator.plan import build_plan
+from orchestrator.run.preview import StagePreview, look_ahead, preview
 from orchestrator.run.progress import Display, SilentDisplay
 from orchestrator.run.run import Run, Setup
 from orchestrator.run.scheduling import LocalExecutor
@@ -58,3 +59,8 @@ class Bench:
     ) -> RunRecord:
         stop = cancel or threading.Event()
         return Run(self.setup(runtime, manifest), display or SilentDisplay(), stop).perform(LocalExecutor(stop))
+
+
+def previewed(setup: Setup) -> tuple[StagePreview, ...]:
+    """Every stage as a plan shows it now."""
+    return tuple(preview(setup, look_ahead(setup)))
