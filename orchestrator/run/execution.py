@@ -212,7 +212,7 @@ def _keep(ran: _Ran, stage: Stage, workshop: Workshop, key: Sha256, material: di
         )
     except BadArtifact as bad:
         hint = "the image is at fault; its attempt is kept"
-        return failed(Failure(kind=FailureKind.BAD_ARTIFACT, message=str(bad), hint=hint))
+        return failed(Failure(kind=FailureKind.BAD_ARTIFACT, message=f"its artifact is refused: {bad}", hint=hint))
     except FalseClaim as lie:
         return failed(violation(f"result.artifact.{lie}"))
     except _TookTooLong:

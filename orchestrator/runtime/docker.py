@@ -138,14 +138,17 @@ class DockerRuntime:
             container.start()
             process = int(self._state(name)["Pid"])
             while attachment.pump(_POLL_SECONDS):
-                self._demand(name, watch, _sample(memory, process, str(container.id)))
+                self._demand(name, watch, _sample(memory, process, str(container.id)), attachment)
         while (state := self._state(name))["Running"]:  # it has closed its output, but goes on
             self._demand(name, watch, _sample(memory, process, str(container.id)))
             time.sleep(_POLL_SECONDS)
         return _exit(state, watch, memory)
 
-    def _demand(self, name: str, watch: Watch, held_bytes: int | None) -> None:
+    def _demand(self, name: str, watch: Watch, held_bytes: int | None, attachment: Attachment | None = None) -> None:
+        """Send the signal that is due. A kill returns once all output was taken, so nobody is attached by then."""
         if (number := watch.due(held_bytes)) is not None:
+            if number is signal.SIGKILL and attachment is not None:
+                attachment.leave()
             self._signal(name, number)
 
     def _signal(self, name: str, number: signal.Signals) -> None:

@@ -122,6 +122,15 @@ def test_a_worker_that_has_answered_and_does_not_end_is_stopped(bench):
     assert message_of(completed) == "stays"
 
 
+def test_a_worker_that_prints_without_end_is_killed_although_nobody_reads_on(bench, monkeypatch):
+    monkeypatch.setattr("orchestrator.runtime.stream.MAX_LINE_BYTES", MEBIBYTE)
+
+    completed = bench.do("flood")
+
+    assert (completed.ending, completed.exit_code) == (Ending.BROKE_CONTRACT, -9)
+    assert completed.violation == "a line of more than 1 MiB"
+
+
 def test_what_a_worker_buries_in_its_scratch_is_removed(processes, monkeypatch, tmp_path):
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))

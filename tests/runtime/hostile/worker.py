@@ -118,6 +118,11 @@ def stay(request: Request) -> None:
     time.sleep(600)
 
 
+def flood(request: Request) -> None:
+    while True:
+        os.write(1, b"x" * MEBIBYTE)
+
+
 def bury_scratch(request: Request) -> None:
     inside = os.open(os.environ["HOME"], os.O_RDONLY)
     for _ in range(2100):
@@ -186,6 +191,7 @@ BEHAVIOURS: dict[str, Callable[[Request], None]] = {
     "shout": shout,
     "devour_in_a_child": devour_in_a_child,
     "stay": stay,
+    "flood": flood,
     "bury_scratch": bury_scratch,
     "write_beside": write_beside,
     "write_about": write_about,
