@@ -14,7 +14,7 @@ REMOVING = ".removing"
 PUBLISHED = 0o444
 """The mode of a published file: for all to read, and for nobody to write or to run."""
 KEPT = 0o644
-_FOLDER = 0o755
+KEPT_FOLDER = 0o755
 _MINE = 0o700
 _BLOCK_BYTES, _LEAST_BYTES = 512, 4096
 
@@ -62,7 +62,7 @@ def protect(folder: Path) -> None:
     """
     files = [path for _, path in list_tree(folder)]
     for path in _folders_of(folder, files):
-        owned(path, _FOLDER)
+        owned(path, KEPT_FOLDER)
     for path in files:
         owned(path, PUBLISHED)
 

@@ -47,6 +47,8 @@ def judge(asked: Invocation, completed: Completed) -> ResultEvent | Failure:
     if completed.ending is Ending.CANCELLED:
         return Failure(kind=FailureKind.INTERRUPTED, message="stopped before it had finished")
     if completed.ending is Ending.TIMED_OUT:
+        if completed.final is not None:
+            return violation(f"it answered, and had not ended after {asked.limits.deadline_seconds:.0f} s")
         return Failure(
             kind=FailureKind.TIMED_OUT,
             message=f"no answer within {asked.limits.deadline_seconds:.0f} s; the worker was stopped",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.contract import ARTIFACT_NAME, RESULT_NAME, EvaluateResult, ResultEvent, UnsafeTree, list_tree
 from orchestrator.host.faults import ends_a_run
-from orchestrator.host.files import KEPT, owned, protect, remove
+from orchestrator.host.files import KEPT, KEPT_FOLDER, owned, protect, remove
 from orchestrator.store.artifacts import BadArtifact
 from orchestrator.store.records import described
 
@@ -21,6 +21,7 @@ def take(output: Path, final: ResultEvent) -> None:
         OSError: something cannot be taken or removed.
     """
     wanted = {RESULT_NAME, *outcomes_names(final)}
+    owned(output, KEPT_FOLDER)
     for path in output.iterdir():
         if path.name in wanted:
             owned(path, KEPT)

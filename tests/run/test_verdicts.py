@@ -117,6 +117,7 @@ def test_agreement_of_stdout_file_and_status_is_a_result(tmp_path: Path) -> None
             FailureKind.CONTRACT_VIOLATION,
             "hello",
         ),
+        ({"ending": Ending.TIMED_OUT, "exit_code": -9}, FailureKind.CONTRACT_VIOLATION, "had not ended after 5 s"),
         ({"ending": Ending.STAYED, "exit_code": -15}, FailureKind.CONTRACT_VIOLATION, "120 s later it had not ended"),
         ({"exit_code": 5}, FailureKind.CONTRACT_VIOLATION, "says otherwise"),
         ({"written": None}, FailureKind.CONTRACT_VIOLATION, RESULT_NAME),
