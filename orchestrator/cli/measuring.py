@@ -266,4 +266,4 @@ def _show(setup: Setup, record: RunRecord, display: Display, *, as_json: bool) -
         display.note(outcome(report))
         display.note(written)
     else:
-        options.console().print(summary_table(report), plain_text(outcome(report)), plain_text(written))
+        options.console().print(summary_table(report), plain_text(outcome(report)), plain_text(written), sep="\n")

@@ -22,7 +22,7 @@ def outcome(report: RunReport) -> str:
     brought = [score for track in _BROUGHT if (score := _score(report, best, track)) is not None]
     if not found:
         return f"What came out: {best.variant.label}, whose accuracy is not known, has {_listed(brought)}."
-    sentence = f"What came out: of {_candidates(found[0])} {best.variant.label} has {_against_dense(best)}"
+    sentence = f"What came out: {_named(best, found[0])}: {_against_dense(best)}"
     sentence += f", and {_listed(brought)}" if brought else "; what that brings was not measured"
     remarks = _remarks(report, best, found[0])
     return f"{sentence}{''.join(f'; {remark}' for remark in remarks)}."
@@ -39,8 +39,10 @@ def _score(report: RunReport, best: Score, track: Track) -> Score | None:
     return score if score is not None and score.value is not None else None
 
 
-def _candidates(ranked: list[Score]) -> str:
-    return plural(len(ranked), "compressed variant") + (" with the best accuracy" if len(ranked) > 1 else "")
+def _named(best: Score, ranked: list[Score]) -> str:
+    if len(ranked) == 1:
+        return best.variant.label
+    return f"of {plural(len(ranked), 'compressed variant')} {best.variant.label} has the best accuracy"
 
 
 def _against_dense(score: Score) -> str:

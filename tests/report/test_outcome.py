@@ -27,7 +27,7 @@ def test_the_best_in_accuracy_is_named_with_what_it_lost_and_what_it_brought() -
     best = score_of(report, GPTQ, Track.PERFORMANCE)
     assert best.value is not None
     text = outcome(report)
-    assert text.startswith("What came out: of 2 compressed variants with the best accuracy gptq W8A16 has OM_perf ")
+    assert text.startswith("What came out: of 2 compressed variants gptq W8A16 has the best accuracy: OM_perf ")
     assert f"OM_perf {best.value:.2f} ({len(best.counted)}/9), less than dense's 100 but without an interval" in text
     assert "OM_inf 100.00" in text
     assert "OM_hard" not in text, "no speed was measured"
@@ -35,7 +35,7 @@ def test_the_best_in_accuracy_is_named_with_what_it_lost_and_what_it_brought() -
 
 def test_what_cannot_be_told_from_dense_is_not_called_less() -> None:
     report = changed(make_report(), GPTQ, Track.PERFORMANCE, value=97.0, interval=Interval(low=94.0, high=101.0))
-    assert "gptq W8A16 has OM_perf 97.00 [94.0, 101.0] (" in outcome(report)
+    assert "gptq W8A16 has the best accuracy: OM_perf 97.00 [94.0, 101.0] (" in outcome(report)
     assert "not to be told apart from dense's 100" in outcome(report)
     report = changed(report, GPTQ, Track.PERFORMANCE, interval=Interval(low=94.0, high=98.0))
     assert "OM_perf 97.00 [94.0, 98.0]" in outcome(report)
