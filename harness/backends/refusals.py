@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.contract import Reason
+from harness.contract import CheckpointDescriptor, CheckpointFormat, Reason
 from harness.errors import OutOfMemory, Unsupported, WorkerError
 
 _DEFAULT_THETA = 10000.0
@@ -34,6 +34,16 @@ def explain(failure: BaseException, wording: Wording, *, doing: str) -> WorkerEr
         f"{wording.library} failed while {doing}: {type(failure).__name__}: {_first_sentence(failure)}",
         hint="the traceback is in the stage's stderr.log",
     )
+
+
+def refuse_ggml_blocks(library: str, descriptor: CheckpointDescriptor) -> None:
+    """Raise Unsupported for blocks of llama.cpp's types, for which `library` has no kernels."""
+    if descriptor.format is CheckpointFormat.GGUF:
+        raise Unsupported(
+            Reason.FORMAT,
+            f"{library} has no kernels for llama.cpp's blocks, and made dense they bring neither speed nor memory",
+            hint="serve the checkpoint with `llama-cpp`",
+        )
 
 
 def refuse_unread_rotation(library: str, config: Mapping[str, Any]) -> None:

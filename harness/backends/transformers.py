@@ -13,7 +13,9 @@ from torch import Tensor
 
 from harness.backends.base import Backend, ServeOrder
 from harness.backends.in_process import InProcessEngine, loaded_dtype, served_in_process, unpacked_notes
+from harness.backends.refusals import refuse_ggml_blocks
 from harness.backends.serving_memory import ServingPeak
+from harness.checkpoint import open_checkpoint
 from harness.contract import CheckpointFormat
 from harness.models.decoding import Decoded, decode
 from harness.models.loading import load_model
@@ -42,6 +44,7 @@ class TransformersEngine(InProcessEngine):
 @contextmanager
 def serve(order: ServeOrder[NoOptions]) -> Iterator[TransformersEngine]:
     """See `harness.backends.base.Backend`. There are no options."""
+    refuse_ggml_blocks("transformers", open_checkpoint(order.checkpoint))
     with served_in_process(order.device, partial(TransformersEngine, order)) as engine:
         yield engine
 

@@ -25,7 +25,7 @@ class FileEntry(Answer):
 
 
 class CheckpointFormat(StrEnum):
-    """How the weights of a checkpoint are laid out."""
+    """How the weights of a checkpoint are laid out. `gguf`: in llama.cpp's blocks, see `harness.contract.ggml`."""
 
     DENSE = "dense"
     PACK_QUANTIZED = "compressed-tensors/pack-quantized"
@@ -34,6 +34,7 @@ class CheckpointFormat(StrEnum):
     AWQ = "awq"
     MODELOPT_AWQ = "modelopt/w4a16-awq"
     MODELOPT_FP8 = "modelopt/fp8"
+    GGUF = "gguf"
 
 
 class Sparsity(Answer):
@@ -63,7 +64,8 @@ class Quantization(Answer):
 
     `group_size` 0 is a whole row. Activations of fewer than 16 bits are quantized token by token as they occur, at the
     inputs of the quantized linears; with `attention_bits`, also the queries, keys and values (simulated only), where
-    `attention_rounding` says. `float8`: E4M3 numbers instead of integers, the weights with one scale a tensor.
+    `attention_rounding` says. `float8`: E4M3 numbers instead of integers, the weights with one scale a tensor. Of a
+    `gguf` checkpoint, bits and group are those of the type that was asked for, which some matrices lie in.
     """
 
     weight_bits: PositiveInt

@@ -4,6 +4,7 @@ Counted are parameters, the dtype, zeros and their pattern, and whether every ma
 is said: the tensors of the layout, their shapes by bits and group size. Of packed codes, zeros are counted where the
 quantization is symmetric and has 2, 4 or 8 bits, and patterns not at all: such a claim is refused. Of simulated
 quantization the different values of a row are counted, which tells nothing of rows that hold no more than they may.
+In a `gguf` checkpoint the type of each matrix is known from its name, and one at least is of the stated kind.
 Not counted: the bits of activations, which exist while computing alone, and tensors of three dimensions.
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.contract.artifact import CheckpointDescriptor, CheckpointFormat, Quantization, Sparsity
+from harness.contract.ggml import BLOCK_SHAPES, SUFFIXES, BlockType, inputs_of, mean_code_bits
 from harness.contract.weights import (
     FLOATS,
     BadWeights,
@@ -54,12 +56,18 @@ class Untrue:
 @dataclass(frozen=True)
 class Counted:
     """A checkpoint by its tensors. `weights` counts the values of the matrices of numbered blocks; `zeros` counts those
-    that are zero, where the descriptor speaks of zeros, and is None elsewhere."""
+    that are zero, where the descriptor speaks of zeros, and is None elsewhere.
+
+    `bits_per_weight` is what a value of these matrices takes in the files, with its share of scales and zeros; None
+    where there are no such matrices. `code_bits` are those of a `gguf` checkpoint's codes (`mean_code_bits`).
+    """
 
     parameter_count: int
     weights: int
     zeros: int | None
     untrue: tuple[Untrue, ...]
+    bits_per_weight: float | None = None
+    code_bits: float | None = None
 
 
 def count_claims(folder: Path, descriptor: CheckpointDescriptor, poll: Poll = never) -> Counted:
@@ -78,7 +86,23 @@ def count_claims(folder: Path, descriptor: CheckpointDescriptor, poll: Poll = ne
     if descriptor.sparsity is not None:
         zeros, found = _count_sparsity(descriptor, descriptor.sparsity, weights, poll)
         untrue += found
-    return Counted(weights.parameter_count, weights.in_blocks, zeros, tuple(untrue))
+    return Counted(
+        weights.parameter_count,
+        weights.in_blocks,
+        zeros,
+        tuple(untrue),
+        bits_per_weight=weights.bits_per_weight,
+        code_bits=mean_code_bits(weights.block_types) if weights.block_types else None,
+    )
+
+
+def stored_bits_per_weight(folder: Path, stored_as: CheckpointFormat) -> float | None:
+    """`Counted.bits_per_weight`, from the headers alone.
+
+    Raises:
+        BadWeights: the headers cannot be read.
+    """
+    return _Weights.read(folder, stored_as).bits_per_weight
 
 
 @dataclass(frozen=True)
@@ -94,6 +118,7 @@ class _Linear:
     packed: int
     words: int
     word_bits: int
+    block_type: BlockType | None = None
 
     @property
     def weights(self) -> int:
@@ -141,7 +166,10 @@ class _Weights:
     @classmethod
     def read(cls, folder: Path, stored_as: CheckpointFormat) -> "_Weights":
         tensors = read_stored(folder)
-        linears = tuple(_linears(stored_as, tensors)) if stored_as in _LAYOUTS else ()
+        if stored_as is CheckpointFormat.GGUF:
+            linears = tuple(_in_blocks_of_ggml(tensors))
+        else:
+            linears = tuple(_linears(stored_as, tensors)) if stored_as in _LAYOUTS else ()
         parts = {part.name for one in linears for part in one.parts}
         return cls(linears, tuple(one for name, one in tensors.items() if name not in parts))
 
@@ -152,7 +180,30 @@ class _Weights:
 
     @property
     def in_blocks(self) -> int:
-        return sum(one.values for one in self.matrices) + sum(one.weights for one in self.linears)
+        return sum(one.values for one in self.matrices) + sum(one.weights for one in self.numbered)
+
+    @property
+    def numbered(self) -> tuple[_Linear, ...]:
+        """The quantized linears of numbered blocks."""
+        return tuple(one for one in self.linears if one.codes.is_block_matrix)
+
+    @property
+    def bytes_in_blocks(self) -> int:
+        packed = sum(part.size_bytes for one in self.numbered for part in one.parts)
+        return packed + sum(one.size_bytes for one in self.matrices)
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        return 8 * self.bytes_in_blocks / self.in_blocks if self.in_blocks else None
+
+    @property
+    def block_types(self) -> dict[BlockType, int]:
+        """How many weights of numbered blocks lie in each of ggml's types."""
+        found: Counter[BlockType] = Counter()
+        for one in self.numbered:
+            if one.block_type is not None:
+                found[one.block_type] += one.weights
+        return dict(found)
 
 
 def _is_parameter(tensor: StoredTensor) -> bool:
@@ -168,6 +219,18 @@ def _linears(stored_as: CheckpointFormat, tensors: Mapping[str, StoredTensor]) -
             found = (tensors.get(f"{linear}.{other}") for other in layout.others)
             parts = (codes, scale, *(part for part in found if part is not None))
             yield _linear(stored_as, linear, codes, scale, parts)
+
+
+def _in_blocks_of_ggml(tensors: Mapping[str, StoredTensor]) -> Iterator[_Linear]:
+    for name, blocks in tensors.items():
+        linear, _, suffix = name.rpartition(".")
+        if suffix not in SUFFIXES or blocks.dtype != "U8":
+            continue
+        inputs = inputs_of(SUFFIXES[suffix], blocks.shape)
+        if inputs is None:
+            raise BadWeights(f"{name} has rows of {list(blocks.shape)[-1:]} bytes, which are no whole blocks")
+        groups = inputs // BLOCK_SHAPES[SUFFIXES[suffix]].group_size
+        yield _Linear(linear, blocks, (blocks,), blocks.shape[0], inputs, groups, 0, 0, 8, SUFFIXES[suffix])
 
 
 def _linear(
@@ -235,6 +298,9 @@ def _untrue_quantization(descriptor: CheckpointDescriptor, weights: _Weights, po
     yield from _different("quantization.float8", quantization.float8, stored_as is CheckpointFormat.MODELOPT_FP8)
     if left := next(iter(weights.matrices), None):
         yield Untrue("quantization.weight_bits", quantization.weight_bits, f"{left.dtype} ({left.name})")
+    if stored_as is CheckpointFormat.GGUF:
+        yield from _untrue_types(quantization, weights.block_types)
+        return
     for linear in weights.linears:
         yield from _untrue_linear(quantization, linear)
 
@@ -250,6 +316,18 @@ def _untrue_linear(quantization: Quantization, linear: _Linear) -> Iterator[Untr
     if linear.codes.name.endswith(".weight_packed"):
         has_zeros = any(part.name.endswith(".weight_zero_point") for part in linear.parts)
         yield from _different(f"quantization.symmetric ({linear.name})", quantization.symmetric, not has_zeros)
+
+
+def _untrue_types(quantization: Quantization, block_types: Mapping[BlockType, int]) -> Iterator[Untrue]:
+    """Some matrix is of a type with the stated bits, group and symmetry; others may be of whichever they are."""
+    shapes = [BLOCK_SHAPES[one] for one in block_types]
+    listed = ", ".join(sorted(block_types)) or "no matrix in blocks"
+    said = (quantization.weight_bits, quantization.group_size, quantization.symmetric)
+    for place, name in enumerate(("weight_bits", "group_size", "symmetric")):
+        found = [(one.code_bits, one.group_size, one.symmetric) for one in shapes]
+        if said[: place + 1] not in [one[: place + 1] for one in found]:
+            yield Untrue(f"quantization.{name}", said[place], listed)
+            return
 
 
 def _untrue_simulation(quantization: Quantization, matrices: Sequence[StoredTensor], poll: Poll) -> Iterator[Untrue]:
@@ -275,7 +353,8 @@ def _count_sparsity(
     unpacked = [*weights.matrices, *(one.codes for one in weights.linears if one.codes.dtype in ("I8", "F8_E4M3"))]
     packed = [one.codes for one in weights.linears if one.codes.dtype not in ("I8", "F8_E4M3")]
     quantization = descriptor.quantization
-    if packed and (pattern or quantization is None or not _zeros_show(quantization)):
+    in_types = descriptor.format is CheckpointFormat.GGUF
+    if packed and (pattern or in_types or quantization is None or not _zeros_show(quantization)):
         name = "pattern" if pattern else "measured"
         return None, [Untrue(f"sparsity.{name}", getattr(sparsity, name), "not to be counted in these codes")]
     counted = count_zeros(unpacked, pattern, poll)

@@ -175,14 +175,16 @@ class ProfileResult(Answer):
 
     It is empty where the dimensions of the architecture are not known, with the reason in `macs_absent`; nothing is
     predicted then, and `kv_cache_bytes` are measured. `dequantized`: packed weights were made dense, so that its memory
-    is not that of the format; None where it is not said. `notes` says what the measurement did with a quantized
-    checkpoint.
+    is not that of the format; None where it is not said. `bits_per_weight` is what a weight of the decoder's blocks
+    takes in the files, with its share of scales and zeros, counted from the tensors. `notes` says what the measurement
+    did with a quantized checkpoint.
     """
 
     operation: Literal["profile"] = "profile"
     disk_bytes: PositiveInt
     weight_bytes: PositiveInt
     parameter_count: PositiveInt
+    bits_per_weight: PositiveFloat | None = None
     macs: dict[str, PositiveInt] = {}
     macs_absent: str | None = None
     macs_tokens: PositiveInt

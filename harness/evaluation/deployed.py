@@ -6,6 +6,7 @@ Which backends can: those that give the log-likelihoods of a prompt's own tokens
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 from harness.contract import REFERENCE_ENGINE, EvaluateParameters, Reason, did_you_mean
@@ -77,10 +78,11 @@ def find_scoring_backend(parameters: EvaluateParameters) -> ScoringBackend | Non
 class DeployedEngine:
     """A `harness.evaluation.engine.Engine` over a backend's scorer, loaded for requests of up to `longest` tokens.
 
+    `work` is a folder with room for a model, where the backend may put files and removes them again.
     Raises what the backend's `open_scorer` and its scorer raise.
     """
 
-    def __init__(self, backend: ScoringBackend, job: EngineJob, longest: int) -> None:
+    def __init__(self, backend: ScoringBackend, job: EngineJob, longest: int, work: Path) -> None:
         step_tokens = job.token_budget or _STEP_TOKENS
         self._room = longest
         self._tokens = TokenCounts()
@@ -93,6 +95,7 @@ class DeployedEngine:
                 context_tokens=longest + 1,
                 sequences=max(1, min(_MOST_SEQUENCES, _STEPS_AT_HAND * step_tokens // longest)),
                 step_tokens=step_tokens,
+                work=work,
             )
         )
 

@@ -131,7 +131,8 @@ def _attempt(request: EvaluateRequest, inputs: _Inputs, remarks: _Remarks, repor
     job = EngineJob(inputs.folder, request.device, parameters.dtype, parameters.token_budget)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare") as beside:
         preparing = beside.submit(_prepare, inputs, facts, parameters.limit)
-        with _open(inputs.backend, job, parameters.processes, facts, preparing, remarks) as engine:
+        work = Path(request.output)
+        with _open(inputs.backend, job, parameters.processes, facts, preparing, remarks, work) as engine:
             prepared, prepare_seconds = preparing.result()
             loaded = engine.facts()
             size = PieceSize.suiting(
@@ -156,12 +157,13 @@ def _open(
     facts: "ModelFacts",
     preparing: "Future[tuple[Prepared[Any], float]]",
     report: Callable[[str], None],
+    work: Path,
 ) -> Engine:
     """The reference loads while the items are prepared; a backend reserves memory for the longest of them."""
     if backend is None:
         return open_engine(job, processes, report)
     prepared, _ = preparing.result()
-    return DeployedEngine(backend, job, longest_request(prepared, facts.context_length))
+    return DeployedEngine(backend, job, longest_request(prepared, facts.context_length), work)
 
 
 def _open_inputs(request: EvaluateRequest) -> _Inputs:

@@ -98,7 +98,8 @@ def packed_format(
     scheme = check_config(descriptor.format, descriptor.quantization, read_config(folder))
     if scheme is None:
         return None
-    return PackedFormat(descriptor.format, scheme, TORCH_DTYPES[descriptor.dtype], linears_empty)
+    rounded_to = Dtype.FLOAT32 if descriptor.format is CheckpointFormat.GGUF else descriptor.dtype
+    return PackedFormat(descriptor.format, scheme, TORCH_DTYPES[rounded_to], linears_empty)
 
 
 def load_config(folder: Path) -> "PretrainedConfig":

@@ -3,14 +3,15 @@
 Nothing but torch and safetensors is needed for any format. One weight after another is decoded, dequantized and put
 into the model, so that beside the model in its dtype only a few weights are held at a time. A weight is rounded to the
 checkpoint's own dtype first, in which it was calibrated and in which engines compute it, so that a model that runs in
-float32 has the same weights.
+float32 has the same weights. llama.cpp's blocks are not: nothing was calibrated, and llama.cpp computes with their
+codes and scales, not with rounded products of them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -21,12 +22,14 @@ from harness.contract import CheckpointFormat
 from harness.errors import BadCheckpoint
 from harness.quantization import layouts
 from harness.quantization.layouts.scheme import Scheme
-from harness.quantization.weight import QuantizedWeight
+from harness.quantization.weight import QuantizedWeight, StoredWeight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _CHUNK_WEIGHTS = 2**20
+
+Weight = TypeVar("Weight", bound=StoredWeight)
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,18 @@ class QuantizedLinears:
     def names(self) -> frozenset[str]:
         return frozenset(self._parts)
 
+    @property
+    def tensors(self) -> frozenset[str]:
+        """The names of the tensors that they consist of."""
+        return frozenset(f"{linear}.{suffix}" for linear, parts in self._parts.items() for suffix in parts)
+
+    def read_stored(self, linear: str) -> StoredWeight:
+        """Of any format. Raises BadCheckpoint where its tensors do not fit together."""
+        return _decode(linear, self._parts[linear], self._packed, layouts.read_weight)
+
     def read(self, linear: str) -> QuantizedWeight:
         """Raises BadCheckpoint where its tensors do not fit together."""
-        return _decode(linear, self._parts[linear], self._packed)
+        return _decode(linear, self._parts[linear], self._packed, layouts.decode)
 
 
 class _QuantizedSlice:
@@ -106,16 +118,21 @@ class _QuantizedSlice:
         self._packed = packed
 
     def __getitem__(self, whole: object) -> Tensor:
-        weight = _decode(self._linear, self._parts, self._packed)
+        weight = _decode(self._linear, self._parts, self._packed, layouts.read_weight)
         if self._packed.left_empty:
-            return torch.empty(weight.codes.shape, dtype=self._packed.storage_dtype)
+            return torch.empty(weight.shape, dtype=self._packed.storage_dtype)
         return _dequantize(weight, self._packed.storage_dtype)
 
 
-def _decode(linear: str, parts: Mapping[str, Any], packed: PackedFormat) -> QuantizedWeight:
+def _decode(
+    linear: str,
+    parts: Mapping[str, Any],
+    packed: PackedFormat,
+    read: Callable[[CheckpointFormat, Mapping[str, Tensor], Scheme], Weight],
+) -> Weight:
     tensors = {suffix: part[...] for suffix, part in parts.items()}
     try:
-        return layouts.decode(packed.checkpoint_format, tensors, packed.scheme)
+        return read(packed.checkpoint_format, tensors, packed.scheme)
     except BadCheckpoint as broken:
         raise BadCheckpoint(f"{linear}: {broken.message}", hint=broken.hint) from broken
 
@@ -139,13 +156,12 @@ def _slices(folder: Path, files: ExitStack) -> dict[str, Any]:
     return {name: shards[entry.file].get_slice(name) for name, entry in stored.items()}
 
 
-def _dequantize(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
+def _dequantize(weight: StoredWeight, dtype: torch.dtype) -> Tensor:
     """Some rows at a time, since the intermediate values take several times the memory of the result."""
-    rows, inputs = weight.codes.shape
+    rows, inputs = weight.shape
     dense = torch.empty(rows, inputs, dtype=dtype)
     step = max(1, _CHUNK_WEIGHTS // inputs)
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        some = replace(weight, codes=weight.codes[part], scale=weight.scale[part], zero=weight.zero[part])
-        dense[part] = some.dequantize(dtype)
+        dense[part] = weight.rows(part).dequantize(dtype)
     return dense

@@ -13,7 +13,7 @@ PAPER = "macs/paper-bitops"
 _REFERENCE_BITS = 16
 
 
-def count_macs(shape: Shape, tokens: int, *, density: float = 1.0, weight_bits: int = 16) -> dict[str, int]:
+def count_macs(shape: Shape, tokens: int, *, density: float = 1.0, weight_bits: float = 16) -> dict[str, int]:
     """MACs of `tokens` positions by convention, rounded to whole numbers.
 
     `macs/shape`: every decoder linear, both attention products over all pairs of positions (a causal mask saves

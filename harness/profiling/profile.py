@@ -56,6 +56,7 @@ def profile(request: ProfileRequest, reporter: Reporter) -> ProfileResult:
         disk_bytes=descriptor.size_bytes,
         weight_bytes=weight_bytes(folder),
         parameter_count=counted.parameter_count,
+        bits_per_weight=counted.bits_per_weight,
         macs=operations.macs,
         macs_absent=operations.reason,
         macs_tokens=parameters.macs_tokens,
@@ -91,7 +92,7 @@ def _count_operations(folder: Path, descriptor: CheckpointDescriptor, counted: C
         shape = read_shape(read_config(folder))
     except Unsupported as unknown:
         return _Operations(None, {}, unknown.message)
-    macs = count_macs(shape, tokens, density=_density(counted), weight_bits=_bits(descriptor))
+    macs = count_macs(shape, tokens, density=_density(counted), weight_bits=_bits(descriptor, counted))
     return _Operations(shape, macs)
 
 
@@ -159,7 +160,9 @@ def _density(counted: Counted) -> float:
     return 1.0 if not counted.zeros else 1.0 - counted.zeros / counted.weights
 
 
-def _bits(descriptor: CheckpointDescriptor) -> int:
+def _bits(descriptor: CheckpointDescriptor, counted: Counted) -> float:
+    if counted.code_bits is not None:
+        return counted.code_bits
     return 16 if descriptor.quantization is None else descriptor.quantization.weight_bits
 
 

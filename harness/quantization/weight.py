@@ -1,9 +1,27 @@
 """One linear's quantized weight, before any layout: what a method hands over to be stored."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
+
+
+class StoredWeight(Protocol):
+    """A weight as a checkpoint stores it, for whoever needs its values alone."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Its rows and inputs."""
+        ...
+
+    def rows(self, part: slice) -> Self:
+        """Some of the rows."""
+        ...
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """[rows, inputs] in `dtype`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,6 +46,16 @@ class QuantizedWeight:
         """Inputs a group; 0 where the whole row is one group."""
         groups = self.scale.shape[1]
         return 0 if groups == 1 else self.codes.shape[1] // groups
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Its rows and inputs."""
+        rows, inputs = self.codes.shape
+        return rows, inputs
+
+    def rows(self, part: slice) -> "QuantizedWeight":
+        """Some of the rows."""
+        return replace(self, codes=self.codes[part], scale=self.scale[part], zero=self.zero[part])
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """[rows, in_features] in `dtype`: each exact product of scale and code difference, rounded once."""

@@ -221,6 +221,7 @@ PLACES: Mapping[Operation, Places] = {
         "weight_bytes": Shown(Part.SIZE, "Weights", bytes_text),
         "kv_cache_bytes": Shown(Part.SIZE, "Keys and values", bytes_text),
         "parameter_count": Shown(Part.SIZE, "Parameters", _count),
+        "bits_per_weight": Shown(Part.SIZE, "Bits a weight, with scales", _plain),
         "macs": Shown(Part.SIZE, "Multiply-accumulates", _macs, Several.LISTED),
         "macs_tokens": Shown(Part.SIZE, "of so many tokens", _count),
         **_MEMORY,

@@ -32,7 +32,7 @@ from harness.contract import (
     Setting,
     TextFile,
 )
-from harness.contract.claims import ROUNDING, count_claims
+from harness.contract.claims import ROUNDING, count_claims, stored_bits_per_weight
 from harness.contract.weights import BadWeights, read_stored
 from orchestrator.host.hashing import Poll, never
 from orchestrator.runtime.base import Invocation
@@ -178,9 +178,12 @@ def _of_profile(result: ProfileResult, asked: Invocation) -> Iterator[Claim]:
     yield "disk_bytes", result.disk_bytes, checkpoint.size_bytes
     try:
         tensors = read_stored(asked.inputs["checkpoint"])
+        bits_per_weight = stored_bits_per_weight(asked.inputs["checkpoint"], checkpoint.format)
     except BadWeights:
         return  # the artifact was counted when it was published
     yield "weight_bytes", result.weight_bytes, sum(one.size_bytes for one in tensors.values())
+    if result.bits_per_weight is not None:
+        yield "bits_per_weight", result.bits_per_weight, bits_per_weight
     if checkpoint.format is CheckpointFormat.DENSE:
         in_blocks = sum(one.values for one in tensors.values() if one.is_block_matrix)
         yield from _of_operations(result.macs, result.macs_tokens * in_blocks, checkpoint)

@@ -12,12 +12,26 @@ import transformers
 from safetensors.torch import load_file
 
 from harness.backends.base import ServeOrder
-from harness.backends.llama_cpp import serving
+from harness.backends.llama_cpp import loading, serving
 from harness.backends.llama_cpp.gguf_file import Kind, neighbouring, write_gguf
-from harness.contract import Device, Reason
+from harness.checkpoint import open_checkpoint
+from harness.contract import CheckpointFormat, Device, Reason
 from harness.errors import Unsupported
+from harness.models.loading import packed_format
+from harness.models.packed import QuantizedLinears
 from tests.support.small_checkpoints import GROUPED, publish_checkpoint, small_gemma3, small_model
+from tests.support.stored_zoo import Stored, quantize, stored
 from tests.support.zoo import zoo_checkpoint
+
+GGUF_NAMES = {
+    "q_proj": "blk.{}.attn_q.weight",
+    "k_proj": "blk.{}.attn_k.weight",
+    "v_proj": "blk.{}.attn_v.weight",
+    "o_proj": "blk.{}.attn_output.weight",
+    "gate_proj": "blk.{}.ffn_gate.weight",
+    "up_proj": "blk.{}.ffn_up.weight",
+    "down_proj": "blk.{}.ffn_down.weight",
+}
 
 
 def written(checkpoint: Path, kind: Kind = Kind.F32, *, context_tokens: int = 64) -> gguf.GGUFReader:
@@ -239,9 +253,9 @@ def test_the_file_lies_where_there_is_room_for_a_model_and_goes_again(
         assert file.is_relative_to(work)
         raise ValueError("stopped on purpose")
 
-    monkeypatch.setattr(serving, "open_library", lambda: None)
-    monkeypatch.setattr(serving, "Log", lambda library: None)
-    monkeypatch.setattr(serving, "open_session", stop)
+    monkeypatch.setattr(loading, "open_library", lambda: None)
+    monkeypatch.setattr(loading, "Log", lambda library: None)
+    monkeypatch.setattr(loading, "open_session", stop)
     order = ServeOrder(
         checkpoint=checkpoint,
         device=Device(threads=1),
@@ -255,3 +269,38 @@ def test_the_file_lies_where_there_is_room_for_a_model_and_goes_again(
     with pytest.raises(ValueError, match="stopped on purpose"), serving.serve(order):
         pytest.fail("nothing is served")
     assert list(work.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("how", "made"),
+    [
+        (stored(CheckpointFormat.PACK_QUANTIZED, 4, symmetric=True), "Q4_0"),
+        (stored(CheckpointFormat.PACK_QUANTIZED, 2, symmetric=True), "Q4_0"),
+        (stored(CheckpointFormat.PACK_QUANTIZED, 8, symmetric=True), "Q8_0"),
+        (stored(CheckpointFormat.INT_QUANTIZED, 8, symmetric=True, activation_bits=8), "Q8_0"),
+        (stored(CheckpointFormat.GPTQ, 4, symmetric=True), "Q4_0"),
+        (stored(CheckpointFormat.AWQ, 4, symmetric=False), "Q4_1"),
+    ],
+    ids=lambda one: str(one),
+)
+def test_codes_of_a_checkpoint_are_what_the_file_is_worth_bit_for_bit(how: Stored, made: str, tmp_path: Path) -> None:
+    zoo_checkpoint("llama-gqa", tmp_path / "dense")
+    checkpoint = quantize(tmp_path / "dense", tmp_path / "packed", how)
+    reader = written(checkpoint, Kind.BF16)
+    packed = packed_format(checkpoint, open_checkpoint(checkpoint))
+    assert packed is not None
+    with QuantizedLinears.open(checkpoint, packed) as linears:
+        assert len(linears.names) == 28
+        for linear in sorted(linears.names):
+            weight = linears.read(linear)
+            target = GGUF_NAMES[linear.rpartition(".")[2]].format(linear.split(".")[2])
+            exact = weight.dequantize(torch.float32)
+            if "q_proj" in linear or "k_proj" in linear:
+                exact = neighbouring(exact, 4 if "q_proj" in linear else 2)
+            stored_as = next(one for one in reader.tensors if one.name == target).tensor_type.name
+            assert stored_as == made
+            difference = (tensor(reader, target) - exact).abs().max()
+            step = float(weight.scale.float().max())
+            assert difference <= (15 * 2**-11 * step if made == "Q4_1" else 0), linear
+    others = {one.name: one.tensor_type.name for one in reader.tensors if not one.name.startswith("blk.")}
+    assert others == {"token_embd.weight": "BF16", "output_norm.weight": "F32"}

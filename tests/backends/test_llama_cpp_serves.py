@@ -17,6 +17,7 @@ from harness.backends.llama_cpp.session import Log, Session, open_session
 from harness.contract import BenchmarkParameters, BenchmarkRequest, BenchmarkResult, Device, Dtype, Reason
 from harness.errors import BadRequest, Unsupported, WorkerError
 from harness.models.loading import load_model
+from harness.quantization.ggml import shared_object
 from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_gemma3, small_model
 from tests.support.zoo import zoo_checkpoint
 
@@ -214,7 +215,7 @@ def test_a_broken_file_is_a_failure_with_what_llama_cpp_said(opened: Any, log: L
 
 
 def test_another_version_of_the_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "VERSION", "1.0")
+    monkeypatch.setattr(shared_object, "VERSION", "1.0")
     with pytest.raises(Unsupported) as refused:
         library.open_library()
     assert refused.value.reason is Reason.BACKEND

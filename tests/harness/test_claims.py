@@ -186,6 +186,8 @@ def packed(stored_as: CheckpointFormat) -> tuple[dict[str, Stored], Quantization
             parts = {"qweight": plain("I32", codes(128, 8)), "scales": ones, "qzeros": plain("I32", codes(4, 8))}
         case CheckpointFormat.MODELOPT_AWQ:
             parts = {"weight": plain("U8", codes(32, 128, np.uint8)), "weight_scale": scales}
+        case CheckpointFormat.GGUF:
+            parts = {"weight_q4_0": plain("U8", codes(64, 128 // 32 * 18, np.uint8))}
         case CheckpointFormat.INT_QUANTIZED:
             parts = {"weight": plain("I8", codes(64, 128, np.int8)), "weight_scale": bf16(np.ones((64, 1)))}
         case _:
@@ -211,7 +213,8 @@ def test_bits_group_size_and_parameters_of_packed_codes_follow_from_shapes(
     ]
     bits = how.weight_bits
     [claim] = untrue(counted(tmp_path, tensors, **said | {"quantization": how.model_copy(update={"weight_bits": 3})}))
-    assert claim == f"quantization.weight_bits: 3 / {bits} ({LINEAR.removesuffix('.weight')})"
+    found = "q4_0" if stored_as is CheckpointFormat.GGUF else f"{bits} ({LINEAR.removesuffix('.weight')})"
+    assert claim == f"quantization.weight_bits: 3 / {found}"
     [claim] = untrue(counted(tmp_path, tensors, **said | {"quantization": how.model_copy(update={"group_size": 64})}))
     assert claim.startswith("quantization.group_size: 64 / ")
 
@@ -223,6 +226,33 @@ def test_one_linear_that_was_left_as_it_was_is_found(tmp_path: Path, stored_as: 
         tmp_path, {**tensors, OTHER: bf16(values(2, 4))}, format=stored_as, parameter_count=8216, quantization=how
     )
     assert untrue(found) == [f"quantization.weight_bits: {how.weight_bits} / BF16 ({OTHER})"]
+
+
+def test_in_llama_cpp_s_blocks_one_matrix_is_of_the_stated_kind_and_all_are_counted(tmp_path: Path) -> None:
+    tensors = {
+        "model.layers.0.mlp.up_proj.weight_q5_0": plain("U8", codes(4, 96 // 32 * 22, np.uint8)),
+        "model.layers.0.mlp.down_proj.weight_q4_k": plain("U8", codes(2, 256 // 256 * 144, np.uint8)),
+        "model.embed.weight_q8_0": plain("U8", codes(3, 34, np.uint8)),
+    }
+    how = Quantization(weight_bits=4, activation_bits=16, group_size=32, symmetric=False)
+    said: dict[str, Any] = {
+        "format": CheckpointFormat.GGUF,
+        "parameter_count": 4 * 96 + 2 * 256 + 3 * 32 + 16,
+        "quantization": how,
+    }
+    found = counted(tmp_path, tensors, **said)
+    assert (untrue(found), found.weights) == ([], 4 * 96 + 2 * 256)
+    assert found.bits_per_weight == pytest.approx((384 * 5.5 + 512 * 4.5) / 896)
+    assert found.code_bits == pytest.approx(((384 * 25 + 512 * 16) / 896) ** 0.5)
+    for changed, words in (
+        ({"weight_bits": 8}, "quantization.weight_bits: 8 / q4_k, q5_0"),
+        ({"group_size": 16}, "quantization.group_size: 16 / q4_k, q5_0"),
+        ({"symmetric": True}, "quantization.symmetric: True / q4_k, q5_0"),
+    ):
+        assert untrue(counted(tmp_path, tensors, **said | {"quantization": how.model_copy(update=changed)})) == [words]
+    tensors["model.layers.0.mlp.up_proj.weight_q5_0"] = plain("U8", codes(4, 65, np.uint8))
+    with pytest.raises(BadWeights, match="no whole blocks"):
+        counted(tmp_path, tensors, **said)
 
 
 def test_zero_points_contradict_symmetric_weights(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ CATALOG = ImageCatalog(ROOT / "images")
 PATIENCE_SECONDS = 1200
 SETTINGS = {"wanda": "2:4", "llm-pruner": "25%", "gptq": "W4A16g16", "awq": "W4A16g16", "omniquant": "W4A16g16"}
 """What the small model's widths allow, where they do not allow a method's own setting."""
-NOT_INSTALLED = {"llmcompressor", "gptqmodel", "vllm", "llama-cpp"}
+NOT_INSTALLED = {"llmcompressor", "gptqmodel", "vllm", "llama-cpp", "gguf"}
 """Images whose libraries the tests do without: their workers come as far as the first import of one."""
 DATA = {
     "wikitext2-maxctx": "wikitext2",

@@ -16,7 +16,8 @@ from harness.methods.job import parse_request
 from harness.quantization.activations import attach
 from harness.reporter import Reporter
 from tests.methods.compress_requests import LENGTH, Requests, calibrates, keep_models, logits_of, parameters_of
-from tests.support.offered import METHODS, formats_of, settings_of, small_setting
+from tests.support import offered
+from tests.support.offered import METHODS, formats_of, settings_of
 from tests.support.tiny_checkpoints import FAMILIES, LAYERS, publish_model, tiny_model, tiny_tokens
 
 SHORTER = {"omniquant": {"epochs": 1}}
@@ -27,12 +28,12 @@ TOKENS = tiny_tokens(2, LENGTH, seed=9)
 
 
 def runs_here(name):
-    """Whether the libraries that the method computes with are installed in this environment."""
+    """Whether what it computes with is installed in this environment, and these models fit its shapes."""
     method = importlib.import_module(str(METHODS[name].module))
     try:
         method.parse(parameters_of(name, usual_setting(name))).check(decoder_blocks(tiny_model("llama-wide")))
     except Unsupported as refusal:
-        return refusal.reason is not Reason.METHOD
+        return refusal.reason not in (Reason.METHOD, Reason.SHAPE)
     return True
 
 
@@ -41,7 +42,7 @@ def parse(name, setting=None, **options):
 
 
 def usual_setting(name):
-    return small_setting(METHODS[name].default_setting)
+    return offered.usual_setting(METHODS[name])
 
 
 RUN_HERE = [name for name in METHODS if runs_here(name)]

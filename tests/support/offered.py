@@ -23,6 +23,11 @@ def settings_of(method: MethodDescription) -> list[str]:
     return list(dict.fromkeys(settings))
 
 
+def usual_setting(method: MethodDescription) -> str:
+    """Its own, with groups that fit the tiny models where it takes any."""
+    return small_setting(method.default_setting) if method.any_group else method.default_setting
+
+
 def small_setting(name: str) -> str:
     """The setting, with groups that fit the tiny models."""
     bits, group, _ = name.partition("g")
@@ -31,7 +36,7 @@ def small_setting(name: str) -> str:
 
 def formats_of(method: MethodDescription) -> dict[CheckpointFormat, tuple[str, dict[str, str]]]:
     """For each format that the method makes, the first setting, with groups that fit, and the options that make it."""
-    usual = small_setting(method.default_setting)
+    usual = usual_setting(method)
     found: dict[CheckpointFormat, tuple[str, dict[str, str]]] = {}
     for setting in (usual, *method.patterns):
         found.setdefault(method.produces_for.get(setting.partition("g")[0], method.produces), (setting, {}))

@@ -1,14 +1,18 @@
-"""A dense checkpoint as a GGUF file that llama.cpp loads: the names, the numbers and the row order that it expects.
+"""A checkpoint as a GGUF file that llama.cpp loads: the names, numbers, types and the order of rows that it expects.
 
-Covered: Llama, Mistral, Qwen2 and Qwen3 with plain or `llama3` rotary embeddings, Gemma 3 with plain ones. The file
-holds no tokenizer: prompts are token numbers here. Source: the GGUF specification, and the names and keys of the
-package `gguf`.
+Covered: Llama, Mistral, Qwen2 and Qwen3 with plain or `llama3` rotary embeddings, Gemma 3 with plain ones. Quantized
+linears stay what they are: codes with scales are laid into blocks (`harness.quantization.ggml`), and blocks of a `gguf`
+checkpoint are copied. The file holds no tokenizer: prompts are token numbers here. Source: the GGUF specification, and
+the names and keys of the package `gguf`.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +22,13 @@ from torch import Tensor
 from harness.architectures.blocks import family_named
 from harness.architectures.pruned_shapes import read_layer_widths
 from harness.architectures.windows import shortest_window
-from harness.checkpoint import read_config, read_tensors
+from harness.checkpoint import open_checkpoint, read_config, read_tensors
 from harness.contract import Reason
+from harness.contract.ggml import BlockType
 from harness.errors import BadCheckpoint, Unsupported
-from harness.models.loading import load_config
+from harness.models.loading import load_config, packed_format
+from harness.models.packed import QuantizedLinears
+from harness.quantization.ggml.blocks import BlockWeight, lay_into_blocks, type_for
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -29,12 +36,16 @@ if TYPE_CHECKING:
 
 _BLOCK = 32
 """Values of a row that share one scale in Q8_0 and Q4_0."""
+_INPUT_EMBEDDING = "token_embd.weight"
 _HINT = "serve it with `transformers` or `vllm`"
 _LAYERS_OF_27B = 62
 
+FindName = Callable[..., str | None]
+"""What the package `gguf` calls a tensor, by its name in a checkpoint; None where it knows none like it."""
+
 
 class Kind(StrEnum):
-    """What the matrices of a file are stored as. Q8_0 and Q4_0 round to nearest, with one scale for 32 values."""
+    """What the dense matrices of a file are stored as. Q8_0 and Q4_0 round to nearest, with one scale for 32 values."""
 
     F32 = "float32"
     F16 = "float16"
@@ -66,13 +77,25 @@ _FAMILIES = {
 }
 
 
-def write_gguf(checkpoint: Path, target: Path, kind: Kind, *, context_tokens: int) -> None:
-    """Write the matrices as `kind`, the embeddings too, and vectors in float32; one tensor in memory at a time.
+@dataclass
+class Written:
+    """How many matrices lie in each of llama.cpp's types, and the most that laying codes into blocks changed a weight:
+    as a share of its group's step, by type. `embedding_bytes` are the input embedding's."""
+
+    embedding_bytes: int = 0
+    types: Counter[str] = field(default_factory=Counter)
+    changes: dict[BlockType, float] = field(default_factory=dict)
+
+
+def write_gguf(checkpoint: Path, target: Path, kind: Kind, *, context_tokens: int) -> Written:
+    """Write dense matrices as `kind`, the embeddings too, quantized ones in the blocks that hold them, and vectors in
+    float32; one tensor in memory at a time.
 
     `context_tokens` is the longest sequence to be served: a window of attention must reach as far.
 
     Raises:
-        Unsupported: the architecture, or a property of this model, is none that is written here.
+        Unsupported: the architecture, or a property of this model, is none that is written here; or no type holds its
+            codes.
         BadCheckpoint: a tensor is missing, or there is one that the architecture does not have.
     """
     from gguf import MODEL_ARCH, GGUFWriter, get_tensor_name_map
@@ -87,30 +110,47 @@ def write_gguf(checkpoint: Path, target: Path, kind: Kind, *, context_tokens: in
     _add_numbers(writer, config)
     if family.windowed and shortest_window(config) is not None:
         _add_windows(writer, config)
-    tensors = [*_rotary_tensors(config), *_checkpoint_tensors(checkpoint, config, family, names.get_name)]
-    for one in tensors:
-        one.announce(writer, kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for one in tensors:
-        writer.write_tensor_data(one.load(kind))
+    written = Written()
+    with ExitStack() as opened:
+        linears = _open_linears(checkpoint, opened)
+        tensors = [*_rotary_tensors(config), *_plain_tensors(checkpoint, config, family, names.get_name, linears)]
+        if linears is not None:
+            tensors += _quantized_tensors(config, family, names.get_name, linears, written)
+        for one in tensors:
+            one.announce(writer, kind)
+            written.types[one.stored_as(kind).name] += len(one.shape) > 1
+            if one.name == _INPUT_EMBEDDING:
+                written.embedding_bytes = one.bytes_as(kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for one in tensors:
+            writer.write_tensor_data(one.load(kind))
     writer.close()
+    written.types = +written.types
+    return written
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """A tensor of the file: `read` gives it in the order of the file, in whatever dtype the checkpoint has."""
+    """A tensor of the file: `read` gives it in the order of the file, in whatever dtype the checkpoint has; with a
+    `block_type`, its blocks in bytes."""
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
+    block_type: BlockType | None = None
+
+    def bytes_as(self, kind: Kind) -> int:
+        from gguf.quants import quant_shape_to_byte_shape
+
+        return math.prod(quant_shape_to_byte_shape(self.shape, self.stored_as(kind)))
 
     def announce(self, writer: "GGUFWriter", kind: Kind) -> None:
         import numpy
         from gguf.quants import quant_shape_to_byte_shape
 
-        stored = self._kind(kind)
+        stored = self.stored_as(kind)
         in_bytes = quant_shape_to_byte_shape(self.shape, stored)
         writer.add_tensor_info(self.name, in_bytes, numpy.dtype(numpy.uint8), math.prod(in_bytes), raw_dtype=stored)
 
@@ -118,12 +158,16 @@ class _Stored:
         """A numpy array with the bytes of the file."""
         from gguf.quants import quantize
 
-        return quantize(self.read().float().numpy(), self._kind(kind))
+        if self.block_type is not None:
+            return self.read().numpy()
+        return quantize(self.read().float().numpy(), self.stored_as(kind))
 
-    def _kind(self, kind: Kind) -> Any:
+    def stored_as(self, kind: Kind) -> Any:
         """The package's own word for it; vectors are always float32."""
         from gguf import GGMLQuantizationType
 
+        if self.block_type is not None:
+            return GGMLQuantizationType[self.block_type.name]
         return GGMLQuantizationType[kind.name if len(self.shape) > 1 else Kind.F32.name]
 
 
@@ -236,31 +280,61 @@ def _rotary_tensors(config: Any) -> Iterator[_Stored]:
     yield _Stored("rope_freqs.weight", (half,), lambda: factors)
 
 
-def _checkpoint_tensors(
-    checkpoint: Path, config: Any, family: _Family, find_name: Callable[..., str | None]
+def _open_linears(checkpoint: Path, opened: ExitStack) -> QuantizedLinears | None:
+    """The quantized linears; None where there are none."""
+    packed = packed_format(checkpoint, open_checkpoint(checkpoint))
+    return None if packed is None else opened.enter_context(QuantizedLinears.open(checkpoint, packed))
+
+
+def _plain_tensors(
+    checkpoint: Path, config: Any, family: _Family, find_name: FindName, linears: QuantizedLinears | None
 ) -> Iterator[_Stored]:
+    quantized = frozenset() if linears is None else linears.tensors
     for name, entry in sorted(read_tensors(checkpoint).items()):
-        target = find_name(name, try_suffixes=(".weight", ".bias"))
-        if target is None or (name.endswith(".bias") and name.split(".")[-2] not in family.biased):
-            raise BadCheckpoint(
-                f"{checkpoint}: {family.architecture} has no tensor like {name!r}", hint="fetch the checkpoint again"
-            )
-        yield _Stored(target, tuple(entry.shape), _reader(checkpoint, name, config, family))
+        if name not in quantized:
+            target = _target(name, family, find_name)
+            yield _Stored(target, tuple(entry.shape), _reader(checkpoint, name, config, family))
+
+
+def _quantized_tensors(
+    config: Any, family: _Family, find_name: FindName, linears: QuantizedLinears, written: Written
+) -> Iterator[_Stored]:
+    for linear in sorted(linears.names):
+        weight = linears.read_stored(linear)
+        block_type = weight.block_type if isinstance(weight, BlockWeight) else type_for(linears.read(linear))
+        name = f"{linear}.weight"
+        read = partial(_read_blocks, linears, linear, config, family, written)
+        yield _Stored(_target(name, family, find_name), weight.shape, read, block_type)
+
+
+def _read_blocks(linears: QuantizedLinears, linear: str, config: Any, family: _Family, written: Written) -> Tensor:
+    """uint8 [rows, bytes of a row]."""
+    weight = linears.read_stored(linear)
+    if not isinstance(weight, BlockWeight):
+        laid = lay_into_blocks(linears.read(linear))
+        weight = laid.weight
+        written.changes[weight.block_type] = max(written.changes.get(weight.block_type, 0.0), laid.largest_change)
+    return _in_order(weight.blocks, f"{linear}.weight", config, family)
+
+
+def _target(name: str, family: _Family, find_name: FindName) -> str:
+    """What a tensor of the checkpoint is called in the file."""
+    target = find_name(name, try_suffixes=(".weight", ".bias"))
+    if target is None or (name.endswith(".bias") and name.split(".")[-2] not in family.biased):
+        raise BadCheckpoint(f"{family.architecture} has no tensor like {name!r}", hint="fetch the checkpoint again")
+    return target
 
 
 def _reader(checkpoint: Path, name: str, config: Any, family: _Family) -> Callable[[], Tensor]:
     from safetensors import safe_open
 
     file = checkpoint / read_tensors(checkpoint)[name].file
-    linear = name.split(".")[-2]
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(linear)
-    offset = _norm_offset(config) if linear.endswith("norm") else 0
+    offset = _norm_offset(config) if name.split(".")[-2].endswith("norm") else 0
 
     def read() -> Tensor:
         with safe_open(file, framework="pt") as opened:
             values: Tensor = opened.get_tensor(name)
-        values = values.float() + offset if offset else values
-        return neighbouring(values, heads) if family.pairs_neighbours and heads else values
+        return _in_order(values.float() + offset if offset else values, name, config, family)
 
     return read
 
@@ -270,6 +344,12 @@ def _norm_offset(config: Any) -> int:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return family_named(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]).norm_offset
+
+
+def _in_order(values: Tensor, name: str, config: Any, family: _Family) -> Tensor:
+    """Rows of queries and keys as the file has them; `name` is a tensor's in the checkpoint."""
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+    return neighbouring(values, heads) if family.pairs_neighbours and heads else values
 
 
 def neighbouring(rows: Tensor, heads: int) -> Tensor:

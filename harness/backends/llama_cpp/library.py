@@ -6,18 +6,13 @@ build b11548, and the defaults that the installed library fills in, which are ch
 """
 
 import ctypes
-import importlib.metadata
-import importlib.util
-from collections.abc import Callable
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int8, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
-from pathlib import Path
 from typing import Any
 
 from harness.contract import Reason
 from harness.errors import Unsupported
+from harness.quantization.ggml.shared_object import HINT, Functions, open_shared_object
 
-VERSION = "2026.10.11549"
-PACKAGE = "xllamacpp"
 MOST_SEQUENCES = 256
 """`LLAMA_MAX_SEQ`."""
 LOAD_WHOLE = 0
@@ -115,7 +110,7 @@ class Batch(ctypes.Structure):
     )
 
 
-_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+_FUNCTIONS: Functions = {
     "llama_backend_init": (None, ()),
     "llama_print_system_info": (c_char_p, ()),
     "llama_log_set": (None, (LogCallback, c_void_p)),
@@ -136,7 +131,6 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_synchronize": (None, (c_void_p,)),
     "llama_get_logits_ith": (POINTER(c_float), (c_void_p, c_int32)),
 }
-"""What each returns, and takes."""
 
 
 def open_library() -> Any:
@@ -145,34 +139,13 @@ def open_library() -> Any:
     Raises:
         Unsupported: it is not installed, is of another version, or does not fill the structures as they are stated.
     """
-    hint = "use the image `llama-cpp`, whose lock holds the version"
-    try:
-        version = importlib.metadata.version(PACKAGE)
-    except importlib.metadata.PackageNotFoundError as absent:
-        raise Unsupported(Reason.BACKEND, f"{PACKAGE}, which holds llama.cpp, is not installed", hint=hint) from absent
-    if version != VERSION:
-        raise Unsupported(
-            Reason.BACKEND, f"{PACKAGE} is {version}, and llama.cpp's structures are known for {VERSION}", hint=hint
-        )
-    try:
-        library = ctypes.CDLL(str(_shared_object()))
-        for name, (returned, taken) in _FUNCTIONS.items():
-            function: Callable[..., Any] = getattr(library, name)
-            function.restype, function.argtypes = returned, taken  # type: ignore[attr-defined]
-    except (OSError, AttributeError) as failure:
-        raise Unsupported(Reason.BACKEND, f"llama.cpp cannot be loaded: {failure}", hint=hint) from failure
+    library = open_shared_object(_FUNCTIONS)
     library.llama_backend_init()
-    _check_layout(library, hint)
+    _check_layout(library)
     return library
 
 
-def _shared_object() -> Path:
-    found = importlib.util.find_spec(PACKAGE)
-    places = list(found.submodule_search_locations or ()) if found is not None else []
-    return next((path for place in places for path in Path(place).glob(f"{PACKAGE}*.so")), Path(f"{PACKAGE}.so"))
-
-
-def _check_layout(library: Any, hint: str) -> None:
+def _check_layout(library: Any) -> None:
     """The defaults that `llama.h` documents, at both ends of each structure and between."""
     context, model = library.llama_context_default_params(), library.llama_model_default_params()
     expected = {
@@ -189,5 +162,5 @@ def _check_layout(library: Any, hint: str) -> None:
     }
     if wrong := [name for name, (found, stated) in expected.items() if found != stated]:
         raise Unsupported(
-            Reason.BACKEND, f"the installed llama.cpp lays {', '.join(wrong)} out differently from b11549", hint=hint
+            Reason.BACKEND, f"the installed llama.cpp lays {', '.join(wrong)} out differently from b11549", hint=HINT
         )

@@ -30,7 +30,8 @@ class Decoded:
 class Session:
     """A loaded model with its context. Sequences are numbered from 0; `clear` forgets them all."""
 
-    def __init__(self, library: Any, model: Any, context: Any, log: "Log") -> None:
+    def __init__(self, library: Any, model: Any, context: Any, log: "Log", step_tokens: int) -> None:
+        self.step_tokens = step_tokens
         self.weight_bytes = int(library.llama_model_size(model))
         self.kv_tokens = int(library.llama_n_ctx(context))
         self.vocabulary = int(library.llama_vocab_n_tokens(library.llama_model_get_vocab(model)))
@@ -57,12 +58,37 @@ class Session:
         import numpy
 
         library, length = self._library, len(rows[0])
-        batch = _Batch(rows, begin)
+        batch = _Batch.alike(rows, begin)
         if (code := library.llama_decode(self._context, batch.structure)) != 0:
             raise self._log.explain(f"computing {len(rows)} sequences (code {code})")
         library.llama_synchronize(self._context)
         found = [library.llama_get_logits_ith(self._context, (number + 1) * length - 1) for number in range(len(rows))]
         return numpy.stack([numpy.ctypeslib.as_array(one, (self.vocabulary,)) for one in found])
+
+    def last_logits(self, rows: Sequence[Sequence[int]], counts: Sequence[int]) -> Iterator[tuple[int, int, Any]]:
+        """Read `rows[i]`, of any lengths, as sequence i; the logits after each of its last `counts[i]` tokens.
+
+        As (i, which of these tokens comes first, float32 [some, vocabulary]), in order, a step's worth at a time.
+
+        Raises:
+            WorkerError: llama.cpp did not compute it, for the reason that it logged.
+        """
+        import numpy
+
+        self.clear()
+        library = self._library
+        for batch in _steps(rows, counts, self.step_tokens):
+            if (code := library.llama_decode(self._context, batch.structure)) != 0:
+                raise self._log.explain(f"scoring {len(rows)} sequences (code {code})")
+            library.llama_synchronize(self._context)
+            for number in dict.fromkeys(batch.sequences.tolist()):
+                places = numpy.flatnonzero((batch.sequences == number) & (batch.wanted != 0))
+                if not len(places):
+                    continue
+                found = [library.llama_get_logits_ith(self._context, int(place)) for place in places]
+                logits = numpy.stack([numpy.ctypeslib.as_array(one, (self.vocabulary,)) for one in found])
+                first = int(batch.positions[places[0]]) - (len(rows[number]) - counts[number])
+                yield number, first, logits
 
     def generate(self, prompts: Sequence[Sequence[int]], tokens: int) -> Decoded:
         """Continue prompts of one length by `tokens` tokens each, an end token or not, all of them in one batch."""
@@ -111,11 +137,20 @@ class Log:
 
 @contextmanager
 def open_session(
-    library: Any, log: Log, file: Path, dtype: Dtype, *, threads: int, sequences: int, kv_tokens: int
+    library: Any,
+    log: Log,
+    file: Path,
+    dtype: Dtype,
+    *,
+    threads: int,
+    sequences: int,
+    kv_tokens: int,
+    step_tokens: int | None = None,
 ) -> Iterator[Session]:
     """The file in memory (not mapped), with room for keys and values of `kv_tokens` in `dtype`, shared out evenly.
 
-    llama.cpp rounds each sequence's share up to 256 positions.
+    llama.cpp rounds each sequence's share up to 256 positions. With `step_tokens`, up to so many tokens are computed at
+    once, with logits for each; without, all of them, with one of each sequence.
 
     Raises:
         Unsupported: there are more sequences than the library can tell apart.
@@ -132,12 +167,15 @@ def open_session(
         raise log.explain("loading the model")
     try:
         context = library.llama_init_from_model(
-            model, _context_parameters(library, dtype, threads=threads, sequences=sequences, kv_tokens=kv_tokens)
+            model,
+            _context_parameters(
+                library, dtype, threads=threads, sequences=sequences, kv_tokens=kv_tokens, step_tokens=step_tokens
+            ),
         )
         if not context:
             raise log.explain("reserving keys and values")
         try:
-            yield Session(library, model, context, log)
+            yield Session(library, model, context, log, step_tokens or kv_tokens)
         finally:
             library.llama_free(context)
     finally:
@@ -151,10 +189,12 @@ def _model_parameters(library: Any) -> Any:
     return parameters
 
 
-def _context_parameters(library: Any, dtype: Dtype, *, threads: int, sequences: int, kv_tokens: int) -> Any:
+def _context_parameters(
+    library: Any, dtype: Dtype, *, threads: int, sequences: int, kv_tokens: int, step_tokens: int | None
+) -> Any:
     parameters = library.llama_context_default_params()
-    parameters.n_ctx = parameters.n_batch = kv_tokens
-    parameters.n_seq_max = parameters.n_outputs_max = sequences
+    parameters.n_ctx, parameters.n_batch = kv_tokens, step_tokens or kv_tokens
+    parameters.n_seq_max, parameters.n_outputs_max = sequences, step_tokens or sequences
     parameters.n_threads = parameters.n_threads_batch = threads
     parameters.type_k = parameters.type_v = _CACHE_TYPES[dtype]
     parameters.kv_unified = False
@@ -166,25 +206,55 @@ def _context_parameters(library: Any, dtype: Dtype, *, threads: int, sequences: 
 class _Batch:
     """Arrays for `llama_decode`, kept alive as long as the structure that points into them."""
 
-    def __init__(self, rows: Sequence[Sequence[int]], begin: int) -> None:
+    def __init__(self, tokens: Any, positions: Any, sequences: Any, wanted: Any) -> None:
+        """int32 [tokens] each, and whether a token's logits are wanted."""
         import numpy
 
-        count, length = len(rows), len(rows[0])
-        self.tokens = numpy.array(rows, dtype=numpy.int32).reshape(-1)
-        self.positions = numpy.tile(numpy.arange(begin, begin + length, dtype=numpy.int32), count)
-        self.sequences = numpy.repeat(numpy.arange(count, dtype=numpy.int32), length)
-        self.ones = numpy.ones(count * length, dtype=numpy.int32)
-        self.pointers = self.sequences.ctypes.data + 4 * numpy.arange(count * length, dtype=numpy.uint64)
-        self.wanted = numpy.tile(numpy.arange(length) == length - 1, count).astype(numpy.int8)
+        count = len(tokens)
+        self.tokens, self.positions, self.sequences = (
+            numpy.ascontiguousarray(one, dtype=numpy.int32) for one in (tokens, positions, sequences)
+        )
+        self.ones = numpy.ones(count, dtype=numpy.int32)
+        self.pointers = self.sequences.ctypes.data + 4 * numpy.arange(count, dtype=numpy.uint64)
+        self.wanted = numpy.ascontiguousarray(wanted, dtype=numpy.int8)
         integers, bytes_ = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_int8)
         self.structure = c.Batch(
-            n_tokens=count * length,
+            n_tokens=count,
             token=self.tokens.ctypes.data_as(integers),
             pos=self.positions.ctypes.data_as(integers),
             n_seq_id=self.ones.ctypes.data_as(integers),
             seq_id=self.pointers.ctypes.data_as(ctypes.POINTER(integers)),
             logits=self.wanted.ctypes.data_as(bytes_),
         )
+
+    @classmethod
+    def alike(cls, rows: Sequence[Sequence[int]], begin: int) -> "_Batch":
+        """Rows of one length from position `begin` on, of which the last tokens' logits are wanted."""
+        import numpy
+
+        count, length = len(rows), len(rows[0])
+        return cls(
+            numpy.array(rows).reshape(-1),
+            numpy.tile(numpy.arange(begin, begin + length), count),
+            numpy.repeat(numpy.arange(count), length),
+            numpy.tile(numpy.arange(length) == length - 1, count),
+        )
+
+
+def _steps(rows: Sequence[Sequence[int]], counts: Sequence[int], step_tokens: int) -> Iterator[_Batch]:
+    """All tokens of all rows, row after row, `step_tokens` at a time; wanted are the last `counts` of each row."""
+    import numpy
+
+    lengths = [len(row) for row in rows]
+    tokens = numpy.concatenate([numpy.array(row) for row in rows])
+    positions = numpy.concatenate([numpy.arange(length) for length in lengths])
+    sequences = numpy.repeat(numpy.arange(len(rows)), lengths)
+    wanted = numpy.concatenate(
+        [numpy.arange(length) >= length - count for length, count in zip(lengths, counts, strict=True)]
+    )
+    for start in range(0, len(tokens), step_tokens):
+        part = slice(start, start + step_tokens)
+        yield _Batch(tokens[part], positions[part], sequences[part], wanted[part])
 
 
 def _instructions(system: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from harness.backends.native.fused_blocks import fuse
 from harness.backends.native.opened_model import dequantized_because, open_model
 from harness.backends.native.static_cache import padded
 from harness.backends.native.static_decoding import StaticDecoder, Stepping
+from harness.backends.refusals import refuse_ggml_blocks
 from harness.backends.serving_memory import ServingPeak
 from harness.checkpoint import open_checkpoint
 from harness.contract import CheckpointFormat, Dtype, Frozen, Reason
@@ -92,12 +93,15 @@ class NativeEngine(InProcessEngine):
 @contextmanager
 def serve(order: ServeOrder[NativeOptions]) -> Iterator[NativeEngine]:
     """See `harness.backends.base.Backend`. The options are those of `NativeOptions`."""
+    refuse_ggml_blocks("native", open_checkpoint(order.checkpoint))
     with served_in_process(order.device, partial(NativeEngine, order)) as engine:
         yield engine
 
 
 def _dense_dtype(order: ServeOrder[NativeOptions]) -> Dtype | None:
-    if open_checkpoint(order.checkpoint).format is not CheckpointFormat.DENSE:
+    descriptor = open_checkpoint(order.checkpoint)
+    refuse_ggml_blocks("native", descriptor)
+    if descriptor.format is not CheckpointFormat.DENSE:
         codes = order.options.codes == "auto"
         if dequantized_because(order.checkpoint, order.device, order.dtype, codes=codes) is None:
             return None

@@ -14,6 +14,7 @@ from typing import Any
 from harness.architectures.pruned_shapes import refuse_layer_widths
 from harness.backends.base import ServedWeights, products_in, served_as_dense
 from harness.backends.hosting import start_up_deadline, variables_set
+from harness.backends.refusals import refuse_ggml_blocks
 from harness.backends.vllm.refusals import explain
 from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Device, DeviceKind, Dtype, Reason
@@ -69,6 +70,7 @@ def load_engine(
         OutOfMemory: weights, cache or workspace do not fit.
     """
     descriptor, config = open_checkpoint(checkpoint), read_config(checkpoint)
+    refuse_ggml_blocks("vLLM", descriptor)
     check_config(descriptor.format, descriptor.quantization, config)
     refuse_layer_widths(config, "vLLM")
     chosen, reason = _choose_dtype(descriptor, dtype)

@@ -92,10 +92,12 @@ def open_scorer(
     context_tokens: int,
     sequences: int,
     step_tokens: int = 2048,
+    work: Path | None = None,
 ) -> Iterator[VllmScorer]:
     """Load `checkpoint` into vLLM for scoring. Raises as `harness.backends.vllm.loading.load_engine` says.
 
-    `step_tokens` bounds the positions of one step. Each takes a float32 logit for every token of the vocabulary.
+    `step_tokens` bounds the positions of one step. Each takes a float32 logit for every token of the vocabulary. `work`
+    is not made use of: vLLM's own files are small.
     """
     with load_engine(
         checkpoint,

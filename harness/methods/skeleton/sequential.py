@@ -65,7 +65,7 @@ def compress_blocks(context: CompressionContext, work: BlockWork) -> BlockSummar
                 resumed_seconds += context.finished.facts(block).seconds - watch.seconds
             else:
                 with Stopwatch(context.device) as watch:
-                    _refuse_damaged(block)
+                    refuse_damaged(block)
                     result = work.compress(block)
                 context.finished.save(block, result, watch.seconds)
         context.reporter.progress(block.index + 1, len(context.blocks), "layer")
@@ -91,7 +91,8 @@ def _restore(context: CompressionContext, block: Block) -> None:
     context.finished.load(block)
 
 
-def _refuse_damaged(block: Block) -> None:
+def refuse_damaged(block: Block) -> None:
+    """Raise BadCheckpoint where a linear's weight holds NaN or an infinity."""
     for linear in block.linears:
         if not bool(torch.isfinite(linear.module.weight).all()):
             raise BadCheckpoint(

@@ -12,27 +12,31 @@ from torch import Tensor
 
 from harness.contract import CheckpointFormat, Quantization, Reason
 from harness.errors import BadCheckpoint, Unsupported
-from harness.quantization.layouts import awq, gptq, int_quantized, modelopt_awq, pack_quantized
+from harness.quantization.layouts import awq, gguf, gptq, int_quantized, modelopt_awq, pack_quantized
 from harness.quantization.layouts.scheme import Scheme
-from harness.quantization.weight import QuantizedWeight
+from harness.quantization.weight import QuantizedWeight, StoredWeight
 
 _AGAIN = "compress the checkpoint again; a published artifact is never changed by hand"
 
 
-class _Layout(Protocol):
-    """What the module of a format offers. `MARKER` is the suffix that only a quantized linear has."""
+class _Format(Protocol):
+    """What the module of a format offers. `MARKERS` are suffixes of which only a quantized linear has one."""
 
     SUFFIXES: frozenset[str]
     OPTIONAL: frozenset[str]
-    MARKER: str
-
-    def encode(self, weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]: ...
-
-    def decode(self, tensors: Mapping[str, Tensor], scheme: Scheme) -> QuantizedWeight: ...
+    MARKERS: frozenset[str]
 
     def make(self, quantization: Quantization, ignored: Sequence[str], act_order: bool) -> dict[str, object]: ...
 
     def read(self, config: Mapping[str, object]) -> Scheme: ...
+
+
+class _Layout(_Format, Protocol):
+    """What the module of a format of codes, scales and zeros offers."""
+
+    def encode(self, weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]: ...
+
+    def decode(self, tensors: Mapping[str, Tensor], scheme: Scheme) -> QuantizedWeight: ...
 
 
 _LAYOUTS: dict[CheckpointFormat, _Layout] = {
@@ -42,6 +46,7 @@ _LAYOUTS: dict[CheckpointFormat, _Layout] = {
     CheckpointFormat.AWQ: awq,
     CheckpointFormat.MODELOPT_AWQ: modelopt_awq,
 }
+_FORMATS: dict[CheckpointFormat, _Format] = {**_LAYOUTS, CheckpointFormat.GGUF: gguf}
 
 
 def encode(checkpoint_format: CheckpointFormat, weight: QuantizedWeight, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -65,9 +70,20 @@ def decode(checkpoint_format: CheckpointFormat, tensors: Mapping[str, Tensor], s
     return _layout(checkpoint_format).decode(tensors, scheme)
 
 
+def read_weight(checkpoint_format: CheckpointFormat, tensors: Mapping[str, Tensor], scheme: Scheme) -> StoredWeight:
+    """Like `decode`, for whoever needs no more than the values: of any format that is read here.
+
+    Raises:
+        BadCheckpoint: the tensors contradict each other or the scheme.
+    """
+    if checkpoint_format is CheckpointFormat.GGUF:
+        return gguf.decode(tensors)
+    return decode(checkpoint_format, tensors, scheme)
+
+
 def suffixes(checkpoint_format: CheckpointFormat) -> frozenset[str]:
     """Every suffix that a quantized linear's tensors can have, the optional ones included."""
-    layout = _layout(checkpoint_format)
+    layout = _format(checkpoint_format)
     return layout.SUFFIXES | layout.OPTIONAL
 
 
@@ -77,12 +93,12 @@ def quantized_linears(checkpoint_format: CheckpointFormat, names: Sequence[str])
     Raises:
         BadCheckpoint: there is no quantized linear, or one lacks a tensor.
     """
-    layout = _layout(checkpoint_format)
+    layout = _format(checkpoint_format)
     present = frozenset(names)
     linears = {}
     for name in names:
         linear, _, suffix = name.rpartition(".")
-        if suffix == layout.MARKER:
+        if suffix in layout.MARKERS:
             parts = {part: f"{linear}.{part}" for part in sorted(suffixes(checkpoint_format))}
             found = {part: full for part, full in parts.items() if full in present}
             if absent := layout.SUFFIXES - found.keys():
@@ -92,7 +108,8 @@ def quantized_linears(checkpoint_format: CheckpointFormat, names: Sequence[str])
             linears[linear] = found
     if not linears:
         raise BadCheckpoint(
-            f"the descriptor says {checkpoint_format.value}, but there is no tensor *.{layout.MARKER}", hint=_AGAIN
+            f"the descriptor says {checkpoint_format.value}, but there is no tensor *.{min(layout.MARKERS)}",
+            hint=_AGAIN,
         )
     return linears
 
@@ -118,7 +135,7 @@ def quantization_config(
             f"{checkpoint_format.value} has no place for quantized queries, keys and values",
             hint="store the dequantized weights (dense, simulated)",
         )
-    return _layout(checkpoint_format).make(quantization, ignored, act_order)
+    return _format(checkpoint_format).make(quantization, ignored, act_order)
 
 
 def read_scheme(checkpoint_format: CheckpointFormat, config: Mapping[str, object]) -> Scheme:
@@ -127,7 +144,7 @@ def read_scheme(checkpoint_format: CheckpointFormat, config: Mapping[str, object
     Raises:
         BadCheckpoint: it is of another format, or of a variant that is not read here.
     """
-    return _layout(checkpoint_format).read(config)
+    return _format(checkpoint_format).read(config)
 
 
 def check_config(
@@ -139,7 +156,7 @@ def check_config(
         BadCheckpoint: one says that the weights are quantized, or how, and the other does not.
         Unsupported: the format is written for an engine, and not read here.
     """
-    if checkpoint_format is not CheckpointFormat.DENSE and checkpoint_format not in _LAYOUTS:
+    if checkpoint_format is not CheckpointFormat.DENSE and checkpoint_format not in _FORMATS:
         raise Unsupported(
             Reason.FORMAT,
             f"{checkpoint_format.value} weights are written for an engine that computes with them, and not read here",
@@ -170,3 +187,9 @@ def _layout(checkpoint_format: CheckpointFormat) -> _Layout:
     if checkpoint_format not in _LAYOUTS:
         raise ValueError(f"{checkpoint_format.value} weights are no codes and scales")
     return _LAYOUTS[checkpoint_format]
+
+
+def _format(checkpoint_format: CheckpointFormat) -> _Format:
+    if checkpoint_format not in _FORMATS:
+        raise ValueError(f"{checkpoint_format.value} weights are not read here")
+    return _FORMATS[checkpoint_format]

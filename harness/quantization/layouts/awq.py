@@ -26,7 +26,7 @@ from harness.quantization.weight import QuantizedWeight
 NAME = "awq"
 SUFFIXES = frozenset({"qweight", "qzeros", "scales"})
 OPTIONAL: frozenset[str] = frozenset()
-MARKER = "qweight"
+MARKERS = frozenset({"qweight"})
 _BITS = 4
 _WORD_CODES = 8
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)

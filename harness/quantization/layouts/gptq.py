@@ -28,7 +28,7 @@ from harness.quantization.weight import QuantizedWeight
 NAME = "gptq"
 SUFFIXES = frozenset({"qweight", "qzeros", "scales", "g_idx"})
 OPTIONAL: frozenset[str] = frozenset()
-MARKER = "qweight"
+MARKERS = frozenset({"qweight"})
 _BITS = (2, 3, 4, 8)
 
 

@@ -18,7 +18,7 @@ from harness.quantization.weight import QuantizedWeight
 NAME = "compressed-tensors/int-quantized"
 SUFFIXES = frozenset({"weight", "weight_scale"})
 OPTIONAL: frozenset[str] = frozenset()
-MARKER = "weight_scale"
+MARKERS = frozenset({"weight_scale"})
 _MIDDLE = 128
 
 

@@ -28,7 +28,7 @@ from harness.quantization.weight import QuantizedWeight
 NAME = "modelopt/w4a16-awq"
 SUFFIXES = frozenset({"weight", "weight_scale"})
 OPTIONAL = frozenset({"pre_quant_scale"})
-MARKER = "weight_scale"
+MARKERS = frozenset({"weight_scale"})
 _BITS = 4
 _MIDDLE = 8
 _GROUP_SIZES = (64, 128)

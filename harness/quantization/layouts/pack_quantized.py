@@ -21,7 +21,7 @@ from harness.quantization.weight import QuantizedWeight
 NAME = "compressed-tensors/pack-quantized"
 SUFFIXES = frozenset({"weight_packed", "weight_scale", "weight_shape"})
 OPTIONAL = frozenset({"weight_zero_point"})
-MARKER = "weight_packed"
+MARKERS = frozenset({"weight_packed"})
 _BITS = (2, 3, 4, 5, 6, 7, 8)
 
 
