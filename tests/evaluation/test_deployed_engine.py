@@ -149,7 +149,8 @@ def test_a_segment_longer_than_the_engine_takes_is_refused_before_it_loads(perfo
 
 
 @pytest.mark.parametrize(
-    ("engine", "words"), [("vlm", "did you mean 'vllm'"), ("tensorrt-llm", "the engines are: transformers, vllm")]
+    ("engine", "words"),
+    [("vlm", "did you mean 'vllm'"), ("tensorrt-llm", "the engines are: transformers, llama-cpp, vllm")],
 )
 def test_an_engine_that_cannot_score_is_unsupported(perform, engine: str, words: str) -> None:
     with pytest.raises(Unsupported, match="gives the log-likelihoods") as refusal:
