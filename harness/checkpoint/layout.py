@@ -55,8 +55,10 @@ class ForeignCheckpoint:
     left_out: tuple[str, ...]
 
 
-def inspect_foreign(folder: Path) -> ForeignCheckpoint:
+def inspect_foreign(folder: Path, links_into: Path | None = None) -> ForeignCheckpoint:
     """Check a Hugging Face folder from elsewhere: config, safetensors weights, complete shards, no links.
+
+    Links to files below `links_into` are files.
 
     The weights are `model.safetensors`, else the shards that the index names, as transformers itself chooses. Pickles
     beside them are left out; pickles instead of them are refused.
@@ -66,7 +68,7 @@ def inspect_foreign(folder: Path) -> ForeignCheckpoint:
     """
     if not folder.is_dir():
         raise BadCheckpoint(f"{folder} is not a folder", hint="name the folder that holds config.json")
-    names = sorted(list_files(folder))
+    names = sorted(list_files(folder, links_into))
     config = read_config(folder)
     if WEIGHTS_NAME not in names and INDEX_NAME not in names:
         raise _no_weights(folder, names)
@@ -102,7 +104,7 @@ def read_tensors(folder: Path) -> dict[str, TensorEntry]:
     if (folder / WEIGHTS_NAME).is_file():
         return _read_header(folder, WEIGHTS_NAME)
     if not (folder / INDEX_NAME).is_file():
-        raise _no_weights(folder, sorted(list_files(folder)))
+        raise _no_weights(folder, sorted(path.name for path in folder.iterdir()))
     placed = read_index(folder)
     found: dict[tuple[str, str], TensorEntry] = {}
     for shard in sorted(set(placed.values())):
@@ -142,14 +144,14 @@ def read_index(folder: Path) -> dict[str, str]:
     return placed
 
 
-def list_files(folder: Path) -> dict[str, int]:
-    """Size in bytes of every regular file below `folder`, the descriptor included.
+def list_files(folder: Path, links_into: Path | None = None) -> dict[str, int]:
+    """Size in bytes of every regular file below `folder`, the descriptor included; `links_into`: see `inspect_foreign`.
 
     Raises:
         BadCheckpoint: something there is a link, or otherwise no regular file.
     """
     try:
-        return {name: path.stat().st_size for name, path in list_tree(folder)}
+        return {name: path.stat().st_size for name, path in list_tree(folder, links_into)}
     except UnsafeTree as unsafe:
         hint = "remove it; copy a folder with its links followed (cp -rL)"
         raise BadCheckpoint(f"{folder}: {unsafe}", hint=hint) from unsafe

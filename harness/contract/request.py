@@ -51,10 +51,15 @@ class HubModel(Frozen):
 
 
 class DirectoryModel(Frozen):
-    """`dir:path`: a local Hugging Face checkpoint, the input `source`. `tree` digests its names and contents."""
+    """`dir:path`: a local Hugging Face checkpoint, the input `source`. `tree` digests its names and contents.
+
+    Where `snapshot` is given, the input is a model's folder of the hub's cache, and the checkpoint this folder in it,
+    whose files are links to files of that cache.
+    """
 
     kind: Literal["directory"] = "directory"
     tree: Sha256
+    snapshot: str | None = Field(default=None, pattern=r"^snapshots/[0-9a-f]{40}$")
 
 
 class PackageModel(Frozen):

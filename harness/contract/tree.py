@@ -77,12 +77,14 @@ def digest_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def list_tree(folder: Path) -> Iterator[tuple[str, Path]]:
+def list_tree(folder: Path, links_into: Path | None = None) -> Iterator[tuple[str, Path]]:
     """Every regular file below `folder`, with its path relative to it, in the order of these.
 
+    With `links_into`, a link to a regular file below that folder is such a file.
+
     Raises:
-        UnsafeTree: the folder is a link or none; something below is neither a regular file nor a folder, is a symbolic
-            link, lies too deep, has a name that cannot be shown, or says that it is larger than the whole disk.
+        UnsafeTree: the folder is a link or none; something below is neither a regular file nor a folder, is another
+            symbolic link, lies too deep, has a name that cannot be shown, or says that it is larger than the disk.
         OSError: a folder cannot be read.
     """
     if folder.is_symlink() or not folder.is_dir():
@@ -100,7 +102,7 @@ def list_tree(folder: Path) -> Iterator[tuple[str, Path]]:
                 entries += 1
                 path = inside / entry.name
                 name = path.relative_to(folder).as_posix()
-                _require_usual(entry, name, disk_bytes)
+                _require_usual(entry, name, disk_bytes, links_into)
                 if entries > MOST_ENTRIES:
                     raise UnsafeTree(f"{escaped(folder.name)} holds more than {MOST_ENTRIES} files and folders")
                 if entry.is_dir(follow_symlinks=False):
@@ -111,21 +113,38 @@ def list_tree(folder: Path) -> Iterator[tuple[str, Path]]:
         yield path.relative_to(folder).as_posix(), path
 
 
-def _require_usual(entry: os.DirEntry[str], name: str, disk_bytes: int) -> None:
+def _require_usual(entry: os.DirEntry[str], name: str, disk_bytes: int, links_into: Path | None) -> None:
     if found := unshowable(name):
         raise UnsafeTree(f"the name {escaped(name)!r} holds {found}; rename it")
-    mode = entry.stat(follow_symlinks=False).st_mode
-    if stat.S_ISLNK(mode):
-        raise UnsafeTree(f"{name} is a symbolic link, not a regular file")
+    found_as = entry.stat(follow_symlinks=False)
+    if stat.S_ISLNK(found_as.st_mode):
+        if links_into is None:
+            raise UnsafeTree(f"{name} is a symbolic link, not a regular file")
+        if not _leads_into(Path(entry.path), links_into):
+            raise UnsafeTree(f"{name} is a link to no file of {escaped(links_into.name)}")
+        found_as = entry.stat()
+    mode, size = found_as.st_mode, found_as.st_size
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise UnsafeTree(f"{name} is not a regular file")
-    size = entry.stat(follow_symlinks=False).st_size
     if 0 < disk_bytes < size and stat.S_ISREG(mode):
         raise UnsafeTree(f"{name} says that it has {size} bytes, and the whole disk has {disk_bytes}")
 
 
-def describe_tree(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> dict[str, FileEntry]:
-    """Size and sha256 of every regular file below `folder`, by its path relative to it.
+def _leads_into(link: Path, folder: Path) -> bool:
+    """Whether a link ends at a regular file below `folder`, by whatever way but an absolute path of this machine."""
+    try:
+        if link.readlink().is_absolute():
+            return False
+        target = link.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return False
+    return target.is_file() and target.is_relative_to(folder.resolve())
+
+
+def describe_tree(
+    folder: Path, *, leave_out: frozenset[str] = frozenset(), links_into: Path | None = None
+) -> dict[str, FileEntry]:
+    """Size and sha256 of every regular file below `folder`, by its path relative to it. `links_into`: see `list_tree`.
 
     Raises:
         UnsafeTree: as `list_tree` does.
@@ -133,11 +152,12 @@ def describe_tree(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> d
     """
     return {
         name: FileEntry(size_bytes=path.stat().st_size, sha256=digest_file(path))
-        for name, path in list_tree(folder)
+        for name, path in list_tree(folder, links_into)
         if name not in leave_out
     }
 
 
-def digest_tree(folder: Path) -> str:
+def digest_tree(folder: Path, links_into: Path | None = None) -> str:
     """One digest over the names, sizes and contents of a folder's files. Raises as `describe_tree` does."""
-    return digest_of({name: entry.model_dump(mode="json") for name, entry in describe_tree(folder).items()})
+    files = describe_tree(folder, links_into=links_into)
+    return digest_of({name: entry.model_dump(mode="json") for name, entry in files.items()})

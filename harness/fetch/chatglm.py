@@ -108,7 +108,9 @@ def check_convertible(config: Mapping[str, Any]) -> ChatGlmConfig:
         ) from invalid
 
 
-def convert(source: Path, destination: Path, reporter: Reporter, *, consume: bool) -> Converted:
+def convert(
+    source: Path, destination: Path, reporter: Reporter, *, consume: bool, links_into: Path | None = None
+) -> Converted:
     """Write the model of `source` in GLM's layout into `destination`, one weight file at a time.
 
     `consume` removes each weight file of `source` once it is converted, which saves its space.
@@ -117,7 +119,7 @@ def convert(source: Path, destination: Path, reporter: Reporter, *, consume: boo
         BadCheckpoint: the folder is incomplete, or its weights are not those of its config.
         Unsupported: the model, or its tokenizer, is none that can be converted.
     """
-    foreign = inspect_foreign(source)
+    foreign = inspect_foreign(source, links_into)
     config = check_convertible(foreign.config)
     _refuse_other_tensors(foreign, config)
     destination.mkdir(parents=True)

@@ -52,7 +52,7 @@ def fetch_model(parameters: FetchParameters, workspace: Workspace, reporter: Rep
 
 def _as_glm(origin: Origin, workspace: Workspace, reporter: Reporter) -> Origin:
     ours = origin.transfer is move
-    converted = convert(origin.folder, workspace.scratch / "glm", reporter, consume=ours)
+    converted = convert(origin.folder, workspace.scratch / "glm", reporter, consume=ours, links_into=origin.links_into)
     return Origin(converted.folder, origin.source, move, (*origin.notes, *converted.notes))
 
 
@@ -90,9 +90,10 @@ def _no_safetensors(source: HubModel, files: dict[str, HubFile]) -> BadCheckpoin
 
 
 def _from_directory(source: DirectoryModel, workspace: Workspace) -> Origin:
-    folder = workspace.require_source()
+    mounted = workspace.require_source()
+    folder, links_into = (mounted, None) if source.snapshot is None else (mounted / source.snapshot, mounted)
     try:
-        tree = digest_tree(folder)
+        tree = digest_tree(folder, links_into)
     except UnsafeTree as unsafe:
         raise BadCheckpoint(str(unsafe), hint="copy the folder with its links followed (cp -rL)") from unsafe
     if tree != source.tree:
@@ -100,7 +101,7 @@ def _from_directory(source: DirectoryModel, workspace: Workspace) -> Origin:
             f"{folder} is not what the plan saw: its digest is {tree}, expected {source.tree}",
             hint="plan again, and leave the folder alone while a run reads it",
         )
-    return Origin(folder, f"dir:{tree}", copy)
+    return Origin(folder, f"dir:{tree}", copy, links_into=links_into)
 
 
 def _from_gguf(source: GgufModel, dtype: Dtype | None, workspace: Workspace, reporter: Reporter) -> Origin:

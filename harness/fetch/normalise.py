@@ -23,12 +23,16 @@ _NAMED_IN_NOTE = 5
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a folder came from, how its files may be taken, and what there is to say about it."""
+    """Where a folder came from, how its files may be taken, and what there is to say about it.
+
+    Its files may be links to files below `links_into`.
+    """
 
     folder: Path
     source: str
     transfer: Transfer
     notes: tuple[str, ...] = ()
+    links_into: Path | None = None
 
 
 def normalise(origin: Origin, dtype: Dtype | None, workspace: Workspace, reporter: Reporter) -> CheckpointDescriptor:
@@ -38,7 +42,7 @@ def normalise(origin: Origin, dtype: Dtype | None, workspace: Workspace, reporte
         BadCheckpoint: the folder is incomplete, damaged, or contradicts itself.
         Unsupported: it is a model that this project cannot load.
     """
-    foreign = inspect_foreign(origin.folder)
+    foreign = inspect_foreign(origin.folder, origin.links_into)
     architecture = check_loadable(foreign.config)
     tokenizer.require_vocabulary(origin.folder, foreign.other_files)
     own_dtype, dtype_notes = stored_dtype(foreign.tensors)

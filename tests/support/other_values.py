@@ -64,7 +64,7 @@ def _others(value: Any, annotation: Any) -> Iterator[Any]:
         yield from (value + 1, value / 2)
     elif isinstance(value, str):
         yield from get_args(annotation) if get_origin(annotation) is Literal else ()
-        yield from (f"{value}x", f"x{value}", "f" * len(value))
+        yield from (f"{value}x", f"x{value}", "f" * len(value), f"{value[:-1]}f")
     elif isinstance(value, tuple):
         yield from ((*value, one) for one in (_others(value[-1], None) if value else ("x", 1)))
     elif isinstance(value, dict) and value:
