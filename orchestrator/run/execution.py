@@ -128,9 +128,11 @@ def execute(
     except (Interrupted, HostFault):
         raise
     except OrchestratorError as failure:
+        workshop.store.check_there()
         return Finished(key, Failure(kind=FailureKind.INFRASTRUCTURE, message=failure.message, hint=failure.hint))
     except OSError as failure:
-        if ends_a_run(failure) or not workshop.store.root.is_dir():
+        workshop.store.check_there()
+        if ends_a_run(failure):
             raise host_fault(failure) from failure
         message = f"{type(failure).__name__}: {failure}"
         return Finished(key, Failure(kind=FailureKind.INFRASTRUCTURE, message=message, hint="see the log"))
@@ -181,6 +183,7 @@ def _keep(ran: _Ran, stage: Stage, workshop: Workshop, key: Sha256, material: di
     folder, completed = ran.invocation.folder, ran.completed
 
     def failed(failure: Failure) -> Finished:
+        workshop.store.check_there()
         kept = failure.model_copy(update={"folder": workshop.store.keep_failure(folder, key)})
         return Finished(key, kept, completed.wall_seconds)
 

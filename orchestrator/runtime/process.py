@@ -115,7 +115,7 @@ class ProcessRuntime:
             raise RuntimeUnavailable(f"image {work.image.name!r} is not prepared", hint="call prepare() first")
         token = secrets.token_hex(16)
         entry = self._running / f"{token}.json"
-        entry.parent.mkdir(parents=True, exist_ok=True)
+        entry.parent.mkdir(exist_ok=True)  # below the folder that the environment was found in
         place = scratch_path(token)
         running = _Running(owner=Owner.current(), token=token, image=work.image.name, stage=work.stage, scratch=place)
         write_atomically(entry, running.model_dump_json())

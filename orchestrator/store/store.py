@@ -90,10 +90,18 @@ class Store:
         """The folders between which things move by one rename, which no other disk or mount may lie between."""
         return (self.stages, self.artifacts.folder, self.runs.folder, self.failures, self.attempts, self.resumable)
 
-    def _make_folders(self) -> None:
-        """Create what is missing below the root, and never a root in place of one that is gone."""
+    def check_there(self) -> None:
+        """Hold the folder against the one that was there when it was taken into use.
+
+        Raises:
+            HostFault: it was taken away, whatever lies there now.
+        """
         if self._held is not None and self._held != _identity(self.root):
             raise gone(f"the store {self.root} was taken away while it was in use")
+
+    def _make_folders(self) -> None:
+        """Create what is missing below the root, and never a root in place of one that is gone."""
+        self.check_there()
         for folder in (*self._moved_between, self.artifacts.blocks, self.locks):
             folder.mkdir(exist_ok=True)
 

@@ -234,16 +234,21 @@ def test_a_worker_that_meets_a_full_disk_ends_the_run_and_one_that_breaks_down_d
     assert failure.kind is FailureKind.DISK_FULL
 
 
-def test_a_store_that_is_taken_away_ends_the_run_and_is_not_made_again(bench: Bench) -> None:
+@pytest.mark.parametrize("remade", [False, True])
+def test_a_store_that_is_taken_away_ends_the_run_whatever_lies_there_then(bench: Bench, remade: bool) -> None:
     def taking(request: WorkRequest, output: Path) -> WorkResult | ErrorEvent:
         answer = honest_worker(request, output)
         if request.id == "profile/tiny/dense":
             bench.root.rename(bench.root.with_name("elsewhere"))
+            if remade:
+                (bench.root / "running").mkdir(parents=True)
         return answer
 
     with pytest.raises(HostFault) as caught:
         bench.run(FakeRuntime(taking))
     assert caught.value.hint
+    if remade:
+        shutil.rmtree(bench.root)
     assert not bench.root.exists()
     bench.root.with_name("elsewhere").rename(bench.root)
     assert bench.run(FakeRuntime(honest_worker)).complete
