@@ -16,6 +16,7 @@ from harness.contract import (
     DirectoryModel,
     FetchParameters,
     Frozen,
+    GgufModel,
     PackageModel,
     Sha256,
     TextFile,
@@ -245,7 +246,7 @@ def _download_bytes(stage: Stage, setup: Setup, usual: UsualCosts) -> int | None
     if not isinstance(stage.parameters, FetchParameters):
         return 0
     source = stage.parameters.source
-    if isinstance(source, DirectoryModel | TextFile):
+    if isinstance(source, DirectoryModel | GgufModel | TextFile):
         return 0
     if isinstance(source, PackageModel):
         return usual.wheels.get(f"{source.package}=={source.version}")
