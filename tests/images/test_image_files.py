@@ -52,6 +52,16 @@ def test_every_pin_of_a_lock_has_a_hash_and_no_line_says_where_from(image, devic
         assert re.fullmatch(r"[a-z0-9._-]+==\S+(\s+;[^#]*)?(\s+--hash=sha256:[0-9a-f]{64})+\s*", line), line
 
 
+@pytest.mark.parametrize(("image", "device"), LOCKS, ids=lambda value: getattr(value, "name", None) or value.value)
+def test_every_lock_has_what_the_requirements_name(image, device):
+    own = image.folder / f"requirements-{device.value}.in"
+    path = own if own.is_file() else image.folder / "requirements.in"
+    named = re.findall(r"^[A-Za-z0-9._-]+", path.read_text(), re.MULTILINE) if path.is_file() else []
+    asked = {name.lower().replace("_", "-") for name in named}
+
+    assert asked - pins(image, device).keys() == set()
+
+
 @pytest.mark.parametrize("device", DeviceKind)
 def test_images_of_one_layer_that_share_a_package_share_its_version(device):
     versions: dict[str, set[str]] = {}
@@ -402,6 +412,7 @@ def test_an_image_is_built_for_what_its_requirements_and_its_parents_name():
         "numpy",
         "psutil",
         "safetensors",
+        "gguf",
     }
     assert "llmcompressor" in CATALOG.images["llmcompressor"].requirements
     assert CATALOG.images["wanda"].requirements == CATALOG.images["torch-transformers"].requirements
