@@ -26,7 +26,7 @@ from harness.contract import DeviceKind, Event, digest_of
 from orchestrator.images.catalog import Image
 from orchestrator.run.scheduling import Work
 from orchestrator.runtime.base import Completed, Invocation
-from orchestrator.runtime.launch import Exit, Launch, Watch, run_invocation
+from orchestrator.runtime.launch import Exit, Launch, Listener, Watch, run_invocation
 from orchestrator.stages import ImageIdentity, Stage
 
 PRELOADED = (
@@ -79,10 +79,10 @@ class WarmRuntime:
         inputs = {name: str(path.resolve()) for name, path in invocation.inputs.items()}
         return run_invocation(self, invocation, (inputs, str(invocation.output.resolve())), on_event, cancel)
 
-    def launch(self, work: Launch, on_stdout: Callable[[bytes], None], stderr: Path, cancel: threading.Event) -> Exit:
+    def launch(self, work: Launch, stdout: Listener, stderr: Path, cancel: threading.Event) -> Exit:
         """Fork a worker, hand it the request, and see it to its end."""
         variables = {"LLMCBENCH_IMAGE": str(work.image.description_path.resolve())} | dict(work.environment)
-        watch = Watch(work.limits, cancel)
+        watch = Watch(work.limits, cancel, stdout)
         reading, writing = self._context.Pipe(duplex=False)
         with self._processes:  # a process that two threads ask for its state at once loses its exit status
             process = self._context.Process(target=_serve, args=(work.stdin, writing, str(stderr), variables))
@@ -93,8 +93,8 @@ class WarmRuntime:
             while self._is_alive(process):
                 if (demand := watch.due()) is not None:
                     _signal_group(process.pid, demand)
-                _read(reading, on_stdout, _POLL_SECONDS)
-            while _read(reading, on_stdout, 0.0):
+                _read(reading, stdout.feed, _POLL_SECONDS)
+            while _read(reading, stdout.feed, 0.0):
                 pass
         _kill_left_behind(process.pid)
         return Exit(watch.ending, process.exitcode or 0, watch.wall_seconds, None)

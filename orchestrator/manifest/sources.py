@@ -98,7 +98,7 @@ def _hub(rest: str, text: str) -> HubModel:
 
 def _package(text: str) -> PackageModel:
     """`pypi:name==version`, with `#sha256=…` where it is to be checked; several with ` + ` between carry one file."""
-    parts = [_PACKAGE.fullmatch(part.strip()) for part in text.split(PART_SEPARATOR)]
+    parts = [_PACKAGE.fullmatch(part.strip(" ")) for part in text.split(PART_SEPARATOR)]
     found = [match for match in parts if match is not None]
     if len(found) < len(parts):
         raise BadManifest(f"model source {quoted(text)} is not understood", hint=_PACKAGE_FORM)

@@ -38,7 +38,7 @@ def test_a_backend_for_gpus_alone_is_named_with_those_that_serve_here_and_the_co
 
 
 def test_what_serves_here_is_what_serves_all_of_it() -> None:
-    entry = {"method": "gptq", "setting": "W4A16g64", "calibration": {"dataset": "boolq"}}
+    entry = {"method": "gptq", "setting": "W4A16g16", "calibration": {"dataset": "boolq"}}
     asked = plan(compress=[entry], benchmark={"backends": ["tensorrt-llm"]})
     with pytest.raises(BadManifest) as refused:
         refuse_the_impossible(asked, GPU, method="gptq", backend="tensorrt-llm")

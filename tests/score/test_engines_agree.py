@@ -133,7 +133,7 @@ def test_an_engine_that_gives_no_log_likelihoods_is_listed_and_not_attempted(ben
 def test_an_unknown_engine_gets_a_suggestion(bench: Bench) -> None:
     with pytest.raises(BadManifest, match="unknown engine 'vlm'; did you mean 'vllm'") as caught:
         plan_of(bench, engine="vlm")
-    assert caught.value.hint == "these evaluate: transformers, vllm"
+    assert caught.value.hint == "these evaluate: transformers, llama-cpp, vllm"
 
 
 def test_scores_cannot_count_an_engine_that_is_not_asked_for() -> None:

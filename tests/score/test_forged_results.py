@@ -315,7 +315,7 @@ def test_what_is_damaged_while_a_run_is_at_work_is_missing_at_its_end(
 
     manifest = {**MANIFEST, "evaluate": {"tasks": ["arc_easy", "wikitext2"], "limit": 60}}
     with pytest.raises(typer.Exit) as end:
-        measuring._measure(bench.setup(FakeRuntime(damaging), manifest), SilentDisplay(), as_json=True)
+        measuring._measure(bench.setup(FakeRuntime(damaging), manifest), SilentDisplay(), "make bench", as_json=True)
     assert end.value.exit_code == 3
     printed = capsys.readouterr()
     assert f"the outcomes of the items (items.jsonl.zst) are not there (the result of {PRUNED})" in printed.err
