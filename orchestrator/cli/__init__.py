@@ -79,10 +79,11 @@ def _raise_again(lost: "sys.UnraisableHookArgs") -> None:
     if not isinstance(lost.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(lost)
         return
-    import _thread
     import threading
 
-    later = threading.Timer(_AGAIN_SECONDS, _thread.interrupt_main)
+    # A real signal to the main thread, since only that ends what it may be waiting in.
+    main_thread = threading.main_thread().ident or 0
+    later = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (main_thread, signal.SIGINT))
     later.daemon = True
     later.start()
 
