@@ -185,7 +185,7 @@ def _measure(
             check=False,
         )
         log.flush()
-        tail = Path(log.name).read_text(encoding="utf-8", errors="replace")[-3000:]
+        tail = Path(log.name).read_text(encoding="utf-8", errors="replace")[-3000:].replace(f"{ROOT}/", "")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     final = events[-1] if events else {"event": None}
     row = {
