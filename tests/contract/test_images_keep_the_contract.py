@@ -39,7 +39,8 @@ def test_a_worker_without_manners_fails_and_each_failure_says_what_was_seen(host
 def test_describe_names_the_harness_that_the_orchestrator_has(runtime, plain):
     answer = run_raw(runtime, Launch(plain, DescribeRequest(id="who").model_dump_json().encode()))
 
-    final = ResultEvent.model_validate_json(answer.stdout.splitlines()[-1])
+    final = answer.final
+    assert isinstance(final, ResultEvent)
     assert answer.exit.exit_code == ExitCode.RESULT
     assert final.result.image == plain.description
     assert final.environment.harness_digest == harness_digest()

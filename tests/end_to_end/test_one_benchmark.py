@@ -31,6 +31,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.config.max_position_embeddings = 4096
     model.save_pretrained(root / "model")
     byte_tokenizer().save_pretrained(root / "model")
+    for path in (root / "model").iterdir():  # a worker in a container is never root, and reads what everybody may
+        path.chmod(0o644)
     text = " ".join(SENTENCES * 40)
     write_rows(root / "data/c4/train_first1000.jsonl.gz", [{"text": text, "timestamp": "", "url": ""}] * 20)
     write_rows(root / "data/wikitext2/test.jsonl.gz", [{"text": text}] * 2)
