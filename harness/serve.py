@@ -94,7 +94,7 @@ def _serve(request: DescribeRequest | WorkRequest, reporter: Reporter) -> Result
 
 
 def _check_output(output: Path) -> None:
-    # Of any text, only access() never raises. By the effective rights: a worker of root's may have one beside its user's.
+    # Of any text, only access() never raises. By effective rights: a worker of root's may have one beside its user's.
     if not (os.access(output, os.W_OK | os.X_OK, effective_ids=True) and output.is_dir()):
         raise BadRequest(
             f"the output {str(output)!r} is no folder that can be written to",
