@@ -7,16 +7,18 @@ from tempfile import TemporaryDirectory
 
 from orchestrator.errors import BadImage
 from orchestrator.images.package_sources import PackageSources
-from orchestrator.images.torch_build import with_pypi_build
+from orchestrator.images.torch_build import named_entries, with_pypi_build
 from orchestrator.images.torch_source import decide, installable, interpreter
 from orchestrator.images.uv import UvFailed, run_uv
 
+_BUILDERS = frozenset({"setuptools", "wheel"})
 LOOK_UP_HINT = "check the network and pip's configuration (`pip config list`): uv is given the same package sources"
 
 
 def install_lock(lock: str, python: Path, sources: PackageSources, note: Callable[[str], None] | None = None) -> None:
     """Install every requirement of a lock, under its hashes and without looking at what those need themselves.
 
+    What builds packages from source comes first: the environment may hold an older one, or none.
     `note` is told what uv is at, where it takes long.
 
     Raises:
@@ -24,9 +26,11 @@ def install_lock(lock: str, python: Path, sources: PackageSources, note: Callabl
     """
     with TemporaryDirectory() as scratch:
         file = Path(scratch) / "lock.txt"
-        file.write_text(installable(lock, sources, interpreter(sys.executable)), encoding="utf-8")
         command = ["pip", "install", "--python", str(python), "--require-hashes", "--no-deps", "--no-build-isolation"]
-        run_uv([*command, "--requirement", str(file), *sources.uv_arguments()], sources, say=note)
+        whole = installable(lock, sources, interpreter(sys.executable))
+        for requirements in filter(None, (named_entries(whole, _BUILDERS), whole)):
+            file.write_text(requirements, encoding="utf-8")
+            run_uv([*command, "--requirement", str(file), *sources.uv_arguments()], sources, say=note)
 
 
 def install_file(path: Path, cuda_lock: Path, note: Callable[[str], None]) -> None:

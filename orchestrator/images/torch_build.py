@@ -5,6 +5,7 @@ version computes on a CPU too, but cannot even be loaded without the CUDA librar
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 _ENTRY = re.compile(r"^(?=[A-Za-z0-9])", re.MULTILINE)
@@ -67,6 +68,11 @@ def added_entries(lock: str, changed: str) -> tuple[str, ...]:
     """The entries of `changed` that `lock` does not have."""
     known = {entry.rstrip() for entry in _entries(lock)}
     return tuple(entry for entry in _entries(changed) if entry.rstrip() not in known)
+
+
+def named_entries(lock: str, names: Collection[str]) -> str:
+    """The part of the lock that pins `names`."""
+    return "".join(entry for entry in _entries(lock) if _name(entry) in names)
 
 
 def from_address(lock: str, address: str) -> str:

@@ -1,5 +1,6 @@
 """PyTorch's build for CPUs is not on PyPI: where nothing has it, PyPI's build of that version stands in, as itself."""
 
+import inspect
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from orchestrator.images.torch_build import added_entries, cpu_build, pins_torch
 from orchestrator.images.torch_source import CONTAINER, choose_build, interpreter
 from orchestrator.images.uv import run_uv
 from orchestrator.runtime.environments import Environments
-from tests.support.package_index import PackageIndex
+from tests.support.package_index import PackageIndex, write_wheel
 
 PROJECT = Path(__file__).parents[2]
 IMAGES = PROJECT / "images"
@@ -245,6 +246,27 @@ def test_what_the_tests_need_is_installed_by_the_same_rule(
     install_file(requirements, torch_cuda_lock(world.images["torch"].project), notes.append)
     assert version_in(environment) == "2.13.0"
     assert ["stands in" in note for note in notes] == [True]
+
+
+BUILDER = f"""
+import zipfile
+from pathlib import Path
+
+{inspect.getsource(write_wheel)}
+
+def build_wheel(folder, settings=None, metadata=None):
+    write_wheel(Path(folder, "built-1-py3-none-any.whl"), "built", "1")
+    return "built-1-py3-none-any.whl"
+"""
+
+
+def test_what_builds_packages_is_installed_before_them(tmp_path: Path, environment: Path) -> None:
+    """A fresh virtual environment has the setuptools that came with its Python, or none."""
+    index = PackageIndex(tmp_path / "index")
+    lock = index.add_source("built", "1", "setuptools") + index.add("setuptools", "99", BUILDER)
+    install_lock(lock, environment, index.sources)
+    command = [str(environment), "-c", "import built, setuptools; print(built.version, setuptools.version)"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["1", "99"]
 
 
 def test_a_container_is_for_the_python_of_the_locks_on_any_host(world: World) -> None:

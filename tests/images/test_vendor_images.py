@@ -14,7 +14,7 @@ from harness.contract import DeviceKind
 from orchestrator.errors import BadImage, RuntimeUnavailable
 from orchestrator.images.builds import build_image
 from orchestrator.images.catalog import VENDOR_WHEELS_NAME, Image, ImageCatalog
-from orchestrator.images.inputs import environment_digest, environment_tag
+from orchestrator.images.inputs import environment_digest, environment_tag, image_tag
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.staging import stage_environment
 from orchestrator.images.vendor_wheels import find_vendor_wheels, vendor_wheels
@@ -115,9 +115,9 @@ ENV PATH=/usr/bin:/bin LD_LIBRARY_PATH=/usr/local/vendor
     description, vendors = copy["tensorrt-llm"].description_path, copy["tensorrt-llm"].description.foundation
     description.write_text(description.read_text().replace(str(vendors), tag))
     image = ImageCatalog(description.parents[1]).images["tensorrt-llm"]
-    built = ""
+    built = image_tag(image, DeviceKind.CUDA)
     try:
-        built = build_image(client, image, DeviceKind.CUDA, lambda note: None)
+        build_image(client, image, DeviceKind.CUDA, lambda note: None)
         script = "import os, pip, pynvml; print(os.environ['LD_LIBRARY_PATH'], pip.__file__, pynvml.__file__)"
         said = client.containers.run(built, ["-c", script], entrypoint="/opt/venv/bin/python", remove=True)
         libraries, pip, added = said.decode().split()
@@ -125,6 +125,6 @@ ENV PATH=/usr/bin:/bin LD_LIBRARY_PATH=/usr/local/vendor
         assert pip.startswith("/usr/lib/python3/dist-packages/")
         assert added.startswith("/opt/venv/lib/python3.11/site-packages/")
     finally:
-        for made in filter(None, (built, environment_tag(image, DeviceKind.CUDA), tag)):
+        for made in (built, environment_tag(image, DeviceKind.CUDA), tag):
             with suppress(ImageNotFound):
                 client.images.remove(made, force=True)
