@@ -3,7 +3,8 @@
 Which backends can: those that give the log-likelihoods of a prompt's own tokens. See docs/evaluation.md.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from harness.contract import REFERENCE_ENGINE, EvaluateParameters, Reason, did_y
 from harness.errors import BadRequest, Unsupported
 from harness.evaluation.engine import EngineFacts, EngineJob, TokenCounts
 from harness.evaluation.pieces import Answered, Piece, RequestScorer, answer_piece
-from harness.evaluation.prepared import PreparedTask, TokenRequest
+from harness.evaluation.prepared import Answer, PreparedTask, TokenRequest
 from harness.operations import describe_image, offered_module
 
 _STEP_TOKENS = 2048
@@ -73,6 +74,61 @@ def find_scoring_backend(parameters: EvaluateParameters) -> ScoringBackend | Non
             hint="leave `processes` at 1; the engine batches by itself",
         )
     return ScoringBackend(name, offered_module(offered, name, Reason.BACKEND).SCORING)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request with a continuation, and what of it is computed: the tail of `context + continuation` that has room."""
+
+    request: TokenRequest
+    tokens: list[int]
+
+    @property
+    def continuation(self) -> range:
+        """The places in `tokens` of what is scored, from the first on."""
+        return range(len(self.tokens) - len(self.request.continuation), len(self.tokens))
+
+    def answer(self, judged: Sequence[tuple[float, bool]]) -> Answer:
+        """From the log-likelihood in nats of each token of the continuation, and whether it was the likeliest."""
+        return Answer(
+            log_likelihood=math.fsum(likelihood for likelihood, _ in judged),
+            greedy=all(likeliest for _, likeliest in judged),
+            dropped_tokens=_length(self.request) - len(self.tokens),
+        )
+
+
+def answer_in_batches(
+    requests: Sequence[TokenRequest],
+    answers: Callable[[Sequence[Asked]], Sequence[Answer]],
+    *,
+    sequences: int,
+    context_tokens: int,
+) -> Iterator[tuple[int, Answer]]:
+    """The index of each request and its answer, in order. A continuation without tokens gets NaN, and is not asked.
+
+    `answers` is given up to `sequences` at once, each of up to `context_tokens - 1` tokens.
+
+    Raises:
+        Unsupported: a continuation leaves no room for a token of context.
+    """
+    room = context_tokens - 1
+    for start in range(0, len(requests), sequences):
+        batch = range(start, min(start + sequences, len(requests)))
+        asked = {index: _within(requests[index], room) for index in batch if requests[index].continuation}
+        found = dict(zip(asked, answers(list(asked.values())), strict=True)) if asked else {}
+        for index in batch:
+            yield index, found.get(index, Answer(math.nan, greedy=False))
+
+
+def _within(request: TokenRequest, room: int) -> Asked:
+    if len(request.continuation) >= room:
+        raise Unsupported(
+            Reason.SHAPE,
+            f"a continuation has {len(request.continuation)} tokens, and up to {room - 1} can be scored"
+            f" after a context, in {room} positions",
+            hint="choose a task with shorter answers, or a model with a longer context",
+        )
+    return Asked(request, [*request.context, *request.continuation][-room:])
 
 
 class DeployedEngine:

@@ -282,7 +282,7 @@ def test_scores_are_sums_over_the_continuation(checkpoint: Path, fake: FakeVllm)
 def test_a_continuation_that_leaves_no_context_is_refused(checkpoint: Path, fake: FakeVllm) -> None:
     with (
         open_scorer(checkpoint, Device(threads=1), None, context_tokens=16, sequences=2) as scorer,
-        pytest.raises(Unsupported, match="a continuation has 15 tokens, and vLLM scores up to 14") as refusal,
+        pytest.raises(Unsupported, match="a continuation has 15 tokens, and up to 14 can be scored") as refusal,
     ):
         list(scorer.score([TokenRequest((1,), tuple(range(15)))]))
     assert refusal.value.reason is Reason.SHAPE

@@ -3,7 +3,6 @@
 As in the reference, the last token of a request is never computed on, so that nothing of a full context is lost.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ import torch
 
 from harness.backends.llama_cpp.loading import Prepared, load, notes_of, prepare
 from harness.backends.llama_cpp.session import Session
-from harness.contract import Device, Dtype, Reason
-from harness.errors import Unsupported
+from harness.contract import Device, Dtype
+from harness.evaluation.deployed import Asked, answer_in_batches
 from harness.evaluation.engine import EngineFacts
 from harness.evaluation.prepared import Answer, TokenRequest
 
@@ -48,40 +47,17 @@ class LlamaCppScorer:
             Unsupported: a continuation leaves no room for a token of context.
             WorkerError: llama.cpp did not compute it, for the reason that it logged.
         """
-        numbered = list(enumerate(requests))
-        for start in range(0, len(numbered), self.sequences):
-            batch = numbered[start : start + self.sequences]
-            asked = [(index, request, self._tokens(request)) for index, request in batch if request.continuation]
-            answers = dict(self._answers(asked))
-            for index, _ in batch:
-                yield index, answers.get(index, Answer(math.nan, greedy=False))
+        return answer_in_batches(requests, self._answers, sequences=self.sequences, context_tokens=self.context_tokens)
 
-    def _tokens(self, request: TokenRequest) -> list[int]:
-        room = self.context_tokens - 1
-        if len(request.continuation) >= room:
-            raise Unsupported(
-                Reason.SHAPE,
-                f"a continuation has {len(request.continuation)} tokens, and up to {room - 1} can be scored"
-                f" after a context, in {room - 1} positions",
-                hint="choose a task with shorter answers, or a model with a longer context",
-            )
-        return [*request.context, *request.continuation][-room:]
-
-    def _answers(self, asked: Sequence[tuple[int, TokenRequest, list[int]]]) -> Iterator[tuple[int, Answer]]:
-        if not asked:
-            return
-        rows = [tokens[:-1] for *_, tokens in asked]
-        counts = [len(request.continuation) for _, request, _ in asked]
+    def _answers(self, asked: Sequence[Asked]) -> list[Answer]:
+        places = [one.continuation for one in asked]
         found: list[list[tuple[float, bool]]] = [[] for _ in asked]
-        for number, first, logits in self.session.last_logits(rows, counts):
-            tokens, count = asked[number][2], counts[number]
-            targets = torch.tensor(tokens[len(tokens) - count + first :][: len(logits)])
+        rows = [one.tokens[:-1] for one in asked]
+        for number, first, logits in self.session.last_logits(rows, [len(one) for one in places]):
+            targets = torch.tensor([asked[number].tokens[place] for place in places[number][first:]])
             for part in range(0, len(logits), _ROWS_AT_ONCE):
                 found[number] += _judge(torch.from_numpy(logits[part : part + _ROWS_AT_ONCE]), targets[part:])
-        for (index, request, tokens), judged in zip(asked, found, strict=True):
-            dropped = len(request.context) + len(request.continuation) - len(tokens)
-            likelihood = math.fsum(one for one, _ in judged)
-            yield index, Answer(likelihood, greedy=all(one for _, one in judged), dropped_tokens=dropped)
+        return [one.answer(judged) for one, judged in zip(asked, found, strict=True)]
 
 
 @contextmanager

@@ -4,7 +4,6 @@ Where the reference scorer and vLLM differ: vLLM needs room for one token after 
 full context are used, and a tie for the largest logit counts as not greedy.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ from typing import Any
 
 from harness.backends.vllm.loading import LoadedEngine, load_engine, loading_notes
 from harness.backends.vllm.refusals import explain
-from harness.contract import Device, Dtype, Reason
-from harness.errors import Unsupported
-from harness.evaluation.deployed import Scoring
+from harness.contract import Device, Dtype
+from harness.evaluation.deployed import Asked, Scoring, answer_in_batches
 from harness.evaluation.engine import EngineFacts
 from harness.evaluation.prepared import Answer, TokenRequest
 
@@ -46,33 +44,15 @@ class VllmScorer:
             Unsupported: a continuation leaves no room for a token of context.
             OutOfMemory: the logits of one step do not fit.
         """
-        numbered = list(enumerate(requests))
-        for start in range(0, len(numbered), self.sequences):
-            batch = numbered[start : start + self.sequences]
-            asked = [(index, request, self._tokens(request)) for index, request in batch if request.continuation]
-            outputs = iter(self._prompt_log_likelihoods([tokens for *_, tokens in asked]))
-            answers = {
-                index: _answer(request, tokens, next(outputs).prompt_logprobs) for index, request, tokens in asked
-            }
-            for index, _ in batch:
-                yield index, answers.get(index, Answer(math.nan, greedy=False))
+        return answer_in_batches(requests, self._answers, sequences=self.sequences, context_tokens=self.context_tokens)
 
-    def _tokens(self, request: TokenRequest) -> list[int]:
-        room = self.context_tokens - 1
-        if len(request.continuation) >= room:
-            raise Unsupported(
-                Reason.SHAPE,
-                f"a continuation has {len(request.continuation)} tokens, and vLLM scores up to {room - 1} after a"
-                f" context, in {self.context_tokens} positions",
-                hint="choose a task with shorter answers, or a model with a longer context",
-            )
-        return [*request.context, *request.continuation][-room:]
+    def _answers(self, asked: Sequence[Asked]) -> list[Answer]:
+        outputs = self._prompt_log_likelihoods([one.tokens for one in asked])
+        return [one.answer(_judged(one, output.prompt_logprobs)) for one, output in zip(asked, outputs, strict=True)]
 
     def _prompt_log_likelihoods(self, prompts: list[list[int]]) -> list[Any]:
         from vllm import SamplingParams
 
-        if not prompts:
-            return []
         sampling = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, ignore_eos=True, detokenize=False)
         try:
             outputs: list[Any] = self.loaded.llm.generate(
@@ -113,12 +93,7 @@ def open_scorer(
 SCORING = Scoring(open_scorer, lost_positions=2)
 
 
-def _answer(request: TokenRequest, tokens: list[int], places: Sequence[Any]) -> Answer:
+def _judged(asked: Asked, places: Sequence[Any]) -> list[tuple[float, bool]]:
     """`places` has one entry a prompt token: by token number its log-likelihood in nats and its rank from 1."""
-    start = len(tokens) - len(request.continuation)
-    found = [places[place][tokens[place]] for place in range(start, len(tokens))]
-    return Answer(
-        log_likelihood=math.fsum(one.logprob for one in found),
-        greedy=all(one.rank == 1 for one in found),
-        dropped_tokens=len(request.context) + len(request.continuation) - len(tokens),
-    )
+    found = [places[place][asked.tokens[place]] for place in asked.continuation]
+    return [(one.logprob, one.rank == 1) for one in found]
