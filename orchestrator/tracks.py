@@ -8,6 +8,7 @@ from enum import IntEnum, StrEnum
 
 from harness.contract import Frozen
 from orchestrator.manifest import ScoringEntry
+from orchestrator.manifest.excluding import Exclusions
 
 
 class Track(IntEnum):
@@ -106,7 +107,7 @@ class Expectation(Frozen):
     """All that a complete score of `track` holds: every name of every part, for every model.
 
     `families` has the family of each model that is not a family of its own. `choices` says, in a clause each, what was
-    chosen to count and does not show in the names.
+    chosen to count and does not show in the names. `exclusions` take places away, of some variants or of all.
     """
 
     track: Track
@@ -114,9 +115,21 @@ class Expectation(Frozen):
     parts: dict[str, tuple[str, ...]]
     families: dict[str, str] = {}
     choices: tuple[str, ...] = ()
+    exclusions: Exclusions = Exclusions()
+
+    def places_of(self, method: str | None, setting: str | None) -> tuple[Place, ...]:
+        """What a complete score of a variant holds; `method` is None for the dense model."""
+        return tuple(
+            place
+            for place in self.places
+            if not self.exclusions.leave_out_value(
+                place.model, method, setting, self.track.value, place.part, place.name
+            )
+        )
 
     @property
     def places(self) -> tuple[Place, ...]:
+        """Those of any variant."""
         return tuple(
             Place(track=self.track, part=part, name=name, model=model)
             for part, names in self.parts.items()
@@ -140,11 +153,12 @@ def expect(
     batch_sizes: Sequence[int] = (1,),
     scoring: ScoringEntry | None = None,
     memory: str | None = None,
+    exclusions: Exclusions | None = None,
 ) -> Expectation:
     """The complete content of a track. In track 5 each backend is a part, and each batch size a name (`batch 8`).
 
     `scoring` chooses between tasks and metrics; without it, the data sets of the paper's tables. `memory` is whose
-    figure of memory counts in track 4.
+    figure of memory counts in track 4. `exclusions` say what is not expected.
     """
     if track is Track.HARDWARE_ACCELERATION:
         parts = dict.fromkeys(backends, tuple(f"batch {size}" for size in batch_sizes))
@@ -157,7 +171,14 @@ def expect(
         choices = (f"truthfulness is {scoring.truthfulness}",)
     if track is Track.INFERENCE_CONSUMPTION and memory is not None:
         choices = (f"memory is that of each format as {memory} holds it",)
-    return Expectation(track=track, models=tuple(models), parts=parts, families=dict(families or {}), choices=choices)
+    return Expectation(
+        track=track,
+        models=tuple(models),
+        parts=parts,
+        families=dict(families or {}),
+        choices=choices,
+        exclusions=exclusions or Exclusions(),
+    )
 
 
 def expected_tasks(scoring: ScoringEntry) -> tuple[str, ...]:

@@ -31,7 +31,8 @@ def pin(
     outcomes = pin_manifest(manifest, current_commit, update=update)
     for outcome in outcomes:
         reason = f": {outcome.reason}" if outcome.reason else ""
-        typer.echo(f"{outcome.change.value:8} {outcome.model}  {outcome.source}{reason}")
+        where = "" if outcome.file == manifest else f"  in {outcome.file}"
+        typer.echo(f"{outcome.change.value:8} {outcome.model}  {outcome.source}{where}{reason}")
     if not outcomes:
         typer.echo(f"{manifest} names no model of the hub, so there is nothing to pin")
     if any(outcome.change is Change.FAILED for outcome in outcomes):
@@ -63,6 +64,8 @@ def show(manifest: File, as_json: options.Json = False) -> None:
     if scoring.generalization is not None:
         chosen.append(f"generalization {scoring.generalization}")
     typer.echo(f"  scoring  {', '.join(chosen)}")
+    for excluded in read.exclude:
+        typer.echo(f"  {excluded.words}")
 
 
 def _unpinned(manifest: Manifest) -> list[str]:

@@ -33,8 +33,10 @@ from orchestrator.evidence.value import DENSE, Gap, Measurement, Value, Values, 
 from orchestrator.figures.outcomes import Outcomes
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import ScoringEntry
+from orchestrator.manifest.excluding import Exclusions, resolve_exclusions
 from orchestrator.stages import Subject, Turn
 from orchestrator.store import RunRecord, StageRecord, StageState
+from orchestrator.store.asked import Asked
 from orchestrator.tracks import (
     TRUTHFULNESS_TASK,
     Expectation,
@@ -49,12 +51,15 @@ UNCOUNTED = "other"
 """The part of figures that enter no score."""
 
 
-def expectations(record: RunRecord, results: Mapping[str, StageRecord]) -> tuple[Expectation, ...]:
+def expectations(
+    record: RunRecord, results: Mapping[str, StageRecord], catalog: ImageCatalog
+) -> tuple[Expectation, ...]:
     """All that complete scores of this run's models would hold, and what of its `results` was chosen to count."""
     manifest = record.manifest
     models = [model.name for model in manifest.models]
     families = {model.name: model.family for model in manifest.models if model.family is not None}
     sizes = manifest.benchmark.batch_sizes if manifest.benchmark else ()
+    exclusions = _exclusions(manifest, catalog)
     backends, memory = _backends(record), measured_by(record, results)
     return tuple(
         expect(
@@ -65,9 +70,17 @@ def expectations(record: RunRecord, results: Mapping[str, StageRecord]) -> tuple
             batch_sizes=sizes,
             scoring=manifest.scoring,
             memory=memory,
+            exclusions=exclusions,
         )
         for track in Track
     )
+
+
+def _exclusions(manifest: Asked, catalog: ImageCatalog) -> Exclusions:
+    labels: dict[str, list[str]] = {}
+    for entry in manifest.compress:
+        labels.setdefault(entry.method, []).append(entry.name or entry.method)
+    return resolve_exclusions(manifest.exclude, labels, catalog.full_name, manifest.scoring.engine)
 
 
 def printed_figures(

@@ -77,7 +77,7 @@ def read_evidence(
         device=record.device_model,
         variants=(DENSE, *compressed_variants(record)),
         checkpoints=_checkpoints(record, results),
-        expectations=expectations(record, results),
+        expectations=expectations(record, results, catalog),
         values=values,
         outcomes=outcomes,
         draws=draws,

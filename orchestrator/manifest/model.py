@@ -1,11 +1,8 @@
 """What a user asks for: the manifest, as written in YAML or built from the options of `bench`."""
 
-import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
     Field,
     PositiveInt,
@@ -25,53 +22,14 @@ from harness.contract import (
     SpeedSizes,
     did_you_mean,
     digest_of,
-    quoted,
 )
-from orchestrator.manifest.document import has_control
+from orchestrator.manifest.excluding import ExclusionEntry
+from orchestrator.manifest.fields import Different, Line, Name, Word, as_tuple, check_different, joined
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-_WORD_CHARACTERS = 100
 _MOST_PROCESSES = 1024
 MOST_ROUNDS = 1000
 MOST_STAGES = 200_000
 """Of one manifest: more than any that was tried."""
-
-
-def _check_name(name: str) -> str:
-    """Names are parts of stages' names and of paths."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{quoted(name)} is no name: it takes up to 80 letters, digits, '.', '_' and '-', no '/', no space"
-        )
-    return name
-
-
-def _check_line(text: str) -> str:
-    if not text or text != text.strip() or "\n" in text or "\t" in text or has_control(text):
-        raise ValueError(f"{quoted(text)} is not one line of text without spaces around it")
-    return text
-
-
-def _check_word(text: str) -> str:
-    if len(text) > _WORD_CHARACTERS:
-        raise ValueError(f"{quoted(text)} has {len(text)} characters, and {_WORD_CHARACTERS} are the most")
-    return _check_line(text)
-
-
-def _check_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    seen = set()
-    for value in values:
-        identity = value.model_dump_json() if isinstance(value, BaseModel) else value
-        if identity in seen:
-            raise ValueError(f"{quoted(str(identity))} stands there twice; remove one")
-        seen.add(identity)
-    return values
-
-
-Name = Annotated[str, AfterValidator(_check_name)]
-Line = Annotated[str, AfterValidator(_check_line)]
-Word = Annotated[str, AfterValidator(_check_word)]
-Different = AfterValidator(_check_different)
 
 
 class ModelEntry(Frozen):
@@ -81,7 +39,7 @@ class ModelEntry(Frozen):
     """
 
     name: Name
-    source: Annotated[Line, BeforeValidator(lambda value: _joined(value, " + "))]
+    source: Annotated[Line, BeforeValidator(lambda value: joined(value, " + "))]
     family: Word | None = None
     dtype: Dtype | None = None
 
@@ -130,7 +88,7 @@ class EvaluateEntry(EvaluationSizes):
 
     tasks: Annotated[tuple[Word, ...], Field(min_length=1), Different]
     engine: Annotated[
-        tuple[Word, ...], Field(min_length=1), Different, BeforeValidator(lambda value: _as_tuple(value))
+        tuple[Word, ...], Field(min_length=1), Different, BeforeValidator(lambda value: as_tuple(value))
     ] = (REFERENCE_ENGINE,)
     stand_ins: dict[Word, Word] = {}
     limit: PositiveInt | dict[Word, PositiveInt] | None = None
@@ -233,14 +191,15 @@ class Manifest(Frozen):
     benchmark: BenchmarkEntry | None = None
     rounds: RoundsEntry = RoundsEntry()
     scoring: ScoringEntry = ScoringEntry()
-    device: Annotated[str, BeforeValidator(lambda value: _joined(value, ","))] = "auto"
+    exclude: tuple[ExclusionEntry, ...] = ()
+    device: Annotated[str, BeforeValidator(lambda value: joined(value, ","))] = "auto"
     runtime: Literal["auto", "docker", "process"] = "auto"
     limits: LimitsEntry = LimitsEntry()
 
     @field_validator("models")
     @classmethod
     def _models_have_names_of_their_own(cls, models: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
-        _check_different(tuple(model.name for model in models))
+        check_different(tuple(model.name for model in models))
         return models
 
     @model_validator(mode="after")
@@ -262,17 +221,3 @@ class Manifest(Frozen):
     def digest(self) -> str:
         """Of what is asked for. What `device` and `runtime` resolve to is a fact of each run."""
         return digest_of(self.model_dump(mode="json", exclude={"device", "runtime"}))
-
-
-def _joined(value: object, separator: str) -> object:
-    """A list of texts in the form of the command line, with a separator between them."""
-    if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
-        return separator.join(value)
-    return value
-
-
-def _as_tuple(value: object) -> object:
-    """A single name stands for a list of one."""
-    if isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value

@@ -11,7 +11,7 @@ from orchestrator.manifest.document import Path as YamlPath
 from orchestrator.manifest.editing import replace_values
 from orchestrator.manifest.hub import NotOnHub
 from orchestrator.manifest.hub_source import HubSource, hub_source
-from orchestrator.manifest.reading import read_manifest
+from orchestrator.manifest.reading import read_composed
 
 Ask = Callable[[str, str | None], str]
 """The commit that a revision (None: the default branch) of a repository is at."""
@@ -26,50 +26,54 @@ class Change(StrEnum):
 
 @dataclass(frozen=True)
 class PinnedModel:
-    """What became of one model of the hub. `source` is what the manifest now says; `reason` is given if it failed."""
+    """What became of one model of the hub. `source` is what `file` now says, the manifest or one that it includes;
+    `reason` is given if it failed."""
 
     model: str
     change: Change
     source: str
+    file: Path
     reason: str = ""
 
 
 def pin_manifest(path: Path, ask: Ask, *, update: bool = False) -> tuple[PinnedModel, ...]:
     """Write the commit of every model of the hub that names none; with `update`, of those that name one, too.
 
-    An update asks for the default branch. A model that the hub does not show fails alone. The file changes in one step.
+    It is written where the source stands, in the manifest or in a file that it includes; each file changes in one step.
+    An update asks for the default branch. A model that the hub does not show fails alone.
 
     Raises:
         BadManifest: the manifest cannot be read, edited or written.
         HubUnavailable: the hub does not answer; the file is left as it was.
     """
-    manifest = read_manifest(path)
+    manifest, composed = read_composed(path)
     outcomes: list[PinnedModel] = []
-    values: dict[YamlPath, str] = {}
+    values: dict[Path, dict[YamlPath, str]] = {}
     for index, model in enumerate(manifest.models):
         source = hub_source(model.source)
         if source is None:
             continue
-        outcome = _resolve(model.name, source, ask, update=update)
+        written = composed.origin_of(("models", index, "source"))
+        outcome = _resolve(model.name, source, written.file, ask, update=update)
         outcomes.append(outcome)
         if outcome.source != model.source:
-            values[("models", index, "source")] = outcome.source
-    if values:
-        _write(path, values)
+            values.setdefault(written.file, {})[written.path] = outcome.source
+    for file, changed in values.items():
+        _write(file, changed)
     return tuple(outcomes)
 
 
-def _resolve(model: str, source: HubSource, ask: Ask, *, update: bool) -> PinnedModel:
+def _resolve(model: str, source: HubSource, file: Path, ask: Ask, *, update: bool) -> PinnedModel:
     if source.commit is not None and not update:
-        return PinnedModel(model, Change.KEPT, source.at(source.commit))
+        return PinnedModel(model, Change.KEPT, source.at(source.commit), file)
     try:
         commit = ask(source.repository, None if source.commit is not None else source.revision)
     except NotOnHub as failure:
         written = f"hub:{source.repository}" + (f"@{source.revision}" if source.revision is not None else "")
-        return PinnedModel(model, Change.FAILED, written, f"{failure.message}; {failure.hint}")
+        return PinnedModel(model, Change.FAILED, written, file, f"{failure.message}; {failure.hint}")
     if commit == source.commit:
-        return PinnedModel(model, Change.KEPT, source.at(commit))
-    return PinnedModel(model, Change.PINNED if source.commit is None else Change.UPDATED, source.at(commit))
+        return PinnedModel(model, Change.KEPT, source.at(commit), file)
+    return PinnedModel(model, Change.PINNED if source.commit is None else Change.UPDATED, source.at(commit), file)
 
 
 def _write(path: Path, values: dict[YamlPath, str]) -> None:

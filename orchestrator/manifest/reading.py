@@ -10,31 +10,32 @@ from pydantic_core import ErrorDetails
 
 from harness.contract import unknown
 from orchestrator.errors import BadManifest
-from orchestrator.manifest.document import read_document, read_text
+from orchestrator.manifest.including import Composed, compose_manifest
 from orchestrator.manifest.model import Manifest
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and validate `path`. No value is taken for one of another kind: `"3"` and `true` are no numbers.
+    """Read `path` with what it includes, and validate it. No value is taken for another kind: `"3"` is no number.
 
     Raises:
         BadManifest: it is missing or no file, not YAML, or does not follow the manifest's form; the message names file
             and line.
     """
-    text = read_text(path)
+    return read_composed(path)[0]
+
+
+def read_composed(path: Path) -> tuple[Manifest, Composed]:
+    """The same, with where each of its values is written. Raises as `read_manifest` does."""
+    composed = compose_manifest(path)
     try:
-        document = read_document(text)
-    except BadManifest as broken:
-        raise BadManifest(f"{path}, {broken.message}", hint=broken.hint) from broken
-    try:
-        return Manifest.model_validate_json(json.dumps(document.value), strict=True)
+        return Manifest.model_validate_json(json.dumps(composed.value), strict=True), composed
     except ValidationError as invalid:
         problems = invalid.errors(include_url=False)
         first = problems[0]
-        where = tuple(part for part in first["loc"])
+        at = composed.origin_of(tuple(part for part in first["loc"]))
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise BadManifest(
-            f"{path}, line {document.line_of(where)}: {_sentence(first)}{more}",
+            f"{at.file}, line {at.line}: {_sentence(first)}{more}",
             hint="see docs/manifests.md",
         ) from invalid
 
@@ -47,8 +48,8 @@ def pointing_at(path: Path) -> Iterator[None]:
     except BadManifest as bad:
         if not bad.where:
             raise
-        line = read_document(read_text(path)).line_of(bad.where)
-        raise BadManifest(f"{path}, line {line}: {bad.message}", hint=bad.hint) from bad
+        at = compose_manifest(path).origin_of(bad.where)
+        raise BadManifest(f"{at.file}, line {at.line}: {bad.message}", hint=bad.hint) from bad
 
 
 def _sentence(problem: ErrorDetails) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,14 +148,18 @@ def _gguf(path: Path) -> ModelSource:
         raise BadManifest(f"{path} cannot be read: {unreadable}", hint="make it readable") from unreadable
 
 
-def refuse_unpinned(models: Iterable[ModelEntry]) -> None:
-    """Refuse models of the hub that name no commit, all of them in one sentence.
+def refuse_unpinned(models: Iterable[ModelEntry], wanted: Container[int] | None = None) -> None:
+    """Refuse models of the hub that name no commit, all of them in one sentence; of the `wanted` places, if given.
 
     Raises:
         BadManifest: there is one.
     """
     sources = enumerate((one, hub_source(one.source)) for one in models)
-    unpinned = {one.name: place for place, (one, found) in sources if found is not None and found.commit is None}
+    unpinned = {
+        one.name: place
+        for place, (one, found) in sources
+        if found is not None and found.commit is None and (wanted is None or place in wanted)
+    }
     if unpinned:
         verb = "names no revision" if len(unpinned) == 1 else "name no revision"
         raise BadManifest(

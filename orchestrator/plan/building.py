@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from harness.contract import (
@@ -21,6 +22,7 @@ from harness.contract import (
 from orchestrator.errors import BadManifest, located
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.manifest import BenchmarkEntry, CompressEntry, Manifest, ModelEntry
+from orchestrator.manifest.excluding import Exclusions
 from orchestrator.manifest.sources import (
     ModelSource,
     parse_model,
@@ -31,6 +33,7 @@ from orchestrator.manifest.sources import (
 from orchestrator.plan.architectures import ConfigLookUp, known_architectures, refusal
 from orchestrator.plan.data import DataSources, data_sources
 from orchestrator.plan.evaluating import Engine, scoring_refusal, task_for, task_stages
+from orchestrator.plan.exclusions import planned_exclusions
 from orchestrator.plan.exporting import Way, export_stage, find_way
 from orchestrator.plan.fetching import Fetches
 from orchestrator.plan.options import check_options
@@ -45,6 +48,7 @@ from orchestrator.plan.rounds import first_of, in_rounds
 from orchestrator.plan.serving import compressed_checkpoint, computed_in
 from orchestrator.plan.support import Checkpoint, Refused
 from orchestrator.stages import Input, Limits, NotPlanned, Plan, Stage, StageOutput, Subject
+from orchestrator.tracks import parts_of_task
 
 _NOT_KNOWN = "the architecture is not known before the model is there, so that a method or backend may yet refuse it"
 
@@ -66,6 +70,7 @@ class _Builder:
     device: Device
     data: Path | None
     sources: DataSources
+    exclusions: Exclusions
     stages: dict[str, Stage] = field(default_factory=dict)
     not_planned: list[NotPlanned] = field(default_factory=list)
     chosen: dict[str, list[str]] = field(default_factory=dict)
@@ -121,7 +126,7 @@ class _Builder:
         tasks = self.manifest.evaluate.tasks if self.manifest.evaluate else ()
         for asked in tasks:
             taken = task_for(architecture, asked, tasks, self.catalog)
-            if taken != asked:
+            if taken != asked and not self.leaves_out_task(_subject(model), asked, REFERENCE_ENGINE):
                 why = f"{taken} in place of {asked}: {architecture} needs its beginning token before every segment"
                 self.chosen.setdefault(why, []).append(model.name)
         fetched = self.add(self.fetches.model(model, source, _subject(model)))
@@ -130,6 +135,8 @@ class _Builder:
         compressions = []
         rounds = self.manifest.rounds.compress
         for index, entry in enumerate(self.manifest.compress):
+            if self.leaves_out(self.compressed(model, entry)):
+                continue
             with located("compress", index):
                 planned = self.compress(model, fetched, dense, entry)
                 if planned is not None and planned[1] in [one.subject for one in variants]:
@@ -144,12 +151,24 @@ class _Builder:
         self.add_in_rounds(compressions, rounds)
         self.measure(variants)
 
+    def compressed(self, model: ModelEntry, entry: CompressEntry) -> Subject:
+        _, method = resolve_method(entry.method, self.catalog)
+        setting = resolve_setting(entry, method)
+        return _subject(model).model_copy(update={"method": entry.name or method.name, "setting": setting.name})
+
+    def leaves_out(self, subject: Subject) -> bool:
+        return self.exclusions.leave_out(subject.model, subject.method, subject.setting)
+
+    def leaves_out_task(self, subject: Subject, task: str, engine: str) -> bool:
+        tracks = [track.value for track, _ in parts_of_task(task, self.manifest.scoring)]
+        return self.exclusions.leave_out_task(subject.model, subject.method, subject.setting, task, engine, tracks)
+
     def refuse_useless_methods(self) -> None:
         """An entry whose method knows none of the models is a mistake; one that knows some leaves a gap."""
         for index, entry in enumerate(self.manifest.compress):
             _, method = resolve_method(entry.method, self.catalog)
             refused = [one for one in self.not_planned if one.backend == method.name]
-            if index not in self.useful and all(one.reason is Reason.ARCHITECTURE for one in refused):
+            if index not in self.useful and refused and all(one.reason is Reason.ARCHITECTURE for one in refused):
                 with located("compress", index, "method"):
                     raise BadManifest(refused[0].message, hint=f"it knows: {', '.join(method.architectures)}")
 
@@ -165,7 +184,7 @@ class _Builder:
             check_options(image, "methods", method.name, entry.options)
         with located("calibration"):
             asked, substitute = resolve_calibration(method, self.manifest.calibration, entry.calibration)
-        subject = _subject(model).model_copy(update={"method": entry.name or method.name, "setting": setting.name})
+        subject = self.compressed(model, entry)
         if unknown_to := refusal(method, dense.architecture):
             source = f"`architectures` of {method.name} in {image.name}/{image.description_path.name}"
             why = Refused(Reason.ARCHITECTURE, unknown_to, source)
@@ -266,10 +285,16 @@ class _Builder:
                 found = resolve_engine(name, self.catalog)
             if found is None:
                 data = self._task_data(subject, REFERENCE_ENGINE)
-                yield from task_stages(labelled, checkpoint, entry, self.catalog, data, architecture=known.architecture)
+                left_out = partial(self.leaves_out_task, subject, engine=REFERENCE_ENGINE)
+                yield from task_stages(
+                    labelled, checkpoint, entry, self.catalog, data, left_out, architecture=known.architecture
+                )
                 continue
             engine = Engine(*found)
             backend = engine.backend
+            left_out = partial(self.leaves_out_task, subject, engine=backend.name)
+            if all(map(left_out, entry.tasks)):
+                continue
             way = scoring_refusal(backend) or find_way(
                 backend.name, self.catalog, self.device, computed_in(known, entry.dtype), dense_fallback=fallback
             )
@@ -279,7 +304,9 @@ class _Builder:
                 served = replace(labelled, caveat=way.caveat, device=common.device)
                 read = self._exported(checkpoint, subject, way)
                 data = self._task_data(subject, backend.name)
-                yield from task_stages(served, read, entry, self.catalog, data, engine, architecture=known.architecture)
+                yield from task_stages(
+                    served, read, entry, self.catalog, data, left_out, engine, architecture=known.architecture
+                )
 
     def _task_data(self, subject: Subject, engine: str) -> Callable[[TaskDescription], str | None]:
         """Plans the fetch of a task's data, and notes a task of which no source has them."""
@@ -294,7 +321,10 @@ class _Builder:
         return plan
 
     def _profiles(self, common: Stage, variant: _Variant) -> Iterator[Stage]:
-        if self.manifest.profile is not None:
+        subject = variant.subject
+        if self.manifest.profile is not None and not self.exclusions.leave_out_profile(
+            subject.model, subject.method, subject.setting
+        ):
             yield replace(
                 common,
                 id=f"profile/{variant.subject.label}",
@@ -311,6 +341,8 @@ class _Builder:
             assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
             with located("benchmark", "backends", index):
                 image, backend = resolve_backend(name, self.catalog)
+            if self.exclusions.leave_out_benchmark(subject.model, subject.method, subject.setting, backend.name):
+                continue
             options = entry.options.get(name, {})
             with located("benchmark", "options", name):
                 check_options(image, "backends", backend.name, options)
@@ -399,17 +431,25 @@ def build_plan(
         BadManifest: a name or option is unknown, a value is none that the method or backend accepts, a model names no
             commit, no source has a split that is needed, or a method knows the architecture of none of the models.
     """
-    refuse_unpinned(manifest.models)
     _refuse_other_names(manifest, catalog)
-    builder = _Builder(manifest, catalog, device, data, sources or data_sources(catalog))
+    exclusions = planned_exclusions(manifest, catalog)
+    planned = {
+        index: one for index, one in enumerate(manifest.models) if not exclusions.leave_out(one.name, None, None)
+    }
+    refuse_unpinned(manifest.models, planned)
+    builder = _Builder(manifest, catalog, device, data, sources or data_sources(catalog), exclusions)
     architecture_of = known_architectures(builder.fetch_image.description, look_up)
-    for index, model in enumerate(manifest.models):
+    for index, model in planned.items():
         with located("models", index, "source"):
             parsed = parse_model(model.source)
             refuse_unknown_package(parsed, builder.fetch_image.description.models)
         builder.plan_model(model, parsed, architecture_of(parsed))
     builder.refuse_useless_methods()
-    return Plan(tuple(builder.stages.values()), tuple(builder.not_planned), builder.decisions)
+    return Plan(
+        tuple(builder.stages.values()),
+        tuple(builder.not_planned),
+        (*builder.decisions, *(entry.words for entry in manifest.exclude)),
+    )
 
 
 def _refuse_other_names(manifest: Manifest, catalog: ImageCatalog) -> None:

@@ -34,13 +34,14 @@ def task_stages(
     entry: EvaluateEntry,
     catalog: ImageCatalog,
     fetch: Callable[[TaskDescription], str | None],
+    left_out: Callable[[str], bool],
     engine: Engine | None = None,
     *,
     architecture: str | None = None,
 ) -> Iterator[Stage]:
     """By the reference in the task's own image, or by `engine` in that one's.
 
-    `fetch` plans that of a task's data; there is no stage of a task whose data it does not get.
+    `fetch` plans that of a task's data; there is no stage of a task whose data it does not get, nor of one `left_out`.
 
     `common` has as its `id` the label of what is evaluated. `architecture` is the dense model's, so that all that is
     made of it is evaluated on the same tasks.
@@ -55,6 +56,8 @@ def task_stages(
         with located("evaluate", "tasks", index):
             if task not in catalog.tasks:
                 raise BadManifest(unknown("task", task, catalog.tasks), hint="`orchestrator images list` has all")
+            if left_out(task):
+                continue
             taken = task_for(architecture, task, entry.tasks, catalog)
             image, description = catalog.tasks[taken]
             dataset = fetch(description)

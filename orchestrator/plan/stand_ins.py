@@ -36,7 +36,14 @@ def with_stand_ins(
     if entry is None or not taken:
         return manifest, None
     changed = manifest.model_copy(
-        update={"evaluate": _evaluated(entry, taken), "scoring": _scored(manifest.scoring, taken)}
+        update={
+            "evaluate": _evaluated(entry, taken),
+            "scoring": _scored(manifest.scoring, taken),
+            "exclude": tuple(
+                one.model_copy(update={"task": tuple(dict.fromkeys(taken.get(task, task) for task in one.task))})
+                for one in manifest.exclude
+            ),
+        }
     )
     return changed, _decision(taken, lacking, data, sources)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from harness.contract import Frozen
 from orchestrator.evidence.value import Values, Variant
 from orchestrator.score.ratio import Ratio, rivals
-from orchestrator.tracks import Expectation, Place, Track, place_label
+from orchestrator.tracks import Expectation, Place, Track
 
 
 class MissingValue(Frozen):
@@ -55,15 +55,16 @@ def coverage_of(
 ) -> Coverage:
     """What went into the score of `ratios`, and what is `missing` of it."""
     track = expectation.track
-    expected = tuple(place_label(track, part, name) for part, names in expectation.parts.items() for name in names)
+    expected = expectation.places_of(variant.method, variant.setting)
+    labels, asked = dict.fromkeys(place.label for place in expected), {place.model for place in expected}
     counted = {ratio.place.label for ratio in ratios}
     models = {ratio.place.model for ratio in ratios}
     return Coverage(
         noun=track.noun,
-        names=tuple(name for name in expected if name in counted),
-        names_expected=expected,
+        names=tuple(name for name in labels if name in counted),
+        names_expected=tuple(labels),
         models=tuple(model for model in expectation.models if model in models),
-        models_expected=expectation.models,
+        models_expected=tuple(model for model in expectation.models if model in asked),
         values=len(ratios),
         values_expected=len(ratios) + len(missing),
         missing=tuple(missing),

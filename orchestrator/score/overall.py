@@ -98,7 +98,7 @@ def score(
     """The overall metric of one variant by itself in one track, over what there is of it; `draws` give its interval."""
     ratios: list[Ratio] = []
     missing: list[MissingValue] = []
-    for place in expectation.places:
+    for place in expectation.places_of(variant.method, variant.setting):
         try:
             ratios.append(ratio_at(values, place, variant, expectation.group(place, mode), draws))
         except Incomparable as reason:
@@ -133,7 +133,8 @@ def _figures(
     mode: Mode,
     draws: Draws | None,
 ) -> _Figures:
-    parts = _parts(Counter(expectation.group(place, mode) for place in expectation.places), ratios)
+    expected = expectation.places_of(variant.method, variant.setting)
+    parts = _parts(Counter(expectation.group(place, mode) for place in expected), ratios)
     squares = [part.value**2 for part in parts if part.value is not None]
     value = math.sqrt(_mean(squares)) if squares else None
     interval, no_interval, floor = None, None, None

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.contract import REFERENCE_ENGINE, Frozen
 from orchestrator.manifest import ScoringEntry
+from orchestrator.manifest.excluding import ExclusionEntry
 
 
 class AskedModel(Frozen):
@@ -26,11 +27,20 @@ class AskedBenchmark(Frozen):
     batch_sizes: tuple[int, ...] = ()
 
 
+class AskedCompression(Frozen):
+    """`name` is what stands in stages in place of the method's, where it does."""
+
+    method: str
+    name: str | None = None
+
+
 class Asked(Frozen):
     """`profile` is None where nothing was profiled."""
 
     models: tuple[AskedModel, ...]
+    compress: tuple[AskedCompression, ...] = ()
     evaluate: AskedEvaluation | None = None
     profile: dict[str, Any] | None = None
     benchmark: AskedBenchmark | None = None
     scoring: ScoringEntry = ScoringEntry()
+    exclude: tuple[ExclusionEntry, ...] = ()
