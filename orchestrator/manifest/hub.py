@@ -7,8 +7,6 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import OrchestratorError
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _ANSWER_SECONDS = 10.0
+_MOST_CONFIG_BYTES = 2**20
 _BY_HAND = "write the commit yourself, all 40 digits"
 
 
@@ -100,32 +99,30 @@ def _explained(repository: str, revision: str | None, kind: str) -> Iterator[Non
 def model_config(repository: str, revision: str) -> dict[str, Any] | None:
     """The `config.json` of a model at a commit; None where the hub shows us none.
 
+    It is asked for once: a plan goes on without it, and is not kept waiting by the client's own retries.
+
     Raises:
         HubUnavailable: the hub's client is not installed, is set to be offline, or gets no answer.
     """
     try:
         import httpx
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub import get_session, hf_hub_url
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not declared
     except ImportError as absent:
         raise HubUnavailable("the hub's client huggingface_hub is not installed here", hint="install it") from absent
     try:
-        with TemporaryDirectory() as folder:
-            file = hf_hub_download(
-                repository,
-                "config.json",
-                revision=revision,
-                cache_dir=folder,
-                etag_timeout=_ANSWER_SECONDS,
-                endpoint=os.environ.get("HF_ENDPOINT") or None,
-            )
-            config = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (HFValidationError, ValueError):
-        return None
-    except LocalEntryNotFoundError as failure:
-        raise HubUnavailable(f"the hub does not answer for {repository}", hint="check the network") from failure
-    except HfHubHTTPError:
-        return None
+        endpoint = os.environ.get("HF_ENDPOINT") or None
+        address = hf_hub_url(repository, "config.json", revision=revision, endpoint=endpoint)
+        with get_session().stream("GET", address, headers=build_hf_headers(), timeout=_ANSWER_SECONDS) as answer:
+            content = b""
+            for part in answer.iter_bytes():
+                content += part
+                if not answer.is_success or len(content) > _MOST_CONFIG_BYTES:
+                    return None
+        config = json.loads(content)
     except (httpx.HTTPError, OSError) as failure:
         raise HubUnavailable(f"the hub does not answer for {repository}", hint="check the network") from failure
+    except (HFValidationError, RecursionError, ValueError):
+        return None
     return config if isinstance(config, dict) else None
