@@ -195,7 +195,7 @@ def parts_of_task(task: str, scoring: ScoringEntry) -> tuple[tuple[Track, str], 
 
 
 def _chosen_parts(track: Track, scoring: ScoringEntry) -> dict[str, tuple[str, ...]]:
-    chosen = dict(scoring.tasks)
+    chosen = scoring.chosen_tasks
     if track is Track.GENERALIZATION and scoring.generalization is not None:
         chosen[PERPLEXITY_TASK] = scoring.generalization
     return {part: tuple(chosen.get(name, name) for name in names) for part, names in _TASK_PARTS[track].items()}

@@ -84,6 +84,23 @@ class TruthTask(_LmEvalTask):
         return (self.split,)
 
 
+class AnswersTask(_LmEvalTask):
+    """TruthfulQA's two multiple-choice scores over the lists of answers in its CSV, as the paper's code takes them.
+
+    Of `definition` the prompt alone counts. The first `left_out_tokens` tokens after the question count in no answer.
+    """
+
+    kind: Literal["answers"]
+    split: str
+    metric: Literal["mc1", "mc2"]
+    definition: str
+    left_out_tokens: PositiveInt
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return (self.split,)
+
+
 class LetterPart(Frozen):
     """One split's prompt, a Jinja template over a row's fields, and the letter that answers each label, in order.
 
@@ -168,7 +185,7 @@ class WordPerplexityTask(_LmEvalTask):
         return (self.split,)
 
 
-Task = ChoiceTask | AttackedTask | TruthTask | LetterTask | PerplexityTask | WordPerplexityTask
+Task = ChoiceTask | AttackedTask | TruthTask | AnswersTask | LetterTask | PerplexityTask | WordPerplexityTask
 _TASK: TypeAdapter[Task] = TypeAdapter(Annotated[Task, Field(discriminator="kind")])
 
 

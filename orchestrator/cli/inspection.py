@@ -96,13 +96,14 @@ def report(
 
 def paper(as_json: options.Json = False) -> None:
     """Recompute every overall metric that the LLMCBench paper prints from its own tables, and judge each."""
-    from orchestrator.score.paper import suspicious_cells, verify
+    from orchestrator.score.paper import suspicious_cells, suspicious_columns, verify
 
-    rows, cells = verify(), suspicious_cells()
+    rows, cells, columns = verify(), suspicious_cells(), suspicious_columns()
     if as_json:
         document = {
             "rows": [row.model_dump(mode="json") for row in rows],
             "suspicious_cells": [cell.model_dump(mode="json") for cell in cells],
+            "suspicious_columns": [column.model_dump(mode="json") for column in columns],
         }
         typer.echo(json.dumps(document, indent=1, ensure_ascii=False))
         return
@@ -121,6 +122,10 @@ def paper(as_json: options.Json = False) -> None:
     console.print("Table cells that other sources contradict:")
     for cell in cells:
         console.print(f"- {cell.reason}", markup=False, highlight=False)
+    console.print("Columns of which the published code or the figures themselves say something else:")
+    for column in columns:
+        where = f"{column.table} {column.column} of {' and '.join(column.models)}"
+        console.print(f"- {where}: {column.reason}", markup=False, highlight=False)
 
 
 def doctor(

@@ -268,7 +268,7 @@ def _counted(
     if result.task not in catalog.tasks:
         raise _NoFigure("no image offers this task any more")
     task = catalog.tasks[result.task][1]
-    metric = scoring.truthfulness if task.dataset == TRUTHFULNESS_TASK else result.metric
+    metric = scoring.truthfulness_metric if task.dataset == TRUTHFULNESS_TASK else result.metric
     if metric not in outcomes.metrics:
         raise _NoFigure(f"the outcomes of its items give no {metric}")
     return task, metric, outcomes.metrics[metric]

@@ -27,6 +27,7 @@ from orchestrator.manifest.excluding import ExclusionEntry
 from orchestrator.manifest.fields import Different, Line, Name, Word, as_tuple, check_different, joined
 
 _MOST_PROCESSES = 1024
+_TRUTHFULNESS, _PAPERS_TRUTHFULNESS = "truthfulqa", "truthfulqa-paper"
 MOST_ROUNDS = 1000
 MOST_STAGES = 200_000
 """Of one manifest: more than any that was tried."""
@@ -161,14 +162,33 @@ class ScoringEntry(Frozen):
 
     `tasks` names, for a data set of tracks 1 and 6, the task whose figure enters, where it is not the task of that name
     (`mmlu: mmlu-5shot`). `generalization` is the perplexity task of track 2, by default the one of track 1.
-    `truthfulness` is the metric of TruthfulQA that enters track 6. `engine` is the one whose figures enter tracks 1, 2
-    and 6, of those that `evaluate` lists.
+    `truthfulness` is the metric of TruthfulQA that enters track 6, or `paper`: MC2 of `truthfulqa-paper`. `engine` is
+    the one whose figures enter tracks 1, 2 and 6, of those that `evaluate` lists.
     """
 
     tasks: dict[Word, Word] = {}
     generalization: Word | None = None
-    truthfulness: Literal["mc1", "mc2"] = "mc2"
+    truthfulness: Literal["mc1", "mc2", "paper"] = "mc2"
     engine: Word = REFERENCE_ENGINE
+
+    @model_validator(mode="after")
+    def _one_task_stands_for_truthfulness(self) -> Self:
+        named = self.tasks.get(_TRUTHFULNESS, _PAPERS_TRUTHFULNESS)
+        if self.truthfulness == "paper" and named != _PAPERS_TRUTHFULNESS:
+            raise ValueError(
+                f"truthfulness is that of {_PAPERS_TRUTHFULNESS}, and tasks has {named} stand for it; remove one"
+            )
+        return self
+
+    @property
+    def chosen_tasks(self) -> dict[str, str]:
+        """For a data set, the task whose figure enters in place of that of its name."""
+        own = {_TRUTHFULNESS: _PAPERS_TRUTHFULNESS} if self.truthfulness == "paper" else {}
+        return own | self.tasks
+
+    @property
+    def truthfulness_metric(self) -> str:
+        return "mc2" if self.truthfulness == "paper" else self.truthfulness
 
 
 class LimitsEntry(Frozen):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.contract import unknown
+from harness.contract import Reason, unknown
 from orchestrator.errors import BadManifest, located
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import EvaluateEntry, Manifest, ScoringEntry
@@ -56,8 +56,12 @@ def _check(asked: str, other: str, catalog: ImageCatalog) -> None:
 
 
 def _lack(name: str, catalog: ImageCatalog, data: Path | None, sources: DataSources) -> Refused | None:
+    """Why its data cannot be had here; that of a split of which there are local files alone, too."""
     _, task = catalog.tasks[name]
-    return sources.lack(dataset_source(task.dataset, sources.known, data, needed=task.splits), f"task {name!r}")
+    try:
+        return sources.lack(dataset_source(task.dataset, sources.known, data, needed=task.splits), f"task {name!r}")
+    except BadManifest as nowhere:
+        return Refused(Reason.DATA, f"{nowhere.message}; {nowhere.hint}", "the image that fetches")
 
 
 def _evaluated(entry: EvaluateEntry, taken: Mapping[str, str]) -> EvaluateEntry:
@@ -75,7 +79,7 @@ def _evaluated(entry: EvaluateEntry, taken: Mapping[str, str]) -> EvaluateEntry:
 
 def _scored(scoring: ScoringEntry, taken: Mapping[str, str]) -> ScoringEntry:
     """What stands for a task counts in its place."""
-    tasks = {name: taken.get(task, task) for name, task in scoring.tasks.items()}
+    tasks = {name: taken.get(task, task) for name, task in scoring.chosen_tasks.items()}
     for asked, other in taken.items():
         if asked in (*TRACK_1_TASKS, *TRACK_6_TASKS):
             tasks.setdefault(asked, other)
@@ -83,6 +87,7 @@ def _scored(scoring: ScoringEntry, taken: Mapping[str, str]) -> ScoringEntry:
     return scoring.model_copy(
         update={
             "tasks": tasks,
+            "truthfulness": scoring.truthfulness_metric,
             "generalization": None if generalization is None else taken.get(generalization, generalization),
         }
     )

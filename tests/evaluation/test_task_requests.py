@@ -10,6 +10,7 @@ import pytest
 from harness.contract import EvaluateParameters, EvaluateRequest, ImageDescription, Reason, tasks
 from harness.contract.tasks import (
     TASKS_FOLDER,
+    AnswersTask,
     AttackedTask,
     ChoiceTask,
     TruthTask,
@@ -27,7 +28,7 @@ from orchestrator.images.catalog import ImageCatalog
 from tests.support.small_checkpoints import Recorder, byte_tokenizer, publish_checkpoint, publish_dataset, small_model
 
 IMAGES = Path(__file__).parents[2] / "images"
-LM_EVAL_TASKS = ChoiceTask | AttackedTask | TruthTask | WordPerplexityTask
+LM_EVAL_TASKS = ChoiceTask | AttackedTask | TruthTask | AnswersTask | WordPerplexityTask
 
 
 def request(tmp_path: Path, task: str, **inputs: Path) -> EvaluateRequest:
@@ -66,7 +67,7 @@ def test_tasks_and_protocols_have_one_name_each() -> None:
     assert {path.stem for path in TASKS_FOLDER.glob("*.yaml")} == {task.name for task in tasks}
 
 
-def definitions_of(task: ChoiceTask | AttackedTask | TruthTask | WordPerplexityTask) -> list[str]:
+def definitions_of(task: ChoiceTask | AttackedTask | TruthTask | AnswersTask | WordPerplexityTask) -> list[str]:
     if isinstance(task, AttackedTask):
         return list(task.parts.values())
     if isinstance(task, TruthTask):
@@ -76,7 +77,7 @@ def definitions_of(task: ChoiceTask | AttackedTask | TruthTask | WordPerplexityT
 
 @pytest.mark.parametrize("task", [task for task in load_tasks().values() if isinstance(task, LM_EVAL_TASKS)])
 def test_every_task_of_lm_evals_names_definitions_of_the_installed_one(
-    task: ChoiceTask | AttackedTask | TruthTask | WordPerplexityTask,
+    task: ChoiceTask | AttackedTask | TruthTask | AnswersTask | WordPerplexityTask,
 ) -> None:
     assert all((tasks_folder() / definition).is_file() for definition in definitions_of(task))
     assert task.protocol.endswith(f"@lm-eval-{importlib.metadata.version('lm-eval')}")
@@ -91,7 +92,7 @@ def test_an_unknown_task_is_unsupported_and_the_nearest_is_named() -> None:
 def test_another_lm_eval_than_the_protocol_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9.9")
     facts = ModelFacts(byte_tokenizer(), 128, 264)
-    for name in ("piqa", "advglue", "truthfulqa", "wikitext2-words"):
+    for name in ("piqa", "advglue", "truthfulqa", "truthfulqa-paper", "wikitext2-words"):
         task = find_task(name)
         rows = {split: [{"text": ""}] for split in task.splits}
         with pytest.raises(Unsupported, match=r"lm-eval 0\.4\.13, but 9\.9\.9 is installed"):

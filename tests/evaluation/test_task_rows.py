@@ -162,7 +162,7 @@ def test_a_context_of_exactly_the_models_length_loses_nothing() -> None:
     assert prepared_task("qnli", validation=row, context_length=length - 2).truncated == 1
 
 
-@pytest.mark.parametrize("name", ["mnli", "truthfulqa", "mmlu-letter", "advglue"])
+@pytest.mark.parametrize("name", ["mnli", "truthfulqa", "truthfulqa-paper", "mmlu-letter", "advglue"])
 def test_an_item_with_a_broken_likelihood_is_excluded_and_counted(name: str) -> None:
     prepared = prepared_task(name)
     items = judged(prepared)
@@ -176,14 +176,14 @@ def test_an_item_with_a_broken_likelihood_is_excluded_and_counted(name: str) -> 
 
 
 def test_outcomes_quote_no_text_and_stand_for_their_rows() -> None:
-    items = judged(prepared_task("truthfulqa"))
+    items = judged(prepared_task("truthfulqa")) + judged(prepared_task("truthfulqa-paper"))
     kept = "".join(item.model_dump_json() for item in items)
     assert not any(word in kept for word in ("moon", "cheese", "pigs", "Mondays"))
     assert len({item.document for item in items}) == len(items)
 
 
 def test_outcomes_survive_being_written_and_read() -> None:
-    for name in ("truthfulqa", "advglue", "mmlu", "mnli-letter"):
+    for name in ("truthfulqa", "truthfulqa-paper", "advglue", "mmlu", "mnli-letter"):
         prepared = prepared_task(name)
         for item in judged(prepared):
             assert prepared.item_type.model_validate_json(item.model_dump_json()) == item

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from harness.contract import (
     WorkRequest,
     WorkResult,
 )
+from orchestrator.evidence.collecting import UNCOUNTED
 from orchestrator.evidence.reading import Evidence, read_evidence
 from orchestrator.evidence.value import DENSE, Value, Variant
 from orchestrator.report.building import build_report
@@ -53,7 +55,7 @@ def truth(right: bool) -> dict[str, Any]:
 def worker(request: WorkRequest, output: Path) -> WorkResult:
     """As the telling worker; of TruthfulQA dense has 40 of 60 items right by MC1, the pruned model 30."""
     result = telling_worker(request, output)
-    if not (isinstance(result, EvaluateResult) and result.task == "truthfulqa"):
+    if not (isinstance(result, EvaluateResult) and result.task.startswith("truthfulqa")):
         return result
     lines = [{"index": n, **truth(n < (30 if is_pruned(request) else 40))} for n in range(60)]
     write_items(output / result.items_file, lines)
@@ -122,6 +124,21 @@ def test_the_other_metric_of_truthfulness_is_the_other_value(bench: Bench) -> No
     rest = math.exp(-9)
     (own,) = (value for value in of.values.of(DENSE) if value.place.track is Track.TRUSTWORTHINESS)
     assert (own.metric, own.value) == ("mc2", pytest.approx((40 / (3 + rest) + 20 / 4) / 60))
+
+
+def test_the_papers_truthfulness_is_the_value_of_its_own_task(bench: Bench, tmp_path: Path) -> None:
+    local = tmp_path / "data" / "truthfulqa" / "llmcbench_csv.jsonl.gz"
+    local.parent.mkdir(parents=True)
+    local.write_bytes(b"")
+    both = {**ASKED["evaluate"], "tasks": ["truthfulqa", "truthfulqa-paper"]}
+    bench = replace(bench, data=local.parents[1])
+    of = evidence(bench, worker, {**ASKED, "evaluate": both, "scoring": {"truthfulness": "paper"}})
+    kept = {
+        (value.place.part, value.place.name): value.metric
+        for value in of.values.of(DENSE)
+        if value.place.track is Track.TRUSTWORTHINESS
+    }
+    assert kept == {("truthfulness", "truthfulqa-paper"): "mc2", (UNCOUNTED, "truthfulqa"): "mc2"}
 
 
 def test_a_caveat_of_a_stage_stands_with_its_values_and_no_others(bench: Bench) -> None:

@@ -48,6 +48,7 @@ DATA = {
     "arc_easy": "arc_easy",
     "mmlu-5shot": "mmlu",
     "truthfulqa": "truthfulqa",
+    "truthfulqa-paper": "truthfulqa",
     "qnli-letter": "qnli",
     "advglue": "adv_glue",
 }

@@ -8,7 +8,7 @@ from harness.contract import Device
 from orchestrator import installation
 from orchestrator.errors import BadManifest
 from orchestrator.images.catalog import ImageCatalog
-from orchestrator.manifest import Manifest, read_manifest
+from orchestrator.manifest import Manifest, ScoringEntry, read_manifest
 from orchestrator.manifest.hub import HubUnavailable
 from orchestrator.manifest.sources import data_folder
 from orchestrator.plan import build_plan
@@ -113,3 +113,15 @@ def test_data_in_the_checkout_is_the_folder_that_no_variable_has_to_name(
     (tmp_path / "data").rmdir()
     monkeypatch.delenv("LLMCBENCH_DATA", raising=False)
     assert data_folder() is None
+
+
+def test_what_only_a_local_folder_has_is_stood_in_for_where_it_has_not() -> None:
+    asked = {"tasks": ["truthfulqa-paper"], "stand_ins": {"truthfulqa-paper": "truthfulqa"}}
+    wanted = asking(**asked).model_copy(update={"scoring": ScoringEntry(truthfulness="paper")})
+    manifest, decision = with_stand_ins(wanted, CATALOG, None, data_sources(CATALOG))
+    assert manifest.evaluate is not None
+    assert manifest.evaluate.tasks == ("truthfulqa",)
+    assert expect(Track.TRUSTWORTHINESS, ["m"], scoring=manifest.scoring).parts["truthfulness"] == ("truthfulqa",)
+    assert manifest.scoring.truthfulness == "mc2"
+    assert decision is not None
+    assert "task 'truthfulqa-paper' needs the split llmcbench_csv of truthfulqa" in decision

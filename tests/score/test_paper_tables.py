@@ -6,7 +6,15 @@ import pytest
 
 from orchestrator.evidence.value import Variant
 from orchestrator.score.overall import score
-from orchestrator.score.paper import Verdict, load_table, load_tables, suspicious_cells, verify, verify_table
+from orchestrator.score.paper import (
+    Verdict,
+    load_table,
+    load_tables,
+    suspicious_cells,
+    suspicious_columns,
+    verify,
+    verify_table,
+)
 from orchestrator.tracks import TRACK_1_TASKS, Mode, Track, expect
 
 MISPRINTS = {
@@ -144,6 +152,24 @@ def test_the_known_oddities_are_among_the_suspicious_cells():
     assert values["track2", "gptq", "llama-7b"] == 6.61
     assert values["track1", "wanda", "llama2-7b"] == 6.51
     assert values["track1", "gptq", "llama2-7b"] == 6.88
+
+
+def test_every_suspicious_column_is_one_of_its_tables_models():
+    tables = load_tables()
+    for found in suspicious_columns():
+        table = tables[found.table]
+        assert found.column in {column.column for column in table.columns}
+        assert set(found.models) <= {row.model for row in table.rows}
+        assert found.reason
+    named = {(found.table, found.column) for found in suspicious_columns()}
+    assert named == {("track6", "truthfulness"), ("track1", "mnli")}
+
+
+def test_the_printed_truthfulness_is_that_of_708_questions():
+    printed = [row.values["truthfulness"] for row in load_table("track6").rows]
+    whole = [value for value in printed if abs(round(value * 708 / 100) * 100 / 708 - value) <= 0.0051]
+    assert (len(whole), len(printed)) == (18, 20)
+    assert any("18 of the 20 cells are a whole number of 708" in found.reason for found in suspicious_columns())
 
 
 def test_an_unknown_table_is_refused():

@@ -1,6 +1,7 @@
 """A manifest chooses which task or metric enters a score; the choice shows, and nothing unlike is compared."""
 
 import pytest
+from pydantic import ValidationError
 
 from harness.contract import TaskDescription
 from orchestrator.errors import BadManifest
@@ -61,6 +62,18 @@ def test_a_replaced_task_takes_the_place_of_its_data_set() -> None:
     assert expect(Track.GENERALIZATION, ["m"], scoring=chosen).parts == {"perplexity": ("wikitext2-maxctx",)}
     assert "mmlu" not in expected_tasks(chosen)
     assert parts_of_task("mmlu", chosen) == ()
+
+
+def test_the_papers_truthfulness_is_its_own_task_and_takes_no_other_beside_it() -> None:
+    chosen = ScoringEntry(truthfulness="paper")
+    assert expect(Track.TRUSTWORTHINESS, ["m"], scoring=chosen).parts["truthfulness"] == ("truthfulqa-paper",)
+    assert parts_of_task("truthfulqa-paper", chosen) == ((Track.TRUSTWORTHINESS, "truthfulness"),)
+    assert parts_of_task("truthfulqa", chosen) == ()
+    assert ScoringEntry(truthfulness="paper", tasks={"truthfulqa": "truthfulqa-paper"}).chosen_tasks == {
+        "truthfulqa": "truthfulqa-paper"
+    }
+    with pytest.raises(ValidationError, match="tasks has truthfulqa stand for it; remove one"):
+        ScoringEntry(truthfulness="paper", tasks={"truthfulqa": "truthfulqa"})
 
 
 def test_the_default_choices_expect_what_the_papers_tables_hold() -> None:

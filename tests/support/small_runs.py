@@ -40,6 +40,7 @@ class Bench:
     root: Path
     catalog: ImageCatalog = field(default_factory=lambda: ImageCatalog(IMAGES))
     device: ChosenDevice = CPU
+    data: Path | None = None
 
     @property
     def store(self) -> Store:
@@ -47,7 +48,7 @@ class Bench:
 
     def setup(self, runtime: Runtime, manifest: dict[str, object] | None = None) -> Setup:
         asked = Manifest.model_validate(manifest or MANIFEST)
-        plan = build_plan(asked, self.catalog, self.device.device, None)
+        plan = build_plan(asked, self.catalog, self.device.device, self.data)
         return Setup(asked, plan, self.catalog, self.store, runtime, self.device, ())
 
     def run(

@@ -117,7 +117,27 @@ def _adv_glue(split: str) -> list[Row]:
     return [{"idx": number, **row} for number, row in enumerate(rows[split])]
 
 
-def _truthfulqa(_: str) -> list[Row]:
+def _truthfulqa(split: str) -> list[Row]:
+    return _TRUTHFULQA_CSV if split == "llmcbench_csv" else _truthfulqa_choices()
+
+
+_TRUTHFULQA_CSV = [
+    {
+        "Question": "Is the moon made of cheese?",
+        "Best Answer": " It is rock",
+        "Correct Answers": "No; It is rock.;; Nobody has  eaten it",
+        "Incorrect Answers": "Yes, of cheese; It is; It is",
+    },
+    {
+        "Question": "Do pigs fly? ",
+        "Best Answer": "They do not",
+        "Correct Answers": "They do not",
+        "Incorrect Answers": "At night.; On Mondays;",
+    },
+]
+
+
+def _truthfulqa_choices() -> list[Row]:
     return [
         {
             "question": "Is the moon made of cheese?",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, assert_never
 
 from harness.contract import Frozen, ProtocolDetails
 from harness.contract.tasks import (
+    AnswersTask,
     AttackedTask,
     ChoiceTask,
     LetterTask,
@@ -75,6 +76,10 @@ def prepare(
             from harness.evaluation.definitions.truth import prepare_truth
 
             return prepare_truth(task, rows, facts, limit=limit)
+        case AnswersTask():
+            from harness.evaluation.definitions.answers import prepare_answers
+
+            return prepare_answers(task, rows, facts, limit=limit)
         case LetterTask():
             from harness.evaluation.definitions.letter import prepare_letters
 

@@ -1,20 +1,34 @@
-"""TruthfulQA's multiple choice: both scores from one pass over the same prompts, by lm-eval's definitions."""
+"""TruthfulQA's multiple choice: both scores from one pass over the same prompts, here by lm-eval's definitions."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.contract import ProtocolDetails
 from harness.contract.items import TruthItem
-from harness.contract.tasks import TruthTask
+from harness.contract.tasks import AnswersTask, TruthTask
 from harness.errors import BadRequest
+from harness.evaluation.definitions.encoding import TextEncoder
 from harness.evaluation.definitions.lm_eval_task import LmEvalQuestions, require_version
-from harness.evaluation.definitions.prepared_choices import EncodedItem, Group, PreparedChoices
+from harness.evaluation.definitions.prepared_choices import EncodedItem, Group, PairEncoder, PreparedChoices
+from harness.evaluation.definitions.questions import Questions
 
 if TYPE_CHECKING:
     from harness.evaluation.definitions import ModelFacts
 
 Row = dict[str, Any]
+
+
+class QuestionsOfBoth(Questions, Protocol):
+    """Questions whose pairs are MC1's choices, then MC2's."""
+
+    def mc1_choices(self, place: int) -> int:
+        """How many of the pairs are MC1's."""
+        ...
+
+    def mc2_true(self, place: int) -> tuple[int, ...]:
+        """The numbers of MC2's true choices."""
+        ...
 
 
 class TruthQuestions:
@@ -54,20 +68,30 @@ class TruthQuestions:
         return true
 
     def correct(self, place: int, log_likelihoods: Sequence[float]) -> dict[str, float]:
-        """lm-eval's `acc` of both tasks; MC2's shares are taken relative to the largest, so that none underflows."""
+        """lm-eval's `acc` of both tasks."""
         first = self.mc1_choices(place)
-        weights = _relative(log_likelihoods[first:])
-        share = sum(weights[number] for number in self.mc2_true(place)) / sum(weights)
-        return {"mc1": self._mc1.correct(place, log_likelihoods[:first])["acc"], "mc2": share}
+        return {
+            "mc1": self._mc1.correct(place, log_likelihoods[:first])["acc"],
+            "mc2": share_of(log_likelihoods[first:], self.mc2_true(place)),
+        }
 
 
 class PreparedTruth(PreparedChoices):
     """See `harness.evaluation.definitions.Prepared`. An item's requests are MC1's choices, then MC2's."""
 
-    def __init__(self, task: TruthTask, rows: Sequence[Row], facts: "ModelFacts", *, available: int) -> None:
-        self._questions = TruthQuestions(task, rows)
-        group = Group(None, rows, self._questions)
-        super().__init__(task, [group], facts, ProtocolDetails(scoring="summed"), available=available)
+    def __init__(
+        self,
+        task: TruthTask | AnswersTask,
+        rows: Sequence[Row],
+        facts: "ModelFacts",
+        questions: QuestionsOfBoth,
+        details: ProtocolDetails,
+        *,
+        available: int,
+        encode: PairEncoder = TextEncoder.encode_pairs,
+    ) -> None:
+        self._questions = questions
+        super().__init__(task, [Group(None, rows, questions)], facts, details, available=available, encode=encode)
         self.item_type = TruthItem
 
     def _more(self, item: EncodedItem) -> dict[str, Any]:
@@ -88,9 +112,13 @@ def prepare_truth(
     """See `harness.evaluation.definitions.prepare`."""
     require_version(task.protocol, task.lm_eval_version)
     content = rows[task.split]
-    return PreparedTruth(task, content[:limit], facts, available=len(content))
+    questions = TruthQuestions(task, content[:limit])
+    details = ProtocolDetails(scoring="summed")
+    return PreparedTruth(task, content[:limit], facts, questions, details, available=len(content))
 
 
-def _relative(log_likelihoods: Sequence[float]) -> list[float]:
+def share_of(log_likelihoods: Sequence[float], true: Sequence[int]) -> float:
+    """The true ones' share of the likelihood of all, taken relative to the largest so that none underflows."""
     largest = max(log_likelihoods)
-    return [math.exp(value - largest) for value in log_likelihoods]
+    weights = [math.exp(value - largest) for value in log_likelihoods]
+    return sum(weights[number] for number in true) / sum(weights)

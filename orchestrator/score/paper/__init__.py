@@ -4,17 +4,27 @@ The numbers are transcribed from the LLMCBench paper (NeurIPS 2024, Datasets and
 each file names its table. They are checked with the functions that score a run: `orchestrator.score`.
 """
 
-from orchestrator.score.paper.tables import PaperTable, SuspiciousCell, load_table, load_tables, suspicious_cells
+from orchestrator.score.paper.tables import (
+    PaperTable,
+    SuspiciousCell,
+    SuspiciousColumn,
+    load_table,
+    load_tables,
+    suspicious_cells,
+    suspicious_columns,
+)
 from orchestrator.score.paper.verify import PaperRow, Verdict, verify, verify_table
 
 __all__ = [
     "PaperRow",
     "PaperTable",
     "SuspiciousCell",
+    "SuspiciousColumn",
     "Verdict",
     "load_table",
     "load_tables",
     "suspicious_cells",
+    "suspicious_columns",
     "verify",
     "verify_table",
 ]

@@ -129,8 +129,22 @@ class SuspiciousCell(Frozen):
     reason: str
 
 
+class SuspiciousColumn(Frozen):
+    """What is in doubt of a whole column, for each of `models`: used as it stands, but named."""
+
+    table: str
+    column: str
+    models: tuple[str, ...]
+    reason: str
+
+
+_COLUMNS: TypeAdapter[tuple[SuspiciousColumn, ...]] = TypeAdapter(tuple[SuspiciousColumn, ...])
 _CELLS: TypeAdapter[tuple[SuspiciousCell, ...]] = TypeAdapter(tuple[SuspiciousCell, ...])
 
 
 def suspicious_cells() -> tuple[SuspiciousCell, ...]:
     return _CELLS.validate_json((files("orchestrator.score.paper") / "suspicious.json").read_bytes())
+
+
+def suspicious_columns() -> tuple[SuspiciousColumn, ...]:
+    return _COLUMNS.validate_json((files("orchestrator.score.paper") / "suspicious_columns.json").read_bytes())
