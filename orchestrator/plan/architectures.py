@@ -12,6 +12,8 @@ from harness.contract import (
     PackageModel,
     did_you_mean,
 )
+from orchestrator.errors import BadManifest
+from orchestrator.manifest import ModelEntry
 from orchestrator.manifest.hub import HubUnavailable
 from orchestrator.manifest.sources import ModelSource
 
@@ -45,6 +47,20 @@ def known_architectures(fetch: ImageDescription, look_up: ConfigLookUp | None) -
         return None if config is None else _named_in(config, fetch)
 
     return find
+
+
+def stated_architecture(model: ModelEntry, found: str | None) -> str | None:
+    """What the manifest states where nothing else tells, as of a model of a hub that does not answer.
+
+    Raises:
+        BadManifest: the model is `found` to be of another one.
+    """
+    if model.architecture is not None and found not in (None, model.architecture):
+        raise BadManifest(
+            f"{model.name} is of the architecture {found} once it is fetched, not {model.architecture}",
+            hint="correct `architecture`, or leave it out",
+        )
+    return found or model.architecture
 
 
 def _is(known: PackagedModelDescription, asked: PackageModel) -> bool:

@@ -30,7 +30,7 @@ from orchestrator.manifest.sources import (
     refuse_unpinned,
     without_folder,
 )
-from orchestrator.plan.architectures import ConfigLookUp, known_architectures, refusal
+from orchestrator.plan.architectures import ConfigLookUp, known_architectures, refusal, stated_architecture
 from orchestrator.plan.data import DataSources, data_sources
 from orchestrator.plan.evaluating import Engine, scoring_refusal, task_for, task_stages
 from orchestrator.plan.exclusions import planned_exclusions
@@ -443,7 +443,9 @@ def build_plan(
         with located("models", index, "source"):
             parsed = parse_model(model.source)
             refuse_unknown_package(parsed, builder.fetch_image.description.models)
-        builder.plan_model(model, parsed, architecture_of(parsed))
+        with located("models", index, "architecture"):
+            architecture = stated_architecture(model, architecture_of(parsed))
+        builder.plan_model(model, parsed, architecture)
     builder.refuse_useless_methods()
     return Plan(
         tuple(builder.stages.values()),

@@ -69,7 +69,7 @@ def coverage_of(
         values_expected=len(ratios) + len(missing),
         missing=tuple(missing),
         choices=expectation.choices,
-        notes=(*_relative_notes(values, track, variant, ratios), *_unexpected(values, track, variant, ratios, missing)),
+        notes=(*_relative_notes(values, track, variant, ratios), *_unexpected(values, variant, expectation)),
     )
 
 
@@ -92,13 +92,11 @@ def _relative_notes(values: Values, track: Track, variant: Variant, ratios: Sequ
     return tuple(notes)
 
 
-def _unexpected(
-    values: Values, track: Track, variant: Variant, ratios: Sequence[Ratio], missing: Sequence[MissingValue]
-) -> tuple[str, ...]:
-    expected = {*(ratio.place for ratio in ratios), *(one.place for one in missing)}
+def _unexpected(values: Values, variant: Variant, expectation: Expectation) -> tuple[str, ...]:
+    expected = {*expectation.places}
     extra = sorted(
         (value.place.part, value.place.name, value.place.model)
         for value in values.of(variant)
-        if value.place.track is track and value.place not in expected
+        if value.place.track is expectation.track and value.place not in expected
     )
     return tuple(f"not counted, being no part of this score: {part}/{name} of {model}" for part, name, model in extra)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.contract import Device, FetchParameters, HubModel
+from harness.contract import Device, DeviceKind
 from orchestrator.images.catalog import ImageCatalog
-from orchestrator.manifest import read_manifest
+from orchestrator.manifest import Manifest, hub_source, read_manifest
 from orchestrator.manifest.sources import dataset_source
 from orchestrator.plan import build_plan
 from orchestrator.plan.choices import check_choices
@@ -50,29 +50,75 @@ def test_the_accuracy_manifest_measures_all_that_tracks_1_2_and_6_expect() -> No
     }
 
 
-def test_the_papers_manifest_names_the_models_and_families_of_its_table() -> None:
-    manifest = read_manifest(ROOT / "manifests" / "track2.yaml")
-    rows = {row.model: row.family for row in load_table("track2").rows}
-    assert {model.name: model.family for model in manifest.models} == rows
-    methods = {row.method for row in load_table("track2").rows if row.method is not None}
+def entries(manifest: Manifest) -> set[tuple[str, str]]:
+    """Methods and bits or ratios, without groups, of all but baselines."""
     baselines = {name for name, (_, method) in CATALOG.methods.items() if method.baseline}
-    assert {entry.method for entry in manifest.compress} == methods | baselines
+    asked = {(one.method, (one.setting or "").partition("g")[0]) for one in manifest.compress}
+    return {one for one in asked if one[0] not in baselines}
 
 
-def test_every_model_of_the_papers_manifest_is_pinned() -> None:
-    stages = plan(ROOT / "manifests" / "track2.yaml").stages
-    sources = [one.parameters.source for one in stages if isinstance(one.parameters, FetchParameters) and one.subject]
-    assert len(sources) == 18
-    assert all(isinstance(source, HubModel) and len(source.revision) == 40 for source in sources)
+@pytest.mark.parametrize(("name", "table"), [("paper-generalization", "track2"), ("paper-int8", "track2_int8")])
+def test_the_papers_manifests_of_track_2_have_the_models_and_methods_of_their_tables(name: str, table: str) -> None:
+    manifest = read_manifest(ROOT / "manifests" / f"{name}.yaml")
+    rows = load_table(table).rows
+    assert {model.name for model in manifest.models} == {row.model for row in rows}
+    assert entries(manifest) == {(row.method, row.setting) for row in rows if row.method is not None}
 
 
-@pytest.mark.parametrize("name", ["track2", "track2-offline"])
+def test_families_are_those_of_the_papers_table() -> None:
+    rows = {row.model: row.family for row in load_table("track2").rows}
+    manifest = read_manifest(ROOT / "manifests" / "full.yaml")
+    assert {model.name: model.family for model in manifest.models} == rows
+
+
+def test_the_main_manifest_has_the_models_and_methods_of_its_tables() -> None:
+    manifest = read_manifest(ROOT / "manifests" / "paper-main.yaml")
+    rows = [row for table in ("track1", "track3", "track4", "track6") for row in load_table(table).rows]
+    assert {model.name for model in manifest.models} == {row.model for row in rows}
+    of_tables = {(row.method, row.setting) for row in rows if row.method is not None}
+    assert entries(manifest) == of_tables | {("gptq", "W4A16"), ("awq", "W4A16")}
+    assert manifest.evaluate is not None
+    assert set(expected_tasks(manifest.scoring)) == set(manifest.evaluate.tasks)
+
+
+def test_the_whole_papers_manifest_is_the_sum_of_its_parts() -> None:
+    """What is left out of it is what no part asks for."""
+    parts = [f"paper-{part}" for part in ("main", "vicuna", "generalization", "int8")]
+    asked = {stage.id for part in parts for stage in plan(ROOT / "manifests" / f"{part}.yaml").stages}
+    assert {stage.id for stage in plan(ROOT / "manifests" / "full.yaml").stages} == asked
+
+
+def test_every_model_of_the_papers_manifests_is_pinned_and_known_before_it_is_fetched() -> None:
+    models = read_manifest(ROOT / "manifests" / "full.yaml").models
+    assert len(models) == 18
+    known = {name for _, method in CATALOG.methods.values() for name in method.architectures}
+    for model in models:
+        source = hub_source(model.source)
+        assert source is not None
+        assert source.commit is not None
+        assert model.architecture in known
+        assert model.parameters is not None
+    refused = [one for one in plan(ROOT / "manifests" / "full.yaml").decisions if "not known before" in one]
+    assert refused == []
+
+
+@pytest.mark.parametrize("name", ["paper-generalization", "paper-int8", "full", "track2-offline"])
 def test_track_2_takes_the_perplexity_at_full_context(name: str) -> None:
     manifest = read_manifest(ROOT / "manifests" / f"{name}.yaml")
     expectation = expect(Track.GENERALIZATION, ["m"], scoring=manifest.scoring)
     assert expectation.parts == {"perplexity": ("wikitext2-maxctx",)}
     assert manifest.evaluate is not None
     assert all(parts_of_task(task, manifest.scoring) for task in manifest.evaluate.tasks)
+
+
+def test_the_small_one_has_every_method_setting_and_library_that_a_cpu_has() -> None:
+    whole, small = (read_manifest(ROOT / "manifests" / f"{name}.yaml") for name in ("full", "full-small"))
+    assert entries(small) == entries(whole)
+    assert small.benchmark is not None
+    on_cpu = {name for name, (image, _) in CATALOG.backends.items() if DeviceKind.CPU in image.description.devices}
+    assert set(small.benchmark.backends) == on_cpu
+    assert small.evaluate is not None
+    assert set(expected_tasks(small.scoring)) == set(small.evaluate.tasks)
 
 
 def test_a_substitutes_local_files_go_along_where_the_data_set_has_none(tmp_path: Path) -> None:
