@@ -10,6 +10,8 @@ from orchestrator.errors import BadManifest
 
 _PACKAGE = Path(__file__).parent
 _MANIFEST_SUFFIX = ".yaml"
+PAPER_CLAIMS = "paper"
+"""The file of claims that every report judges."""
 
 
 def shipped_folder() -> Path:
@@ -36,18 +38,36 @@ def shipped_manifests() -> dict[str, Path]:
     return {path.stem: path for path in sorted((shipped_folder() / "manifests").glob(f"*{_MANIFEST_SUFFIX}"))}
 
 
+def shipped_claims() -> dict[str, Path]:
+    """The files of claims that come with the project, by name."""
+    folder = shipped_folder() / "manifests" / "claims"
+    return {path.stem: path for path in sorted(folder.glob(f"*{_MANIFEST_SUFFIX}"))}
+
+
 def find_manifest(given: Path) -> Path:
     """The file at this path, or else the manifest that comes with the project under this name, such as `quick`.
 
     Raises:
         BadManifest: there is neither.
     """
+    return _find(given, "manifest", shipped_manifests())
+
+
+def find_claims(given: Path) -> Path:
+    """The file at this path, or else the claims that come with the project under this name, such as `paper`.
+
+    Raises:
+        BadManifest: there is neither.
+    """
+    return _find(given, "file of claims", shipped_claims())
+
+
+def _find(given: Path, what: str, shipped: dict[str, Path]) -> Path:
     if given.is_file() or given.suffix or len(given.parts) > 1:
         return given  # whoever reads it says what is wrong with it
-    shipped = shipped_manifests()
     if given.name not in shipped:
         raise BadManifest(
-            unknown("manifest", given.name, shipped),
+            unknown(what, given.name, shipped),
             hint=f"give the path of a file, or one that comes with the project: {', '.join(shipped)}",
         )
     return shipped[given.name]

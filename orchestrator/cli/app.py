@@ -11,7 +11,7 @@ from orchestrator.cli.images import app as images
 from orchestrator.cli.inspection import clean, doctor, paper, report, status
 from orchestrator.cli.manifest import app as manifest
 from orchestrator.cli.measuring import bench, plan, run
-from orchestrator.cli.scoring import agreement, compare, score
+from orchestrator.cli.scoring import agreement, claims, compare, score
 from orchestrator.cli.store import app as store
 from orchestrator.cli.support import support
 
@@ -50,6 +50,7 @@ app.command()(report)
 app.command()(score)
 app.command()(compare)
 app.command()(agreement)
+app.command()(claims)
 app.command()(paper)
 app.command()(support)
 app.command()(doctor)

@@ -1,8 +1,9 @@
-"""`score`, `compare`, `agreement`: how good, how sure, and whether two variants or two engines differ.
+"""`score`, `compare`, `agreement`, `claims`: how good, how sure, whether two differ, and what is claimed of it.
 
 They read what is stored and run nothing.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from rich.console import RenderableType
 
 from orchestrator.cli import options
 from orchestrator.evidence.resampling import Resampling
+from orchestrator.installation import PAPER_CLAIMS, find_claims
 from orchestrator.tracks import Mode, Track
 
 SIDE_BY_SIDE_WIDTH = 200
@@ -109,6 +111,38 @@ def agreement(
     else:
         _print(agreement_blocks(document, items), SIDE_BY_SIDE_WIDTH)
     options.ends(whole=whole)
+
+
+def claims(
+    run: RunName = "last",
+    file: Annotated[
+        Path, typer.Option("--claims", help="A file of claims, or the name of one that comes with the project.")
+    ] = Path(PAPER_CLAIMS),
+    mode: ModeOption = Mode.PAPER,
+    resamples: Resamples = DEFAULT.resamples,
+    seed: Seed = DEFAULT.seed,
+    store: options.Store = options.DEFAULT_STORE,
+    more_images: options.Images = None,
+    as_json: options.Json = False,
+) -> None:
+    """Judge claims on a run: the paper's conclusions, or published values (--claims published).
+
+    Exits with 0 where every claim holds, or passes, and with 3 where one does not, cannot be told, or is not measured.
+    """
+    from orchestrator.evidence.reading import read_evidence
+    from orchestrator.report.answers import claims_blocks
+    from orchestrator.score.claims import judge
+    from orchestrator.score.claims_file import read_claims
+
+    wanted = read_claims(find_claims(file))
+    record, opened, whole = options.open_run(store, run)
+    resampling = Resampling(resamples=resamples, seed=seed)
+    document = judge(wanted, read_evidence(record, opened, options.catalog(more_images), resampling), mode)
+    if as_json:
+        typer.echo(document.model_dump_json(indent=1))
+    else:
+        _print(claims_blocks(document), SIDE_BY_SIDE_WIDTH)
+    options.ends(whole=whole and document.all_met)
 
 
 def _tracks(number: int | None) -> tuple[Track, ...]:

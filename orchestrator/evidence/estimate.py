@@ -45,6 +45,27 @@ def difference(left: Estimate, right: Estimate) -> Estimate:
     return Estimate(left.value - right.value, draws, _combine(((1.0, left), (-1.0, right))))
 
 
+def mean(estimates: Sequence[Estimate]) -> Estimate:
+    """The arithmetic mean, draw by draw."""
+    return Estimate(
+        value=math.fsum(one.value for one in estimates) / len(estimates),
+        draws=np.mean([one.draws for one in estimates], axis=0),
+        influence=_combine((1 / len(estimates), one) for one in estimates),
+    )
+
+
+def greatest(estimates: Sequence[Estimate]) -> Estimate:
+    """The greatest in each draw, whichever that is; its influence is that of the greatest figure."""
+    best = max(estimates, key=lambda one: one.value)
+    return Estimate(best.value, np.max([one.draws for one in estimates], axis=0), best.influence)
+
+
+def least(estimates: Sequence[Estimate]) -> Estimate:
+    """The least in each draw, whichever that is; its influence is that of the least figure."""
+    worst = min(estimates, key=lambda one: one.value)
+    return Estimate(worst.value, np.min([one.draws for one in estimates], axis=0), worst.influence)
+
+
 def root_mean_square(groups: Sequence[Sequence[Estimate]]) -> Estimate:
     """100 times the root of the mean over groups of the mean over a group's ratios of their squares, as an OM is."""
     squares = [np.mean([one.draws**2 for one in group], axis=0) for group in groups]

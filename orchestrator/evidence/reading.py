@@ -7,6 +7,7 @@ from harness.contract import ResultEvent, unknown
 from harness.contract.text import showable, unshowable_in
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.baselines import Baseline, run_baselines
+from orchestrator.evidence.categories import Category, run_categories
 from orchestrator.evidence.collecting import collect, expectations, printed_figures, with_intervals
 from orchestrator.evidence.draws import Draws
 from orchestrator.evidence.measured import StageFigures, measured_figures
@@ -23,7 +24,7 @@ class Evidence:
     """`variants` begins with dense. `checkpoints` has the digest of each dense model that something was measured of,
     `outcomes` the items' outcomes behind the values whose `source` is the key. `draws` is None where nothing was
     resampled. `results` are the finished stages by their names, `measured` all that they hold, `baselines` the variants
-    that a variant has to beat."""
+    that a variant has to beat, `categories` those of the paper's Table 5."""
 
     run: str
     device: str
@@ -36,6 +37,7 @@ class Evidence:
     results: Mapping[str, StageRecord] = field(default_factory=dict)
     baselines: Mapping[Variant, tuple[Baseline, ...]] = field(default_factory=dict)
     measured: tuple[StageFigures, ...] = ()
+    categories: Mapping[Variant, Category] = field(default_factory=dict)
 
     def variant(self, name: str) -> Variant:
         """The variant with this label, also as stages write it (`wanda-50%`), or the only one of this method.
@@ -84,6 +86,7 @@ def read_evidence(
         results=results,
         baselines=run_baselines(record, results, catalog),
         measured=measured_figures(record, results),
+        categories=run_categories(record, catalog),
     )
 
 

@@ -1,4 +1,4 @@
-"""What `orchestrator score`, `orchestrator compare` and `orchestrator agreement` print."""
+"""What `orchestrator score`, `compare`, `agreement` and `claims` print."""
 
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ from rich.text import Text
 from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import Interval, Value, Values, Variant
 from orchestrator.report.agreement import agreement_table, disagreement_table
+from orchestrator.report.claims import VERDICTS, claims_table, counts_text
 from orchestrator.report.formats import MISSING, interval_text, score_text, value_text
 from orchestrator.report.measured import measured_tables, remarks
 from orchestrator.report.table import Cell, Footnotes, Table, cells, columns
@@ -25,6 +26,7 @@ from orchestrator.report.tracks import (
 )
 from orchestrator.report.view import missing_entries
 from orchestrator.score.agreement import RunAgreement
+from orchestrator.score.claims import RunClaims
 from orchestrator.score.comparison import Comparison, Contender, TrackDifference, ValueDifference
 from orchestrator.score.overall import Score
 from orchestrator.score.ratio import Ratio
@@ -75,6 +77,15 @@ def agreement_blocks(document: RunAgreement, most: int) -> list[RenderableType]:
     tables = [agreement_table(document.tasks, footnotes), disagreement_table(document.tasks, most)]
     blocks: list[RenderableType] = [rich_table(table, box.ROUNDED) for table in tables if table.rows]
     return blocks + [plain_text(f"[{number}] {reason}") for number, reason in footnotes.entries]
+
+
+def claims_blocks(document: RunClaims) -> list[RenderableType]:
+    """Every claim with its verdict and figures, and how many of each verdict there are."""
+    footnotes = Footnotes()
+    blocks: list[RenderableType] = [rich_table(claims_table(document, footnotes), box.ROUNDED)]
+    blocks += [plain_text(f"[{number}] {reason}") for number, reason in footnotes.entries]
+    blocks += [plain_text(f"{counts_text(document)} in {document.run}"), plain_text(VERDICTS, style="dim")]
+    return [*blocks, *_closing(document.resampling, ())]
 
 
 def _overall(document: RunScores, footnotes: Footnotes) -> Table:

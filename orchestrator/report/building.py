@@ -16,6 +16,7 @@ from orchestrator.evidence.reading import read_evidence
 from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import Variant
 from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.installation import PAPER_CLAIMS, shipped_claims
 from orchestrator.report.model import (
     ImageEntry,
     ModelEntry,
@@ -25,6 +26,9 @@ from orchestrator.report.model import (
     VariantEntry,
 )
 from orchestrator.score.agreement import run_agreement
+from orchestrator.score.categories import category_scores
+from orchestrator.score.claims import judge
+from orchestrator.score.claims_file import read_claims
 from orchestrator.score.scores import score_run
 from orchestrator.store import RunRecord, StageRecord, Store
 from orchestrator.tracks import Mode
@@ -47,6 +51,8 @@ def build_report(record: RunRecord, store: Store, catalog: ImageCatalog, mode: M
         backends=record.manifest.benchmark.backends if record.manifest.benchmark else (),
         scoring=score_run(evidence, mode),
         agreement=run_agreement(record, results, store).tasks,
+        categories=category_scores(evidence, mode),
+        claims=judge(read_claims(shipped_claims()[PAPER_CLAIMS]), evidence, mode),
         stages=tuple(_stages(record, results)),
         provenance=_provenance(record, results, catalog),
         results_path=str(store.runs.folder / record.run),

@@ -8,6 +8,8 @@ from harness.contract import Frozen
 from orchestrator.evidence.value import Variant
 from orchestrator.host.load import MachineLoad
 from orchestrator.score.agreement import TaskAgreement
+from orchestrator.score.categories import CategoryScore
+from orchestrator.score.claims import RunClaims
 from orchestrator.score.overall import Score
 from orchestrator.score.scores import RunScores
 from orchestrator.store import StageStatus
@@ -80,7 +82,8 @@ class Provenance(Frozen):
 class RunReport(Frozen):
     """One run. `scoring` is what `orchestrator score` gives: every value, and the scores of dense and every compressed
     variant in every track that the manifest asked for; a track that it did not ask for has no score. `agreement`
-    compares the engines of evaluations. `results_path` is where requests, results and raw items lie. Fields are only
+    compares the engines of evaluations, `categories` are the paper's Table 5, `claims` what the paper concludes, judged
+    on this run. `results_path` is where requests, results and raw items lie. Fields are only
     ever added."""
 
     schema_version: Literal[2] = 2
@@ -92,6 +95,8 @@ class RunReport(Frozen):
     backends: tuple[str, ...] = ()
     scoring: RunScores
     agreement: tuple[TaskAgreement, ...] = ()
+    categories: tuple[CategoryScore, ...] = ()
+    claims: RunClaims | None = None
     stages: tuple[StageEntry, ...]
     provenance: Provenance
     results_path: str

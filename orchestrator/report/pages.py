@@ -39,6 +39,9 @@ def render_markdown(report: RunReport) -> str:
         blocks += [f"## Track {track.track.value}: {track.track.title}", *_table(track.scores)]
         blocks += _list(track.notes)
         blocks += ["Measured values:", *_table(track.values)]
+    for table in content.paper:
+        blocks += [f"## {table.title}", *_table(table)]
+    blocks += [escape(content.verdicts)] if content.verdicts else []
     blocks += _missing(content)
     if content.remarks:
         blocks += ["## What the workers noted", *_list(content.remarks)]

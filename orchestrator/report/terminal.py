@@ -30,9 +30,13 @@ def summary_text(report: RunReport, *, width: int = _PLAIN_WIDTH) -> str:
 def _summary(content: View, lines: box.Box) -> RenderableType:
     blocks: list[RenderableType] = [plain_text(" ".join(content.summary)), rich_table(content.overview, lines)]
     blocks += [plain_text(line, style="dim") for line in (content.reading, *content.columns)]
-    used = {cell.note for row in content.overview.rows for cell in row}
+    shown = (content.overview, *content.paper)
+    used = {cell.note for table in shown for row in table.rows for cell in row}
     blocks += [plain_text(f"[{number}] {reason}") for number, reason in content.footnotes if number in used]
     blocks += [plain_text(f"warning: {warning}", style="yellow") for warning in content.warnings]
+    for table in content.paper:
+        blocks += [rich_table(table, lines)]
+    blocks += [plain_text(content.verdicts, style="dim")] if content.verdicts else []
     notes = [note for track in content.tracks for note in track.notes]
     if notes:
         blocks += [Text(), plain_text("Notes", style="bold"), *(plain_text(f"- {note}") for note in notes)]

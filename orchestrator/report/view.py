@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.evidence.value import Variant
 from orchestrator.report.agreement import agreement_table, disagreement_table
+from orchestrator.report.claims import VERDICTS, categories_table, counts_text, judged_table
 from orchestrator.report.details import image_table, model_table, stage_table, variant_table
 from orchestrator.report.formats import plural
 from orchestrator.report.measured import measured_tables, remarks
@@ -48,7 +49,8 @@ class MissingEntry:
 class View:
     """The report's content in reading order. `footnotes` explain the en dashes of `overview` and the tracks, `reading`
     the figures of `overview`, `columns` what its scores rest on where that is not all that a variant has; `warnings`
-    say where figures of different protocols stand side by side, `remarks` what the workers noted, each note once."""
+    say where figures of different protocols stand side by side, `remarks` what the workers noted, each note once.
+    `paper` are the paper's categories and conclusions, as far as the run has them; `verdicts` explain the latter."""
 
     report: RunReport
     summary: tuple[str, ...]
@@ -58,6 +60,8 @@ class View:
     warnings: tuple[str, ...]
     remarks: tuple[str, ...]
     tracks: tuple[TrackView, ...]
+    paper: tuple[Table, ...]
+    verdicts: str
     footnotes: tuple[tuple[int, str], ...]
     missing: tuple[MissingEntry, ...]
     details: tuple[Table, ...]
@@ -67,6 +71,8 @@ def view(report: RunReport) -> View:
     footnotes = Footnotes()
     overview = _overview(report, footnotes)
     tracks = track_views(report, footnotes)
+    claims = judged_table(report.claims, footnotes)
+    paper = (categories_table(report.categories, footnotes), claims)
     measured = measured_tables(report.scoring.measured, footnotes)
     details = (
         *measured,
@@ -86,6 +92,8 @@ def view(report: RunReport) -> View:
         warnings=report.scoring.warnings,
         remarks=remarks(report.scoring.measured),
         tracks=tracks,
+        paper=tuple(table for table in paper if table.rows),
+        verdicts=f"{counts_text(report.claims)}. {VERDICTS}" if report.claims is not None and claims.rows else "",
         footnotes=footnotes.entries,
         missing=missing_entries(report.scores),
         details=tuple(table for table in details if table.rows),

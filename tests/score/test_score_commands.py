@@ -8,10 +8,12 @@ from typer.testing import CliRunner
 
 from harness.contract import ProfileResult, WorkRequest, WorkResult
 from orchestrator.cli.app import app
-from orchestrator.errors import BadManifest
+from orchestrator.errors import BadManifest, CommandExit
+from orchestrator.evidence.categories import Category
 from orchestrator.evidence.value import Values
 from orchestrator.report import RunReport, render_html, render_markdown, summary_text
 from orchestrator.report.building import build_report
+from orchestrator.score.claims import RunClaims, Verdict
 from orchestrator.score.comparison import Comparison
 from orchestrator.score.scores import RunScores
 from orchestrator.tracks import Track
@@ -137,3 +139,55 @@ def test_a_result_without_the_figure_that_counts_leaves_a_gap_with_the_reason(be
     assert missing["macs"] == "profile/tiny/sparsegpt-50%: the result has no macs/paper-bitops"
     counted = {one.place.name for score in report.scores for one in score.ratios}
     assert {"wikitext2", "disk_bytes"} <= counted
+
+
+def test_claims_are_judged_on_a_run_and_end_with_3_where_one_is_not_met(ask, bench, tmp_path):
+    ask("score", "last")
+    path = tmp_path / "claims.yaml"
+    path.write_text(
+        "schema_version: 1\n"
+        "title: What was expected\n"
+        "groups: {pruned: {methods: [sparsegpt]}, zeros: {categories: [unstructured]}}\n"
+        "claims:\n"
+        "  - {name: costs-something, says: Pruning costs something., source: here,\n"
+        "     a: {of: pruned, track: 2}, value: {at_most: 95}}\n"
+        "  - {name: costs-much, says: Pruning costs much., source: here,\n"
+        "     a: {of: zeros, track: 2}, value: {at_most: 50}}\n",
+        encoding="utf-8",
+    )
+    arguments = ["claims", "last", "--claims", str(path), "--store", str(bench.root)]
+    found = CliRunner().invoke(app, [*arguments, "--json", "--resamples", "300"], catch_exceptions=False)
+    document = RunClaims.model_validate_json(found.stdout)
+    assert [one.verdict for one in document.findings] == [Verdict.HOLDS, Verdict.FAILS]
+    assert [one.figure for one in document.findings] == pytest.approx([100 * math.exp(-0.2)] * 2)
+    assert found.exit_code == CommandExit.INCOMPLETE
+    text = CliRunner().invoke(app, arguments, catch_exceptions=False).stdout
+    assert "2 claims: 1 HOLDS, 1 FAILS in small-" in text
+    path.write_text(path.read_text("utf-8").replace("at_most: 50", "at_most: 90"), encoding="utf-8")
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == CommandExit.COMPLETE
+
+
+def test_claims_that_do_not_come_with_the_project_are_refused_by_name(bench):
+    with pytest.raises(BadManifest, match="unknown file of claims 'papers'") as refused:
+        CliRunner().invoke(app, ["claims", "last", "--claims", "papers"], catch_exceptions=False)
+    assert "paper" in refused.value.hint
+
+
+def test_a_report_has_the_categories_and_the_papers_conclusions_that_its_run_measured(bench):
+    record = bench.run(FakeRuntime(keeping_worker))
+    report = build_report(record, bench.store, bench.catalog)
+    assert [(one.category, one.library) for one in report.categories] == [
+        (Category.UNSTRUCTURED, "transformers"),
+        (Category.UNSTRUCTURED, None),
+    ]
+    assert report.claims is not None
+    told = next(one for one in report.claims.findings if one.name == "unstructured-gains-nothing")
+    assert (told.verdict, told.reason) == (Verdict.CANNOT_TELL, "one round: no interval")
+    assert told.figure == pytest.approx(150)
+    unmeasured = next(one for one in report.claims.findings if one.verdict is Verdict.NOT_MEASURED)
+    for text in (summary_text(report, width=200), render_html(report), render_markdown(report)):
+        assert "Acceleration by category of compression" in text
+        assert "150.00" in text
+        assert told.says.split(" speed")[0] in text
+        assert unmeasured.says not in text
+        assert f"{report.claims.count(Verdict.NOT_MEASURED)} NOT MEASURED" in text
