@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
-from xml.sax.saxutils import escape
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -24,6 +23,8 @@ from orchestrator.evidence.interval import if_any, interval_of
 from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.rounds import joined
 from orchestrator.evidence.value import Interval, Measurement, Value, Values, Variant
+from orchestrator.report.bars import chart_of
+from orchestrator.report.pages import render_svg
 from orchestrator.score.overall import Score, score
 from orchestrator.stages import Turn
 from orchestrator.tracks import Mode, Place, Track, expect
@@ -40,8 +41,6 @@ LABELS = {
 }
 NAMES = {"vllm": "vLLM", "native": "native", "transformers": "transformers"}
 BACKENDS = tuple(NAMES)
-_BAR, _GAP, _LEFT, _WIDTH = 12, 10, 130, 520
-_COLOURS = {"vllm": "#4472a8", "native": "#c8793a", "transformers": "#6b8f5a"}
 
 Key = tuple[str, str, int]
 """Variant, backend, batch size."""
@@ -245,33 +244,25 @@ def _joules(of: Measured, key: Key) -> str:
 
 def plot_of(measured: Sequence[Measured]) -> str:
     """Bars of tokens a second at batch 1, as SVG."""
-    bars = [
-        (f"{one.shape}: {label}", backend, value.value)
-        for one in measured
-        for variant, label in LABELS.items()
-        for backend in one.backends
-        if (value := one.value((variant, backend, 1))) is not None
-    ]
-    largest = max(value for _, _, value in bars)
-    lines, top, before = [], 30, ""
-    for label, backend, value in bars:
-        if label != before:
-            top += _GAP
-            lines.append(
-                f'<text x="{_LEFT - 6}" y="{top + 16}" text-anchor="end">{escape(label.split(": ")[1])}</text>'
-            )
-        width = _WIDTH * value / largest
-        lines.append(f'<rect x="{_LEFT}" y="{top}" width="{width:.1f}" height="{_BAR}" fill="{_COLOURS[backend]}"/>')
-        lines.append(f'<text x="{_LEFT + width + 5:.1f}" y="{top + 10}">{value:.0f}</text>')
-        top, before = top + _BAR, label
-    legend = "".join(
-        f'<rect x="{_LEFT + 150 * number}" y="8" width="12" height="12" fill="{colour}"/>'
-        f'<text x="{_LEFT + 150 * number + 18}" y="18">{NAMES[name]}</text>'
-        for number, (name, colour) in enumerate(_COLOURS.items())
+    values = [_plotted(value, one) for one in measured for value in one.values if value.place.name == "batch 1"]
+    chart = chart_of(
+        "h200",
+        "Generated tokens a second at batch 1; more is better",
+        values,
+        panel=lambda place: place.model,
+        series=lambda place: NAMES[place.part],
     )
-    size = f'width="{_LEFT + _WIDTH + 60}" height="{top + 20}"'
-    style = 'font-family="sans-serif" font-size="11"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{legend}{"".join(lines)}</svg>\n'
+    return "" if chart is None else render_svg(chart)
+
+
+def _plotted(value: Value, of: Measured) -> Value:
+    known = VARIANTS[value.variant.setting or "dense"]
+    return value.model_copy(
+        update={
+            "place": value.place.model_copy(update={"model": f"{of.shape} on an {of.device}"}),
+            "variant": Variant(method=known.method, setting=known.setting),
+        }
+    )
 
 
 def main() -> None:

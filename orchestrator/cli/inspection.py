@@ -61,8 +61,8 @@ def _print_run(record: RunRecord, *, details: bool) -> None:
 
 def report(
     run: Annotated[str, typer.Argument(help="A run's name, the beginning of it, or 'last'.")] = "last",
-    formats: Annotated[str, typer.Option("--format", "-f", help="markdown, html, json; several with commas.")] = (
-        "markdown,html"
+    formats: Annotated[str, typer.Option("--format", "-f", help="markdown, html, json, svg; several with commas.")] = (
+        "markdown,html,svg"
     ),
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write to; the run's own. - is stdout.")
@@ -73,15 +73,15 @@ def report(
 ) -> None:
     """Write a run's report from what is stored. Prints the paths of the files, or with `-o -` one format's text."""
     from orchestrator.report.building import build_report
-    from orchestrator.report.files import FORMATS, render, write_reports
+    from orchestrator.report.files import FORMATS, SINGLE, render, write_reports
 
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
     for name in wanted:
         if name not in FORMATS:
             raise BadManifest(unknown("report format", name, FORMATS), hint=f"use: {', '.join(FORMATS)}")
     to_stdout = output == STDOUT
-    if to_stdout and len(wanted) != 1:
-        raise BadManifest("one report at a time goes to stdout", hint=f"add --format and one of: {', '.join(FORMATS)}")
+    if to_stdout and (len(wanted) != 1 or wanted[0] not in SINGLE):
+        raise BadManifest("one report at a time goes to stdout", hint=f"add --format and one of: {', '.join(SINGLE)}")
     record, opened, whole = options.open_run(store, run)
     document = build_report(record, opened, options.catalog(more_images), mode)
     folder = output or opened.runs.folder / record.run

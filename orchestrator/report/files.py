@@ -1,15 +1,18 @@
 """A report's files: one a format, beside the run's record or wherever the user wants them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from orchestrator.errors import StoreError
+from orchestrator.report.bars import charts
 from orchestrator.report.model import RunReport
-from orchestrator.report.pages import render_html, render_markdown
+from orchestrator.report.pages import render_html, render_markdown, render_svg
 
-FORMATS = {"markdown": "report.md", "html": "report.html", "json": "report.json"}
-"""The file of each format."""
+FORMATS = {"markdown": "report.md", "html": "report.html", "json": "report.json", "svg": "figure-NAME.svg"}
+"""The file of each format; `svg` has one for each chart that the run has values of, and none otherwise."""
 
+SINGLE = ("markdown", "html", "json")
+"""Those that are one file, and so can go to stdout."""
 _RENDERERS: dict[str, Callable[[RunReport], str]] = {
     "markdown": render_markdown,
     "html": render_html,
@@ -18,7 +21,7 @@ _RENDERERS: dict[str, Callable[[RunReport], str]] = {
 
 
 def render(report: RunReport, form: str) -> str:
-    """The report in one of `FORMATS`."""
+    """The report in one of `FORMATS` that are one file each: all but `svg`."""
     return _RENDERERS[form](report)
 
 
@@ -32,11 +35,20 @@ def write_reports(report: RunReport, folder: Path, formats: Iterable[str] = FORM
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for form in formats:
-            path = folder / FORMATS[form]
-            path.write_text(render(report, form), encoding="utf-8")
-            written.append(path)
+            for name, text in _files(report, form):
+                path = folder / name
+                path.write_text(text, encoding="utf-8")
+                written.append(path)
     except OSError as failure:
         raise StoreError(
             f"the report cannot be written to {folder}: {failure}", hint="name another folder with --output"
         ) from failure
     return tuple(written)
+
+
+def _files(report: RunReport, form: str) -> Iterator[tuple[str, str]]:
+    if form in _RENDERERS:
+        yield FORMATS[form], render(report, form)
+        return
+    for chart in charts(report):
+        yield FORMATS[form].replace("NAME", chart.name), render_svg(chart)

@@ -2,29 +2,52 @@
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+from orchestrator.report.bars import Chart, charts
 from orchestrator.report.details import provenance_facts
 from orchestrator.report.model import RunReport
 from orchestrator.report.radar import radar
 from orchestrator.report.table import Table
 from orchestrator.report.view import View, view
 
+if TYPE_CHECKING:
+    import jinja2
+
 _SPECIAL = re.compile(r"([\\`*\[\]<>|#~])")
 
 
 def render_html(report: RunReport) -> str:
     """A complete document: style and plot are inline, and nothing is loaded. Every string of the report is escaped."""
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            view=view(report),
+            report=report,
+            radar=radar(report),
+            charts=charts(report),
+            facts=provenance_facts(report),
+        )
+    )
+
+
+def render_svg(chart: Chart) -> str:
+    """One chart as a document of its own. Every string of the report is escaped."""
+    bars = _environment().get_template("bars.svg.j2").module.bars  # type: ignore[attr-defined]
+    return f"{str(bars(chart, alone=True)).strip()}\n"
+
+
+def _environment() -> "jinja2.Environment":
     import jinja2
 
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("orchestrator.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("report.html.j2")
-    return template.render(view=view(report), report=report, radar=radar(report), facts=provenance_facts(report))
 
 
 def render_markdown(report: RunReport) -> str:
