@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from harness.contract import Setting
+from harness.contract import Device, DeviceKind, EvaluateParameters, Setting
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.categories import Category, category_of
 from orchestrator.evidence.draws import Draws
 from orchestrator.evidence.reading import Evidence
 from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import DENSE, Measurement, Value, Values, Variant
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.installation import shipped_claims, shipped_images, shipped_manifests
+from orchestrator.manifest import read_manifest
+from orchestrator.plan import build_plan
 from orchestrator.score.claims import RunClaims, Verdict, judge
 from orchestrator.score.claims_file import Bounds, ClaimsFile, read_claims
 from orchestrator.stages import Turn
@@ -258,3 +262,21 @@ def test_a_mistake_in_a_file_is_one_sentence_with_its_line(tmp_path: Path, text:
 
 def test_bounds_hold_their_ends() -> None:
     assert (Bounds(at_most=2).low, Bounds(at_least=1).high) == (-math.inf, math.inf)
+
+
+def test_every_published_value_is_of_something_that_its_manifest_measures() -> None:
+    """The models are not at hand: what can be held here is that a run would have each value, by its protocol."""
+    published = read_claims(shipped_claims()["published"]).published
+    manifest = read_manifest(shipped_manifests()["published"])
+    catalog = ImageCatalog(shipped_images())
+    plan = build_plan(manifest, catalog, Device(kind=DeviceKind.CUDA), None)
+    planned = {
+        (stage.subject.model, Variant.of(stage.subject), str(stage.parameters.task))
+        for stage in plan.stages
+        if stage.subject is not None and isinstance(stage.parameters, EvaluateParameters)
+    }
+    wanted = {(one.model, one.variant, one.task) for one in published}
+    assert len(published) >= 20
+    assert wanted - planned == set()
+    protocols = {name: task.protocol for name, (_, task) in catalog.tasks.items()}
+    assert {one.name for one in published if one.protocol != protocols[one.task]} == set()
