@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from harness.contract import Operation
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest, CommandExit
+from orchestrator.host.devices import ChosenDevice
+from orchestrator.host.gpu_models import planned_device
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import find_manifest
 from orchestrator.manifest import CompressEntry, Manifest, pointing_at, read_manifest
@@ -108,8 +109,16 @@ def run(
 
 def plan(
     manifest: Annotated[Path, typer.Argument(help=f"The manifest to plan: {options.MANIFEST_HELP}")],
-    device: Annotated[str | None, typer.Option("--device", "-d", help="Instead of the manifest's device.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", "-d", help="Instead of the manifest's device; cuda:H200 plans for a GPU not here."),
+    ] = None,
+    gpu_memory: Annotated[
+        str | None, typer.Option("--gpu-memory", help="Plan for a GPU with so much memory, such as 80GiB.")
+    ] = None,
+    devices: Annotated[int, typer.Option("--devices", help="How many GPUs there are where one is planned for.")] = 1,
     runtime: Annotated[str | None, typer.Option("--runtime", "-r", help="Instead of the manifest's runtime.")] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="A page instead of all stages.")] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a stage on stdout.")] = False,
     store: options.Store = options.DEFAULT_STORE,
     more_images: options.Images = None,
@@ -117,15 +126,31 @@ def plan(
     """Show what a manifest would run, and what is known already. Builds and runs nothing.
 
     Of a stage that was run before and is to run again, the parts of its key that differ are named.
+
+    Example: orchestrator plan full --device cuda:H200 --devices 8 --summary
     """
     catalog, path = options.catalog(more_images), find_manifest(manifest)
+    elsewhere = planned_device(device, gpu_memory, devices)
     with pointing_at(path):
-        setup = _prepare(_read(path, device, runtime), store, catalog)
-    _show_plan(setup, jsonl=jsonl)
+        setup = _prepare(_read(path, None if elsewhere else device, runtime), store, catalog, elsewhere)
+    if summary:
+        _show_summary(setup)
+    else:
+        _show_plan(setup, jsonl=jsonl)
+
+
+def _show_summary(setup: Setup) -> None:
+    from orchestrator.run.estimate import estimate
+    from orchestrator.run.overview import overview
+    from orchestrator.run.preview import look_ahead
+
+    for line in overview(setup, estimate(setup, look_ahead(setup).missing)):
+        typer.echo(line)
 
 
 def _show_plan(setup: Setup, *, jsonl: bool) -> None:
     from orchestrator.run.estimate import estimate
+    from orchestrator.run.overview import not_planned_lines
     from orchestrator.run.preview import look_ahead, preview
 
     for decision in setup.decisions:
@@ -139,10 +164,8 @@ def _show_plan(setup: Setup, *, jsonl: bool) -> None:
             typer.echo(f"{stage.status:8} {stage.id}  [{stage.image}]{needs}")
             if stage.before is not None or stage.not_used is not None:
                 typer.echo(f"{'':8} again{_why(stage)}")
-    for one in setup.plan.not_planned:
-        on = "" if one.operation is Operation.COMPRESS else f" on {one.backend}"
-        what = " ".join(filter(None, (one.operation.value, one.subject.label, one.task))) + on
-        typer.echo(f"not planned: {what}: {one.message} ({one.reason.value}; source: {one.source})", err=True)
+    for line in not_planned_lines(setup.plan.not_planned):
+        typer.echo(line, err=True)
     for line in estimate(setup, known.missing).lines:
         typer.echo(line, err=True)
 
@@ -217,10 +240,10 @@ def _read(path: Path, device: str | None, runtime: str | None) -> Manifest:
     return Manifest.model_validate({**manifest.model_dump(), **changes})
 
 
-def _prepare(manifest: Manifest, store: Path, catalog: ImageCatalog) -> Setup:
+def _prepare(manifest: Manifest, store: Path, catalog: ImageCatalog, elsewhere: ChosenDevice | None = None) -> Setup:
     from orchestrator.run.setup import prepare_setup
 
-    return prepare_setup(manifest, store, catalog)
+    return prepare_setup(manifest, store, catalog, elsewhere)
 
 
 def _measure(setup: Setup, display: Display, gpu_command: str, *, as_json: bool) -> None:

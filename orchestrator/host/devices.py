@@ -12,6 +12,7 @@ from orchestrator.errors import BadManifest
 
 _ALL_GPUS = "cuda:all"
 _PLACE = re.compile(r"cuda:(\d+)")
+_MODEL = re.compile(r"cuda:[A-Za-z][\w-]*", re.ASCII)
 _NOT_AVAILABLE = 2**63
 """NVML writes what it does not know as all ones."""
 
@@ -56,13 +57,14 @@ class UnusableGpu:
 class ChosenDevice:
     """`model` is the processor's or the GPUs' name: results of different models are different measurements.
 
-    `driver` is the NVIDIA driver's version, None on a CPU and where it is not told.
+    `driver` is the NVIDIA driver's version, `memory_bytes` what each GPU has; None on a CPU and where it is not told.
     """
 
     device: Device
     model: str
     reason: str
     driver: str | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,11 @@ def _named(name: str, listed: Sequence[Gpu | UnusableGpu]) -> Gpu:
                 return one
             raise BadManifest(f"device {name!r} is asked for, but {one.message}", hint=one.hint)
     gpus = [one for one in listed if isinstance(one, Gpu)]
+    if _MODEL.fullmatch(name):
+        raise BadManifest(
+            f"{name!r} names a model of GPU, which a plan can be made for, and nothing can run on",
+            hint=f"`orchestrator plan FILE --device {name}` plans for it; to run, name a GPU: cuda, or its UUID",
+        )
     if parts := [one.uuid for one in gpus if one.part_of == name]:
         raise BadManifest(f"{name} is divided (MIG), and runs use a part of it", hint=f"name one: {', '.join(parts)}")
     known = ", ".join(["auto", "cpu", "cuda", _ALL_GPUS, *(gpu.uuid for gpu in gpus)])
@@ -283,9 +290,8 @@ def _cpu(reason: str) -> ChosenDevice:
 def _gpu(gpu: Gpu, reason: str) -> ChosenDevice:
     if gpu.driver is None:
         reason += "; the driver does not tell its version, so that it is new enough for the images is not checked"
-    return ChosenDevice(
-        Device(kind=DeviceKind.CUDA, uuids=(gpu.uuid,)), gpu.name, f"{gpu.name} ({gpu.uuid}): {reason}", gpu.driver
-    )
+    device = Device(kind=DeviceKind.CUDA, uuids=(gpu.uuid,))
+    return ChosenDevice(device, gpu.name, f"{gpu.name} ({gpu.uuid}): {reason}", gpu.driver, gpu.memory_bytes)
 
 
 def _several(gpus: Sequence[Gpu], reason: str) -> ChosenDevice:
@@ -301,7 +307,9 @@ def _several(gpus: Sequence[Gpu], reason: str) -> ChosenDevice:
         )
     device = Device(kind=DeviceKind.CUDA, uuids=uuids)
     shared = f"{len(gpus)} x {gpus[0].name}, evaluations on all of them, all else on {uuids[0]}: {reason}"
-    return ChosenDevice(device, gpus[0].name, shared, gpus[0].driver)
+    sizes = [gpu.memory_bytes for gpu in gpus if gpu.memory_bytes is not None]
+    least = min(sizes) if len(sizes) == len(gpus) else None
+    return ChosenDevice(device, gpus[0].name, shared, gpus[0].driver, least)
 
 
 def _text(value: str | bytes) -> str:

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 from jsonschema import Draft202012Validator
@@ -52,10 +54,20 @@ def _schema(image: Image, kind: str, name: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        schema = json.loads(path.read_text(encoding="utf-8")).get(kind, {}).get(name)
+        text = path.read_bytes()
+    except OSError as unreadable:
+        raise BadImage(f"{path} cannot be read: {unreadable}", hint="make it readable") from unreadable
+    return _checked(path, text, kind, name)
+
+
+@lru_cache(maxsize=128)
+def _checked(path: Path, text: bytes, kind: str, name: str) -> dict[str, Any] | None:
+    """The schema of `name` in an `options.json`, checked once for all entries of a manifest that need it."""
+    try:
+        schema = json.loads(text).get(kind, {}).get(name)
         if schema is not None:
             Draft202012Validator.check_schema(schema)
-    except (OSError, ValueError, AttributeError, SchemaError) as invalid:
+    except (ValueError, AttributeError, SchemaError) as invalid:
         reason = invalid.message if isinstance(invalid, SchemaError) else str(invalid)
         raise BadImage(f"{path} holds no JSON Schema of {name}: {reason}", hint="see docs/images.md") from invalid
     return schema if isinstance(schema, dict) else None

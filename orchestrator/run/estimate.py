@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from harness.contract import (
+    CompressParameters,
     DatasetDescription,
     DatasetSource,
     DeviceKind,
@@ -17,6 +18,7 @@ from harness.contract import (
     FetchParameters,
     Frozen,
     GgufModel,
+    HubModel,
     PackageModel,
     Sha256,
     TextFile,
@@ -26,7 +28,7 @@ from orchestrator.host.load import MachineLoad
 from orchestrator.manifest.sources import MODEL_ALIASES
 from orchestrator.run.progress.wording import duration
 from orchestrator.run.run import Setup
-from orchestrator.run.space import RESERVE_BYTES, needed_bytes
+from orchestrator.run.space import RESERVE_BYTES, needed_bytes, stated_bytes
 from orchestrator.runtime.base import RuntimeName
 from orchestrator.stages import Stage
 from orchestrator.store import Provenance, RunRecord, Store, Unreadable
@@ -48,18 +50,35 @@ class Cost(Frozen):
     peak_memory_bytes: int | None = None
 
 
+class ShapeCost(Frozen):
+    """What a compression of a model of this size cost on a GPU, whatever its weights and the method's setting."""
+
+    device_model: str
+    parameters: int
+    method: str
+    samples: int
+    sequence_length: int
+    seconds: float
+
+
 class UsualCosts(Frozen):
     """`basis` says of which run. `stages` are by `work_digest`. `environments` has the bytes on disk of those of the
-    process runtime, by the sha256 of their lock, `wheels` those of the file that a fetch downloads, by requirement."""
+    process runtime, by the sha256 of their lock, `wheels` those of the file that a fetch downloads, by requirement.
+    `shapes` are compressions of random weights on GPUs."""
 
     basis: str
     stages: dict[Sha256, Cost]
     environments: dict[Sha256, int]
     wheels: dict[str, int]
+    shapes: tuple[ShapeCost, ...] = ()
 
 
 class Estimate(Frozen):
-    """Of the stages still to run. What a sum leaves out stands beside it, by names of stages, images or sources."""
+    """Of the stages still to run. What a sum leaves out stands beside it, by names of stages, images or sources.
+
+    `weights_bytes` are those of the largest model of which the manifest states the size, `gpu_bytes` what each GPU has;
+    the models `too_large` for it can be compressed there, block by block, and neither evaluated, profiled nor timed.
+    """
 
     stages: int
     seconds: float
@@ -72,6 +91,10 @@ class Estimate(Frozen):
     unsized_downloads: tuple[str, ...]
     disk_bytes: int
     unsized_disk: tuple[str, ...]
+    weights_bytes: int | None = None
+    weights_of: str | None = None
+    gpu_bytes: int | None = None
+    too_large: tuple[str, ...] = ()
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -83,7 +106,7 @@ class Estimate(Frozen):
         about = f"about {duration(self.seconds)} for {known} of the {self.stages} stages to run{on}"
         time = f"estimate: time: {about if known else 'not known'}"
         memory = (
-            f"estimate: memory: {_size(self.memory_bytes)} ({self.memory_of})"
+            f"estimate: memory: {size_text(self.memory_bytes)} ({self.memory_of})"
             if self.memory_bytes is not None
             else "estimate: memory: not known"
         )
@@ -95,9 +118,24 @@ class Estimate(Frozen):
         return (
             time + (_unknown(self.untimed) if known else "") + ready,
             memory,
-            f"estimate: download: {_size(self.download_bytes)}{_unknown(self.unsized_downloads)}",
-            f"estimate: disk: {_size(self.disk_bytes)}{_unknown(self.unsized_disk)}",
+            *self._gpu_memory,
+            f"estimate: download: {size_text(self.download_bytes)}{_unknown(self.unsized_downloads)}",
+            f"estimate: disk: {size_text(self.disk_bytes)}{_unknown(self.unsized_disk)}",
         )
+
+    @property
+    def _gpu_memory(self) -> tuple[str, ...]:
+        if self.gpu_bytes is None:
+            return ()
+        has = f"each GPU has {size_text(self.gpu_bytes)}"
+        if self.weights_bytes is None:
+            return (f"estimate: GPU memory: {has}; the models' sizes are not known",)
+        whose = f"{self.weights_of}, the largest whose size is stated"
+        most = f"{size_text(self.weights_bytes)} of weights ({whose}), and {has}"
+        if not self.too_large:
+            return (f"estimate: GPU memory: {most}",)
+        lost = "these can be compressed there, and neither evaluated, profiled nor timed"
+        return (f"estimate: GPU memory: {most}; too large for it: {', '.join(self.too_large)}: {lost}",)
 
 
 @cache
@@ -113,7 +151,7 @@ def estimate(setup: Setup, missing: Iterable[Stage], usual: UsualCosts | None = 
     seconds, untimed, bases = 0.0, [], []
     peak: tuple[int, str] | None = None
     for stage in stages:
-        cost, basis = _cost(stage, works[stage.id], here, usual)
+        cost, basis = _cost(stage, works[stage.id], here, usual, setup)
         if cost is None or cost.seconds is None:
             untimed.append(stage.id)
         else:
@@ -128,7 +166,12 @@ def estimate(setup: Setup, missing: Iterable[Stage], usual: UsualCosts | None = 
     images = _to_make_ready(setup, stages)
     sizes = {lock: _environment_bytes(setup, lock, usual) for lock in images.values()}
     downloads = {stage.id: _download_bytes(stage, setup, usual) for stage in stages}
-    disk_bytes, unsized_models = needed_bytes(stages)
+    stated = stated_bytes(setup.manifest)
+    disk_bytes, unsized_models = needed_bytes(stages, stated)
+    used = {stage.subject.model for stage in stages if stage.subject is not None}
+    weights = {model: size for model, size in stated.items() if model in used}
+    largest = max(weights, key=lambda model: weights[model], default=None)
+    gpu_bytes = setup.device.memory_bytes
     return Estimate(
         stages=len(stages),
         seconds=seconds,
@@ -144,6 +187,10 @@ def estimate(setup: Setup, missing: Iterable[Stage], usual: UsualCosts | None = 
         ),
         disk_bytes=disk_bytes - RESERVE_BYTES + sum(size for size in sizes.values() if size is not None),
         unsized_disk=(*unsized_models, *(f"image {name}" for name, lock in images.items() if sizes[lock] is None)),
+        weights_bytes=None if largest is None else weights[largest],
+        weights_of=largest,
+        gpu_bytes=gpu_bytes,
+        too_large=tuple(model for model, size in weights.items() if gpu_bytes is not None and size > gpu_bytes),
     )
 
 
@@ -213,12 +260,35 @@ def _work(stage: Stage, setup: Setup) -> Sha256:
     return work_digest(stage.operation.value, stage.parameters.model_dump(mode="json"), source)
 
 
-def _cost(stage: Stage, work: Sha256, here: Mapping[Sha256, Cost], usual: UsualCosts) -> tuple[Cost | None, str]:
+def _cost(
+    stage: Stage, work: Sha256, here: Mapping[Sha256, Cost], usual: UsualCosts, setup: Setup
+) -> tuple[Cost | None, str]:
     if work in here:
         return here[work], "what the same took in earlier runs here"
     if stage.device.kind is DeviceKind.CPU and work in usual.stages:
         return usual.stages[work], f"what the same took in {usual.basis}"
+    if stage.device.kind is DeviceKind.CUDA and (cost := _of_shape(stage, usual, setup)) is not None:
+        return cost, f"what the method took for random weights of this size on an {setup.device.model}"
     return None, ""
+
+
+def _of_shape(stage: Stage, usual: UsualCosts, setup: Setup) -> Cost | None:
+    """Of a compression without training afterwards, which takes longer than all else."""
+    parameters = stage.parameters
+    if not isinstance(parameters, CompressParameters) or stage.subject is None or "recovery" in stage.inputs:
+        return None
+    sizes = {model.name: model.parameters for model in setup.manifest.models}
+    text = parameters.calibration
+    for one in usual.shapes:
+        asked = (setup.device.model, sizes[stage.subject.model], parameters.method)
+        same_work = asked == (one.device_model, one.parameters, one.method)
+        if (
+            text is not None
+            and same_work
+            and (text.samples, text.sequence_length) == (one.samples, one.sequence_length)
+        ):
+            return Cost(seconds=one.seconds)
+    return None
 
 
 def _normal(source: str | None) -> str | None:
@@ -250,6 +320,8 @@ def _download_bytes(stage: Stage, setup: Setup, usual: UsualCosts) -> int | None
         return 0
     if isinstance(source, PackageModel):
         return usual.wheels.get(f"{source.package}=={source.version}")
+    if isinstance(source, HubModel) and stage.subject is not None:
+        return stated_bytes(setup.manifest).get(stage.subject.model)
     if isinstance(source, DatasetSource):
         if source.files:
             return 0
@@ -274,5 +346,6 @@ def _unknown(names: tuple[str, ...]) -> str:
     return f"; not known: {', '.join(names[:_SHOWN])}{more}"
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """In MiB below one GiB, else in GiB."""
     return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"

@@ -18,7 +18,7 @@ from orchestrator.run.facts import resolve_facts
 from orchestrator.run.known import Known, inputs_of, look_up
 from orchestrator.run.progress import Display
 from orchestrator.run.scheduling import Executor
-from orchestrator.run.space import check_space
+from orchestrator.run.space import check_space, stated_bytes
 from orchestrator.runtime.base import Runtime
 from orchestrator.stages import Plan, Stage
 from orchestrator.store import (
@@ -90,7 +90,9 @@ class Run:
                     workshop.verifier.is_whole,
                 )
                 workshop.refused = known.refused
-                record = _Record(setup, facts, taken, check_space(setup.store.root, known.missing))
+                record = _Record(
+                    setup, facts, taken, check_space(setup.store.root, known.missing, stated_bytes(setup.manifest))
+                )
                 self._announce(record, known)
                 return _Work(record, known, workshop, self._display).perform(executor)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from harness.contract import unknown
 from orchestrator.errors import BadManifest
-from orchestrator.host.devices import choose_device
+from orchestrator.host.devices import ChosenDevice, choose_device
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
 from orchestrator.manifest.hub import find_dataset, model_config
@@ -33,23 +33,24 @@ def named_runtime(name: str, root: Path) -> tuple[DockerRuntime | ProcessRuntime
     return choose_runtime(name, root)
 
 
-def prepare_setup(manifest: Manifest, store: Path, catalog: ImageCatalog) -> Setup:
-    """Choose and plan; nothing is built or run yet.
+def prepare_setup(manifest: Manifest, store: Path, catalog: ImageCatalog, planned: ChosenDevice | None = None) -> Setup:
+    """Choose and plan; nothing is built or run yet. A `planned` device need not be there: then
+    the hub is taken to show us all data sets, and the runtime is the one of that machine.
 
     Raises:
         OrchestratorError: a name is unknown, a device or engine is not there, the driver is too old for an image, or
             the store cannot be used.
     """
     check_engine(manifest, catalog)
-    device = choose_device(manifest.device)
+    device = planned or choose_device(manifest.device)
     data = data_folder()
-    sources = data_sources(catalog, find_dataset)
+    sources = data_sources(catalog, None if planned else find_dataset)
     manifest, stand_ins = with_stand_ins(manifest, catalog, data, sources)
     check_choices(manifest.scoring, {name: task for name, (_, task) in catalog.tasks.items()})
     plan = build_plan(manifest, catalog, device.device, data, model_config, sources)
     check_device(plan, catalog, device)
     opened = Store(store)
-    runtime, reason = named_runtime(manifest.runtime, opened.root)
+    runtime, reason = named_runtime("process" if planned else manifest.runtime, opened.root)
     usual = f"data: the usual sets, from {data}" if data else f"data: the usual sets, from {NO_DATA_FOLDER}"
     return Setup(
         manifest=manifest,
@@ -61,7 +62,7 @@ def prepare_setup(manifest: Manifest, store: Path, catalog: ImageCatalog) -> Set
         decisions=(
             stand_ins or usual,
             f"device: {device.reason}",
-            f"runtime: {runtime.name.value}: {reason}",
+            "runtime: that machine's" if planned else f"runtime: {runtime.name.value}: {reason}",
             *plan.decisions,
         ),
         data=data,

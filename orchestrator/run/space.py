@@ -1,13 +1,14 @@
 """Room on the disk: what a plan will need, against what is free."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from harness.contract import DirectoryModel, Dtype, FetchParameters, GgufModel, Operation, PackageModel
 from harness.contract.gguf import RefusedGguf, read_header, understand
 from orchestrator.errors import StoreError
 from orchestrator.host.files import size_bytes
+from orchestrator.manifest import Manifest
 from orchestrator.stages import HostFolder, Stage
 
 RESERVE_BYTES = 500 * 2**20
@@ -20,14 +21,28 @@ _WORKING_COPIES = 2
 """A checkpoint and the copy in the making: what fetching or compressing one takes at its peak."""
 
 
-def needed_bytes(stages: Iterable[Stage]) -> tuple[int, tuple[str, ...]]:
-    """What the stages still to run will write, and the models whose size is not known beforehand."""
+def stated_bytes(manifest: Manifest) -> dict[str, int]:
+    """The size of each model's weights of which the manifest states the parameters, in 16 bits or what it stores."""
+    return {
+        model.name: model.parameters * (4 if model.dtype is Dtype.FLOAT32 else 2)
+        for model in manifest.models
+        if model.parameters is not None
+    }
+
+
+def needed_bytes(stages: Iterable[Stage], stated: Mapping[str, int]) -> tuple[int, tuple[str, ...]]:
+    """What the stages still to run will write, and the models whose size is not known beforehand.
+
+    Each checkpoint counts as the dense model, whose size is the one `stated` where nothing tells it. That is the most:
+    packed weights are smaller.
+    """
     model_bytes: dict[str, int] = {}
     unknown: list[str] = []
     total = 0
     for stage in stages:
         if stage.operation is Operation.FETCH and stage.subject is not None:
             size = _model_bytes(stage)
+            size = stated.get(stage.subject.model) if size is None else size
             if size is None:
                 unknown.append(stage.subject.model)
             model_bytes[stage.subject.model] = size or 0
@@ -37,13 +52,13 @@ def needed_bytes(stages: Iterable[Stage]) -> tuple[int, tuple[str, ...]]:
     return total + RESERVE_BYTES, tuple(unknown)
 
 
-def check_space(store: Path, stages: Iterable[Stage]) -> tuple[str, ...]:
+def check_space(store: Path, stages: Iterable[Stage], stated: Mapping[str, int]) -> tuple[str, ...]:
     """Refuse a plan that cannot fit; returns what could not be judged.
 
     Raises:
         StoreError: the disk has less free than the plan needs.
     """
-    needed, unknown = needed_bytes(stages)
+    needed, unknown = needed_bytes(stages, stated)
     free = shutil.disk_usage(store).free
     if free < needed:
         raise StoreError(

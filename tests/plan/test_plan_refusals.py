@@ -344,7 +344,7 @@ def test_a_gguf_file_is_planned_for_what_knows_its_architecture(tmp_path: Path) 
     assert fetch.parameters.source == GgufModel(file="tiny.gguf", sha256=digest_file(file))
     assert fetch.inputs == {"source": HostFolder(tmp_path)}
     values = len(SCORED) * 32 + 3 * 32 + 2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32
-    assert needed_bytes(plan.stages) == (RESERVE_BYTES + 2 * 4 * values, ())
+    assert needed_bytes(plan.stages, {}) == (RESERVE_BYTES + 2 * 4 * values, ())
     (architecture,) = LLAMA["architectures"]
     assert known_architectures(CATALOG.only(Operation.FETCH).description, None)(parse_model(source)) == architecture
     write(file, family="qwen2moe")

@@ -175,7 +175,7 @@ def test_the_plan_command_lists_what_is_not_planned(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["plan", str(manifest), "--store", str(tmp_path / "store")])
     assert shown.exit_code == 0
     (line,) = [line for line in shown.stderr.splitlines() if line.startswith("not planned: ")]
-    assert "tiny/gptq-W8A16 on vllm" in line
+    assert "benchmark gptq-W8A16 of tiny on vllm" in line
     assert "(format; source: run: " in line
 
 

@@ -1,12 +1,23 @@
 """What a run will cost is told from what the same work cost, and what nobody measured is said to be unknown."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.host.gpu_models import planned_device
 from orchestrator.host.load import MachineLoad
 from orchestrator.run import execution
-from orchestrator.run.estimate import Cost, UsualCosts, costs_of, estimate, usual_costs, work_digest
+from orchestrator.run.estimate import (
+    Cost,
+    Estimate,
+    ShapeCost,
+    UsualCosts,
+    costs_of,
+    estimate,
+    usual_costs,
+    work_digest,
+)
 from orchestrator.run.preview import look_ahead
 from orchestrator.run.run import Setup
 from orchestrator.stages import Stage
@@ -75,6 +86,32 @@ def test_what_comes_with_the_project_is_used_on_a_cpu_and_named(bench: Bench) ->
     assert found.download_bytes == 2**20, "of the model; neither c4 nor WikiText-2 is in a package"
     assert "data/c4" in found.unsized_downloads
     assert found.lines[0].startswith("estimate: time: about 3 min 20 s for 2 of the ")
+
+
+def test_on_a_gpu_a_compression_costs_what_it_took_for_random_weights_of_the_size(tmp_path: Path) -> None:
+    size = 7_000_000
+    hub = {"name": "far", "source": f"hub:org/far@{'0' * 40}", "architecture": "LlamaForCausalLM", "parameters": size}
+    manifest = {"name": "gpu", "models": [hub], "compress": [{"method": "wanda"}, {"method": "sparsegpt"}]}
+    text = {"samples": 128, "sequence_length": 2048}
+    measured = ShapeCost(device_model="NVIDIA H200", parameters=size, method="wanda", seconds=9.0, **text)
+    gpu = planned_device("cuda:H200", None)
+    assert gpu is not None
+    planned = Bench(tmp_path, device=gpu).setup(FakeRuntime(honest_worker), manifest)
+
+    def of(**changes: object) -> Estimate:
+        shape = measured.model_copy(update=changes)
+        return estimate(planned, planned.plan.stages, NOTHING.model_copy(update={"shapes": (shape,)}))
+
+    found = of()
+    assert (found.seconds, found.bases) == (
+        9.0,
+        ("what the method took for random weights of this size on an NVIDIA H200",),
+    )
+    assert {"fetch/far", "compress/far/sparsegpt-50%"} <= set(found.untimed)
+    assert (found.download_bytes, found.weights_bytes, found.too_large) == (2 * size, 2 * size, ())
+    assert found.disk_bytes == 2 * 2 * size + 2 * 2 * size, "two copies while it is fetched, and each compression"
+    for other in ({"device_model": "NVIDIA L4"}, {"parameters": size + 1}, {"samples": 64}, {"method": "gptq"}):
+        assert of(**other).seconds == 0
 
 
 def test_the_costs_that_come_with_the_project_are_those_of_its_quick_run() -> None:

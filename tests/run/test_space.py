@@ -32,7 +32,7 @@ def test_a_fetched_model_needs_two_copies_and_each_compressed_one_its_own(
     compress = [{"method": "sparsegpt", "setting": setting} for setting in settings]
     manifest = Manifest.model_validate({**MANIFEST, "models": models, "compress": compress})
     plan = build_plan(manifest, bench.catalog, Device(threads=1), None)
-    assert needed_bytes(plan.stages) == (RESERVE_BYTES + copies * SIZE, ())
+    assert needed_bytes(plan.stages, {}) == (RESERVE_BYTES + copies * SIZE, ())
 
 
 def test_a_snapshot_of_the_hubs_cache_has_the_size_of_what_its_links_lead_to(bench: Bench, tmp_path: Path) -> None:
@@ -48,10 +48,10 @@ def test_a_snapshot_of_the_hubs_cache_has_the_size_of_what_its_links_lead_to(ben
     manifest = Manifest.model_validate({**MANIFEST, "models": models, "compress": []})
     plan = build_plan(manifest, bench.catalog, Device(threads=1), None)
     held = sum(map(len, contents.values()))
-    assert needed_bytes(plan.stages) == (RESERVE_BYTES + 2 * held, ())
+    assert needed_bytes(plan.stages, {}) == (RESERVE_BYTES + 2 * held, ())
 
 
 def test_a_model_of_the_hub_is_named_as_one_whose_size_is_not_known(bench: Bench) -> None:
     models = [{"name": "far", "source": "hub:org/far@" + "0" * 40}]
     plan = build_plan(Manifest.model_validate({**MANIFEST, "models": models}), bench.catalog, Device(threads=1), None)
-    assert needed_bytes(plan.stages) == (RESERVE_BYTES, ("far",))
+    assert needed_bytes(plan.stages, {}) == (RESERVE_BYTES, ("far",))

@@ -1,6 +1,7 @@
 """`support.toml` beside an image's description, as a table."""
 
 import tomllib
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -37,9 +38,14 @@ def support_of(image: Image, backend: BackendDescription) -> SupportTable:
 
 def read_table(path: Path) -> SupportTable:
     """Raises BadImage where the file is not a valid table."""
+    return _parsed(path, path.read_bytes())
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, text: bytes) -> SupportTable:
     try:
-        return SupportTable.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, ValidationError) as invalid:
+        return SupportTable.model_validate(tomllib.loads(text.decode("utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValidationError) as invalid:
         raise BadImage(f"{path} is not a valid support table: {invalid}", hint="see docs/images.md") from invalid
 
 
