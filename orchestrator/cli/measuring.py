@@ -187,7 +187,7 @@ def _bench_manifest(
     Raises:
         BadManifest: an option does not fit the manifest's form.
     """
-    document: dict[str, Any] = base.model_dump(mode="json", exclude_none=True)
+    document: dict[str, Any] = base.model_dump(mode="json", exclude_none=True, exclude={"exclude"})
     document |= {
         "name": f"bench-{method}",
         "device": device,

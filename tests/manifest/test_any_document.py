@@ -37,6 +37,7 @@ WHOLE: dict[str, Any] = {
     "benchmark": {"backends": ["transformers"], "batch_sizes": [1], "dense_fallback": True},
     "rounds": {"benchmark": 1, "profile": 1, "compress": 1},
     "scoring": {"tasks": {"mmlu": "mmlu-5shot"}, "truthfulness": "mc1"},
+    "exclude": [{"model": "tiny", "method": ["rtn"], "task": "arc_easy"}, {"method": "dense", "track": 4}],
     "device": "cpu",
     "runtime": "process",
     "limits": {"deadline_seconds": 20, "memory_gib": 1.5},

@@ -1,10 +1,14 @@
 """What a manifest leaves out is not planned, is named, and is missing in no score."""
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from orchestrator.cli.app import app
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.collecting import expectations
 from orchestrator.evidence.value import DENSE, Value, Values, Variant
@@ -121,6 +125,15 @@ def test_a_model_that_is_left_out_needs_no_commit(bench: Bench) -> None:
     with pytest.raises(BadManifest, match="hub names no revision"):
         planned(bench, models=models)
     assert ids(planned(bench, {"model": "hub"}, models=models)) == ids(planned(bench))
+
+
+def test_bench_takes_sizes_and_no_exclusions(tmp_path: Path) -> None:
+    sizes = tmp_path / "sizes.yaml"
+    sizes.write_text(json.dumps(WHOLE | {"exclude": [{"method": "wanda"}, {"backend": "native"}]}), encoding="utf-8")
+    words = ["bench", "--method", "magnitude", "--backend", "native", "--sizes", str(sizes), "--dry-run"]
+    shown = CliRunner().invoke(app, [*words, "--device", "cpu", "--store", str(tmp_path / "none")])
+    assert shown.exit_code == 0, shown.stderr
+    assert "benchmark/a/magnitude-50%/native" in shown.stdout
 
 
 def scored(bench: Bench, variant: Variant, track: Track, *exclude: dict[str, Any]) -> Score:

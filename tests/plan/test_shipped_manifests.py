@@ -10,6 +10,8 @@ from orchestrator.manifest import Manifest, hub_source, read_manifest
 from orchestrator.manifest.sources import dataset_source
 from orchestrator.plan import build_plan
 from orchestrator.plan.choices import check_choices
+from orchestrator.plan.data import data_sources
+from orchestrator.plan.stand_ins import with_stand_ins
 from orchestrator.score.paper.tables import load_table
 from orchestrator.stages import Plan
 from orchestrator.tracks import Track, expect, expected_tasks, parts_of_task
@@ -20,7 +22,8 @@ MANIFESTS = sorted((ROOT / "manifests").glob("*.yaml"))
 
 
 def plan(path: Path, data: Path | None = None) -> Plan:
-    return build_plan(read_manifest(path), CATALOG, Device(threads=1), data)
+    manifest, _ = with_stand_ins(read_manifest(path), CATALOG, data, data_sources(CATALOG))
+    return build_plan(manifest, CATALOG, Device(threads=1), data)
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
