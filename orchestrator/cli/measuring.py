@@ -1,27 +1,25 @@
 """`bench`, `run`, `plan`: from a request to measurements."""
 
 import json
-import re
 import shlex
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
 
 from orchestrator.cli import options
-from orchestrator.errors import BadManifest, CommandExit
+from orchestrator.cli.benching import BenchRequest, read_options
+from orchestrator.errors import CommandExit
 from orchestrator.host.devices import ChosenDevice
 from orchestrator.host.gpu_models import planned_device
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import find_manifest
-from orchestrator.manifest import CompressEntry, Manifest, pointing_at, read_manifest
-from orchestrator.manifest.sources import MODEL_ALIASES
-from orchestrator.plan.baselines import baseline_entry
+from orchestrator.manifest import Manifest, pointing_at, read_manifest
 from orchestrator.plan.impossible import announcements, refuse_the_impossible
-from orchestrator.plan.resolving import resolve_method, resolve_setting
+from orchestrator.plan.resolving import resolve_method
 from orchestrator.run.progress import Display, ProgressMode, choose_display
 from orchestrator.run.run import Run, Setup
 from orchestrator.store import RunRecord
@@ -46,47 +44,45 @@ def bench(
     device: options.Device = "auto",
     runtime: options.Runtime = "auto",
     sizes: Annotated[Path | None, typer.Option("--sizes", help="The manifest to take tasks and sizes from.")] = None,
+    method_options: Annotated[
+        list[str] | None, typer.Option("--option", help="name=value of the method's; several times for several.")
+    ] = None,
     store: options.Store = options.DEFAULT_STORE,
     more_images: options.Images = None,
     progress: options.ProgressOption = ProgressMode.AUTO,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Only show the plan; as `plan --jsonl` with --json.")
+        bool,
+        typer.Option(
+            "--dry-run", "-n", help="Only show the plan, for --device cuda:H200 too; with --json as `plan --jsonl`."
+        ),
     ] = (False),
     as_json: options.Json = False,
 ) -> None:
     """Compress one model with one method and compare it with the dense model on all tracks.
 
-    The baseline that the method has to beat (magnitude pruning, rounding to nearest) is evaluated beside it.
+    The baseline that the method has to beat (magnitude pruning, rounding to nearest) is evaluated beside it. Where the
+    library does not serve what the method makes by default, the nearest variant at that width is taken, and named.
 
     Example: orchestrator bench -m sparsegpt -b transformers -s 2:4
     """
-    base = read_manifest(find_manifest(sizes or SIZES))
     catalog = options.catalog(more_images)
-    baseline = _baseline(method, setting, catalog)
-    manifest = _bench_manifest(base, method, backend, model, setting, device, runtime, baseline)
-    setup = _prepare(manifest, store, catalog)
+    elsewhere = planned_device(device, None, 1) if dry_run else None
+    here = "auto" if elsewhere else device
+    asked = BenchRequest(method, backend, model, setting, here, runtime, read_options(method_options or ()))
+    manifest, why = asked.manifest(read_manifest(find_manifest(sizes or SIZES)), catalog, elsewhere)
+    setup = _prepare(manifest, store, catalog, elsewhere)
+    if why is not None:
+        setup = replace(setup, decisions=(*setup.decisions, why))
     if dry_run:
         _show_plan(setup, jsonl=as_json)
         return
-    gpu = shlex.join(
-        ["make", "bench", f"METHOD={method}", f"BACKEND={backend}", *_given(model, setting), "DEVICE=cuda"]
-    )
     described, timed = resolve_method(method, catalog)[1], manifest.benchmark is not None
+    gpu = asked.gpu_command
     refuse_the_impossible(setup.plan, gpu, method=described.name, backend=catalog.full_name(backend) if timed else "")
     display = choose_display(progress)
-    if baseline is None:
+    if len(manifest.compress) == 1:
         display.note(f"no baseline stands beside {method}: none of the images offers one that does what it does")
     _measure(setup, display, gpu, as_json=as_json)
-
-
-def _given(model: str, setting: str) -> list[str]:
-    return [f"{name}={value}" for name, value in (("MODEL", model), ("SETTING", setting)) if value]
-
-
-def _baseline(method: str, setting: str, catalog: ImageCatalog) -> CompressEntry | None:
-    _, described = resolve_method(method, catalog)
-    asked = resolve_setting(CompressEntry(method=method, setting=setting or None), described)
-    return baseline_entry(described, asked, {}, catalog)
 
 
 def run(
@@ -168,53 +164,6 @@ def _show_plan(setup: Setup, *, jsonl: bool) -> None:
         typer.echo(line, err=True)
     for line in estimate(setup, known.missing).lines:
         typer.echo(line, err=True)
-
-
-def _bench_manifest(
-    base: Manifest,
-    method: str,
-    backend: str,
-    model: str,
-    setting: str,
-    device: str,
-    runtime: str,
-    baseline: CompressEntry | None,
-) -> Manifest:
-    """Tasks and sizes of `base`, with one model, method, its baseline and backend.
-
-    An empty `model` keeps the model of `base`, an empty `setting` the method's default.
-
-    Raises:
-        BadManifest: an option does not fit the manifest's form.
-    """
-    document: dict[str, Any] = base.model_dump(mode="json", exclude_none=True, exclude={"exclude"})
-    document |= {
-        "name": f"bench-{method}",
-        "device": device,
-        "runtime": runtime,
-        "compress": [
-            {"method": method, **({"setting": setting} if setting else {})},
-            *([baseline.model_dump(mode="json", exclude_none=True)] if baseline is not None else []),
-        ],
-    }
-    if model:
-        document["models"] = [{"name": _model_name(model), "source": model}]
-    if "benchmark" in document:
-        document["benchmark"] |= {"backends": [backend]}
-    try:
-        return Manifest.model_validate(document)
-    except ValidationError as invalid:
-        first = invalid.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadManifest(f"{where}: {first['msg']}", hint="see `orchestrator bench --help`") from invalid
-
-
-def _model_name(source: str) -> str:
-    """A short name: an alias itself, else the last part of the path, repository or package."""
-    if source in MODEL_ALIASES:
-        return source
-    last = re.split(r"[@=]", source.partition(":")[2])[0].rstrip("/").rpartition("/")[2]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._").lower()[:80] or "model"
 
 
 def _why(stage: "StagePreview") -> str:

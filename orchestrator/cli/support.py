@@ -12,6 +12,7 @@ from harness.contract import CheckpointFormat, DeviceKind, unknown
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest
 from orchestrator.plan import resolve_backend
+from orchestrator.plan.cells import support_page
 from orchestrator.plan.support import Answer, SupportRow, SupportTable, support_of
 
 LOG_WIDTH = 80
@@ -30,11 +31,17 @@ def support(
         str, typer.Option("--format", "-f", help="Only rows about this checkpoint format, by its name or its end.")
     ] = "",
     device: Annotated[str, typer.Option("--device", "-d", help="Only rows about cpu, or about cuda.")] = "",
+    methods: Annotated[
+        bool, typer.Option("--methods", help="By method and setting instead, as Markdown: what docs/support.md is.")
+    ] = False,
     more_images: options.Images = None,
     as_json: options.Json = False,
 ) -> None:
     """Show what each backend serves. The least favourable row that fits a checkpoint counts; `otherwise` comes last."""
     catalog = options.catalog(more_images)
+    if methods:
+        typer.echo(support_page(catalog), nl=False)
+        return
     names = [resolve_backend(backend, catalog)[1].name] if backend else list(catalog.backends)
     wanted, kind = _format(checkpoint_format), _device(device)
     tables = [_narrowed(support_of(*catalog.backends[name]), wanted, kind) for name in names]

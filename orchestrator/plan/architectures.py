@@ -1,4 +1,4 @@
-"""Which architecture a model has, as far as that is known before it is fetched, and which methods know it."""
+"""What is known of a model before it is fetched: its architecture, which methods know that, its linears' sizes."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -61,6 +61,18 @@ def stated_architecture(model: ModelEntry, found: str | None) -> str | None:
             hint="correct `architecture`, or leave it out",
         )
     return found or model.architecture
+
+
+def known_input_sizes(source: ModelSource, fetch: ImageDescription) -> tuple[int, ...]:
+    """The input sizes of a model's linears, as far as its package's description or its local configuration says."""
+    if isinstance(source.source, PackageModel):
+        return next((one.input_sizes for one in fetch.models if _is(one, source.source)), ())
+    config = _configuration(source) or {}
+    heads, head_dim = config.get("num_attention_heads"), config.get("head_dim")
+    sizes = [config.get(name) for name in ("hidden_size", "intermediate_size", "ffn_dim")]
+    if isinstance(heads, int) and isinstance(head_dim, int):
+        sizes.append(heads * head_dim)
+    return tuple(dict.fromkeys(size for size in sizes if isinstance(size, int) and size > 0))
 
 
 def _is(known: PackagedModelDescription, asked: PackageModel) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from harness.contract import (
@@ -30,7 +30,13 @@ from orchestrator.manifest.sources import (
     refuse_unpinned,
     without_folder,
 )
-from orchestrator.plan.architectures import ConfigLookUp, known_architectures, refusal, stated_architecture
+from orchestrator.plan.architectures import (
+    ConfigLookUp,
+    known_architectures,
+    known_input_sizes,
+    refusal,
+    stated_architecture,
+)
 from orchestrator.plan.data import DataSources, data_sources
 from orchestrator.plan.evaluating import Engine, scoring_refusal, task_for, task_stages
 from orchestrator.plan.exclusions import planned_exclusions
@@ -47,6 +53,7 @@ from orchestrator.plan.resolving import (
 from orchestrator.plan.rounds import first_of, in_rounds
 from orchestrator.plan.serving import compressed_checkpoint, computed_in
 from orchestrator.plan.support import Checkpoint, Refused
+from orchestrator.plan.variants import Advice, Asked
 from orchestrator.stages import Input, Limits, NotPlanned, Plan, Stage, StageOutput, Subject
 from orchestrator.tracks import parts_of_task
 
@@ -61,6 +68,8 @@ class _Variant:
     checkpoint: str
     known: Checkpoint
     accuracy_only: bool = False
+    asked: Asked | None = None
+    input_sizes: tuple[int, ...] = ()
 
 
 @dataclass
@@ -75,6 +84,10 @@ class _Builder:
     not_planned: list[NotPlanned] = field(default_factory=list)
     chosen: dict[str, list[str]] = field(default_factory=dict)
     useful: set[int] = field(default_factory=set)
+
+    @cached_property
+    def advice(self) -> Advice:
+        return Advice(self.catalog, self.device)
 
     @property
     def first_device(self) -> Device:
@@ -133,6 +146,7 @@ class _Builder:
         dense = Checkpoint.dense(architecture=architecture, dtype=model.dtype)
         variants = [_Variant(_subject(model), fetched, dense)]
         compressions = []
+        sizes = known_input_sizes(source, self.fetch_image.description)
         rounds = self.manifest.rounds.compress
         for index, entry in enumerate(self.manifest.compress):
             if self.leaves_out(self.compressed(model, entry)):
@@ -146,10 +160,15 @@ class _Builder:
             if planned is not None:
                 stage, subject, known = planned
                 compressions.append(stage)
-                variants.append(_Variant(subject, first_of(stage.id, rounds), known, entry.accuracy_only))
+                made = first_of(stage.id, rounds)
+                variants.append(_Variant(subject, made, known, entry.accuracy_only, self._asked(entry), sizes))
                 self.useful.add(index)
         self.add_in_rounds(compressions, rounds)
         self.measure(variants)
+
+    def _asked(self, entry: CompressEntry) -> Asked:
+        image, method = resolve_method(entry.method, self.catalog)
+        return Asked(image, method, resolve_setting(entry, method), entry.options)
 
     def compressed(self, model: ModelEntry, entry: CompressEntry) -> Subject:
         _, method = resolve_method(entry.method, self.catalog)
@@ -349,7 +368,8 @@ class _Builder:
             asked = computed_in(variant.known, entry.dtype)
             way = find_way(backend.name, self.catalog, self.device, asked, dense_fallback=entry.dense_fallback)
             if isinstance(way, Refused):
-                self._refuse(subject, backend.name, way, Operation.BENCHMARK, instead=self._serving(asked))
+                refused = self._with_closest(way, variant, backend.name, asked)
+                self._refuse(subject, backend.name, refused, Operation.BENCHMARK, instead=self._serving(asked))
             else:
                 if why := way.decision(backend.name):
                     self.chosen.setdefault(why, []).append(subject.label)
@@ -369,6 +389,14 @@ class _Builder:
                         caveat=way.caveat,
                     ),
                 )
+
+    def _with_closest(self, why: Refused, variant: _Variant, backend: str, asked: Checkpoint) -> Refused:
+        """The refusal of a quantized variant, with what the backend serves that comes closest."""
+        if variant.asked is None or why.reason is not Reason.FORMAT:
+            return why
+        dense = Checkpoint.dense(architecture=asked.architecture, dtype=asked.dtype)
+        near = self.advice.closest(variant.asked, backend, dense, variant.input_sizes)
+        return why if near is None else replace(why, message=f"{why.message}; {near}")
 
     def _serving(self, asked: Checkpoint) -> tuple[str, ...]:
         """The backends that serve a checkpoint on this run's device."""
@@ -439,22 +467,18 @@ def build_plan(
     refuse_unpinned(manifest.models, planned)
     builder = _Builder(manifest, catalog, device, data, sources or data_sources(catalog), exclusions)
     architecture_of = known_architectures(builder.fetch_image.description, look_up)
-    architectures = {}
     for index, model in planned.items():
         with located("models", index, "source"):
             parsed = parse_model(model.source)
             refuse_unknown_package(parsed, builder.fetch_image.description.models)
         with located("models", index, "architecture"):
             architecture = stated_architecture(model, architecture_of(parsed))
-        if architecture is not None:
-            architectures[model.name] = architecture
         builder.plan_model(model, parsed, architecture)
     builder.refuse_useless_methods()
     return Plan(
         tuple(builder.stages.values()),
         tuple(builder.not_planned),
         (*builder.decisions, *(entry.words for entry in manifest.exclude)),
-        architectures,
     )
 
 

@@ -21,14 +21,15 @@ def claims_table(document: RunClaims, footnotes: Footnotes, findings: Iterable[F
     rows = tuple(
         (
             Cell(one.verdict.value, note=_note(one, footnotes)),
-            Cell(one.says, beside=f"({one.source})"),
+            Cell(one.says),
             figure_cell(one),
             Cell(bounds_text(one)),
             Cell(_sides_text(one)),
+            Cell(one.source),
         )
         for one in (document.findings if findings is None else findings)
     )
-    titles = columns("Verdict", "Claim", "Measured", "Claimed", "Figures")
+    titles = columns("Verdict", "Claim", "Measured", "Claimed", "Figures", "Source")
     return Table(document.title, titles, rows)
 
 

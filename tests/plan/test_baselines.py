@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.contract import Device, DeviceKind, Operation, Setting
-from orchestrator.cli.measuring import _baseline, _bench_manifest
+from orchestrator.cli.benching import BenchRequest
 from orchestrator.errors import BadManifest
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import find_manifest
@@ -55,8 +55,8 @@ def test_every_setting_of_a_method_that_keeps_its_shapes_has_a_baseline():
 
 def bench(method, setting=""):
     base = read_manifest(find_manifest(Path("quick")))
-    baseline = _baseline(method, setting, CATALOG)
-    return _bench_manifest(base, method, "transformers", "", setting, "cpu", "process", baseline)
+    request = BenchRequest(method, "transformers", setting=setting, device="cpu", runtime="process")
+    return request.manifest(base, CATALOG)[0]
 
 
 def test_bench_evaluates_the_baseline_beside_the_method_and_times_it_not():

@@ -6,6 +6,7 @@ that counts only where no row grants the checkpoint.
 """
 
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -102,7 +103,7 @@ class SupportRow(Frozen):
             raise ValueError("only a no can hold otherwise")
         return self
 
-    @property
+    @cached_property
     def conditions(self) -> dict[str, tuple[Any, ...]]:
         """The values that each stated condition allows, by the property of a checkpoint."""
         return {
