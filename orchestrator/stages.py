@@ -150,12 +150,13 @@ class NotPlanned(Frozen):
 class Plan:
     """Stages in an order in which each comes after what it needs and what it waits for.
 
-    `decisions` are automatic choices with reasons.
+    `decisions` are automatic choices with reasons. `architectures` has that of each model of which it is known.
     """
 
     stages: tuple[Stage, ...]
     not_planned: tuple[NotPlanned, ...] = ()
     decisions: tuple[str, ...] = ()
+    architectures: Mapping[str, str] = field(default_factory=dict)
 
     def stage(self, identity: str) -> Stage:
         return next(stage for stage in self.stages if stage.id == identity)

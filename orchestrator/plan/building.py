@@ -467,18 +467,22 @@ def build_plan(
     refuse_unpinned(manifest.models, planned)
     builder = _Builder(manifest, catalog, device, data, sources or data_sources(catalog), exclusions)
     architecture_of = known_architectures(builder.fetch_image.description, look_up)
+    architectures = {}
     for index, model in planned.items():
         with located("models", index, "source"):
             parsed = parse_model(model.source)
             refuse_unknown_package(parsed, builder.fetch_image.description.models)
         with located("models", index, "architecture"):
             architecture = stated_architecture(model, architecture_of(parsed))
+        if architecture is not None:
+            architectures[model.name] = architecture
         builder.plan_model(model, parsed, architecture)
     builder.refuse_useless_methods()
     return Plan(
         tuple(builder.stages.values()),
         tuple(builder.not_planned),
         (*builder.decisions, *(entry.words for entry in manifest.exclude)),
+        architectures,
     )
 
 

@@ -73,7 +73,8 @@ def _refuse_unknown(
         text = catalog.full_name(str(value)) if name == "backend" else str(value)
         if text not in known[name]:
             with located(index):
-                raise BadManifest(f"{unknown(f'{name} of the manifest', text, known[name])}: {_NOTHING}", hint=_HINT)
+                what = unknown(f"{name} of the manifest", text, set(known[name]))
+                raise BadManifest(f"{what}: {_NOTHING}", hint=_HINT)
 
 
 def _refuse_idle(entry: ExclusionEntry, manifest: Manifest, compressions: Sequence[tuple[str, str, str]]) -> None:

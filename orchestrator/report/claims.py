@@ -21,15 +21,14 @@ def claims_table(document: RunClaims, footnotes: Footnotes, findings: Iterable[F
     rows = tuple(
         (
             Cell(one.verdict.value, note=_note(one, footnotes)),
-            Cell(one.says),
+            Cell(one.says, beside=f"({one.source})"),
             figure_cell(one),
             Cell(bounds_text(one)),
             Cell(_sides_text(one)),
-            Cell(one.source),
         )
         for one in (document.findings if findings is None else findings)
     )
-    titles = columns("Verdict", "Claim", "Measured", "Claimed", "Figures", "Source")
+    titles = columns("Verdict", "Claim", "Measured", "Claimed", "Figures")
     return Table(document.title, titles, rows)
 
 

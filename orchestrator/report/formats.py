@@ -30,7 +30,12 @@ def score_text(value: float) -> str:
 
 
 def interval_text(interval: Interval, unit: str = "score") -> str:
-    """For instance `[85.9, 88.8]`: the ends of a score, a ratio, or a value, whose unit stands beside the value."""
+    """For instance `[85.9, 88.8]`: the ends of a score, a ratio, or a value, whose unit stands beside the value.
+
+    Where the unit goes with the size, as of `[790.12 MiB, 1.20 GiB]`, each end has its own.
+    """
+    if unit in ("bytes", "macs", "seconds"):
+        return f"[{value_text(interval.low, unit)}, {value_text(interval.high, unit)}]"
     scale, form = {"score": (1, ".1f"), "fraction": (100, ".1f"), "ratio": (1, ".3f")}.get(unit, (1, ".4g"))
     return f"[{interval.low * scale:{form}}, {interval.high * scale:{form}}]"
 

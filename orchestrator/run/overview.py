@@ -57,7 +57,7 @@ def _table(models: Sequence[ModelEntry], plan: Plan, weights: dict[str, int]) ->
     rows += [
         (
             model.name,
-            model.architecture or "not stated",
+            plan.architectures.get(model.name, "not known"),
             size_text(weights[model.name]) if model.name in weights else "not stated",
             *(str(counts[model.name, operation]) for operation in _COUNTED),
         )

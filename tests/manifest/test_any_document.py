@@ -207,7 +207,9 @@ def test_one_method_at_its_default_setting_and_at_the_same_by_name_is_asked_for_
     default = bench.catalog.methods["sparsegpt"][1].default_setting
     asked = [{"method": "sparsegpt"}, {"method": "sparsegpt", "setting": default}]
     with pytest.raises(BadManifest, match="asked for twice") as caught:
-        build_plan(Manifest.model_validate({**WHOLE, "compress": asked}), bench.catalog, CPU.device, None)
+        build_plan(
+            Manifest.model_validate({**WHOLE, "compress": asked, "exclude": []}), bench.catalog, CPU.device, None
+        )
     assert caught.value.where == ("compress", 1)
 
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from orchestrator.evidence.value import DENSE
-from orchestrator.report.formats import bytes_text, seconds_text, value_text
+from orchestrator.evidence.value import DENSE, Interval
+from orchestrator.report.formats import bytes_text, interval_text, seconds_text, value_text
 from orchestrator.report.radar import SIZE, radar
 from orchestrator.tracks import Track
 
@@ -66,6 +66,20 @@ def test_lines_differ_in_more_than_colour(report):
 )
 def test_values_read_with_their_unit(value, unit, text):
     assert value_text(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "unit", "text"),
+    [
+        (3 * 2**29, 3 * 2**30, "bytes", "[1.50 GiB, 3.00 GiB]"),
+        (90.0, 150.0, "seconds", "[90 s, 2.5 min]"),
+        (0.25, 0.5, "fraction", "[25.0, 50.0]"),
+        (19.91, 28.43, "tokens/s", "[19.91, 28.43]"),
+    ],
+)
+def test_the_ends_of_an_interval_can_be_held_against_its_value(low: float, high: float, unit: str, text: str) -> None:
+    """A unit that goes with the size stands at each end: it need not be the value's."""
+    assert interval_text(Interval(low=low, high=high), unit) == text
 
 
 def test_bytes_and_seconds_are_scaled():

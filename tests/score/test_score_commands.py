@@ -191,3 +191,38 @@ def test_a_report_has_the_categories_and_the_papers_conclusions_that_its_run_mea
         assert told.says.split(" speed")[0] in text
         assert unmeasured.says not in text
         assert f"{report.claims.count(Verdict.NOT_MEASURED)} NOT MEASURED" in text
+
+
+def test_published_values_pass_or_fail_by_their_tolerance(bench, tmp_path):
+    bench.run(FakeRuntime(keeping_worker))
+    stored = RunScores.model_validate_json(
+        CliRunner().invoke(app, ["score", "--json", "--resamples", "100", "--store", str(bench.root)]).stdout
+    )
+    dense = next(one for one in stored.values if one.place.name == "wikitext2" and one.variant.is_dense)
+    path = tmp_path / "claims.yaml"
+
+    def judged(value: float) -> tuple[Verdict, int]:
+        path.write_text(
+            "schema_version: 1\n"
+            "title: Published\n"
+            "published:\n"
+            "  - {name: dense, source: a paper, model: tiny, task: wikitext2, tolerance_percent: 1,\n"
+            f"     protocol: {dense.protocol}, value: {value}}}\n",
+            encoding="utf-8",
+        )
+        arguments = [
+            "claims",
+            "last",
+            "--claims",
+            str(path),
+            "--resamples",
+            "100",
+            "--store",
+            str(bench.root),
+            "--json",
+        ]
+        found = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        return RunClaims.model_validate_json(found.stdout).findings[0].verdict, found.exit_code
+
+    assert judged(dense.value * 1.005) == (Verdict.MET, CommandExit.COMPLETE)
+    assert judged(dense.value * 1.02) == (Verdict.MISSED, CommandExit.INCOMPLETE)
