@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from harness.contract import BOUND_GRACE, Bound
+from harness.contract.measurement import ENERGY_COUNTER_SECONDS
 from harness.errors import Implausible
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ _SIZES = {"cpu": (1024,), "cuda": (4096, 8192)}
 """Rows of the square matrices: large enough for the full rate, done in milliseconds."""
 _QUEUED = 4
 _TOLERANCE = 1e-3
-_COUNTER_SECONDS = 0.1
-"""How often a GPU's energy counter moves on."""
 
 
 def hold(of: str, implied: float, unit: str, measures: Sequence[Callable[[], float]], *, tries: int = _TRIES) -> Bound:
@@ -67,10 +66,10 @@ def hold_energy(
     """
     bounds = []
     if limit_watts is not None:
-        allowed = limit_watts * (seconds + _COUNTER_SECONDS)
+        allowed = limit_watts * (seconds + ENERGY_COUNTER_SECONDS)
         bounds.append(hold("energy of the card under its power limit", joules, JOULES, [lambda: allowed], tries=1))
-    if idle_watts is not None and seconds > _COUNTER_SECONDS:
-        least = idle_watts * (seconds - _COUNTER_SECONDS)
+    if idle_watts is not None and seconds > ENERGY_COUNTER_SECONDS:
+        least = idle_watts * (seconds - ENERGY_COUNTER_SECONDS)
         bounds.append(hold("energy of the idle card", least, JOULES, [lambda: joules], tries=1))
     return tuple(bounds)
 

@@ -12,7 +12,8 @@ _COVERAGE = 0.95
 _STABLE = 0.05
 _ALL_SPLITS_UP_TO = 12
 _RANDOM_SPLITS = 2000
-_FEWEST_RUNS = 4
+FEWEST_RUNS = 4
+"""Of which two halves show what differs by chance."""
 
 
 def still_warming_up(seconds: Sequence[float]) -> bool:
@@ -41,7 +42,7 @@ def noise_floor(samples: Sequence[float]) -> float | None:
     Never less than the difference between the runs with even and with odd numbers, which drifting clocks enter least.
     With an odd count one half has one run more. None for fewer than four runs.
     """
-    if len(samples) < _FEWEST_RUNS:
+    if len(samples) < FEWEST_RUNS:
         return None
     ordered = sorted(_differences(samples))
     return max(_apart(samples[::2], samples[1::2]), ordered[math.ceil(_COVERAGE * len(ordered)) - 1])

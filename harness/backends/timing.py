@@ -6,7 +6,7 @@ import time
 from harness.backends.base import BatchOrder, Engine, TimedRun
 from harness.backends.following import compare, joined
 from harness.backends.prompts import Prompts
-from harness.backends.repeats import median_interval, noise_floor, still_warming_up, token_latency
+from harness.backends.repeats import FEWEST_RUNS, median_interval, noise_floor, still_warming_up, token_latency
 from harness.contract import BenchmarkParameters, Speed
 from harness.device_telemetry import watch
 from harness.errors import WorkerError
@@ -111,7 +111,8 @@ class Timer:
             decode_tokens_per_second=statistics.median(samples),
             samples=samples,
             interval=median_interval(samples),
-            noise_floor=noise_floor(samples),
+            noise_floor=(floor := noise_floor(samples)),
+            noise_floor_absent=None if floor is not None else _too_few(len(samples)),
             prefill_tokens_per_second=batch_size * parameters.prompt_tokens / first_token_seconds,
             time_to_first_token_seconds=first_token_seconds,
             token_latency=token_latency(steps) if steps else None,
@@ -151,6 +152,10 @@ class Timer:
             if time.perf_counter() - begin >= _TELEMETRY_SECONDS:
                 break
         return tokens
+
+
+def _too_few(runs: int) -> str:
+    return f"{runs} timed runs, and it takes {FEWEST_RUNS} to show what differs by chance; rounds show it, too"
 
 
 def _first_tokens(run: TimedRun) -> tuple[int, ...]:

@@ -92,17 +92,33 @@ def count_claims(folder: Path, descriptor: CheckpointDescriptor, poll: Poll = ne
         zeros,
         tuple(untrue),
         bits_per_weight=weights.bits_per_weight,
-        code_bits=mean_code_bits(weights.block_types) if weights.block_types else None,
+        code_bits=weights.code_bits,
     )
 
 
-def stored_bits_per_weight(folder: Path, stored_as: CheckpointFormat) -> float | None:
-    """`Counted.bits_per_weight`, from the headers alone.
+@dataclass(frozen=True)
+class Matrices:
+    """Rows and inputs of every stored matrix by the name of its linear or embedding, packed ones as they are meant.
 
-    Raises:
-        BadWeights: the headers cannot be read.
+    `bits_per_weight` and `code_bits` as in `Counted`.
     """
-    return _Weights.read(folder, stored_as).bits_per_weight
+
+    shapes: Mapping[str, tuple[int, int]]
+    bits_per_weight: float | None = None
+    code_bits: float | None = None
+
+    @classmethod
+    def read(cls, folder: Path, stored_as: CheckpointFormat) -> "Matrices":
+        """From the headers alone.
+
+        Raises:
+            BadWeights: they cannot be read.
+        """
+        weights = _Weights.read(folder, stored_as)
+        plain = {one.name.removesuffix(".weight"): one.shape for one in weights.plain if len(one.shape) == 2}
+        packed = {one.name: (one.rows, one.inputs) for one in weights.linears}
+        shapes = {name: (rows, inputs) for name, (rows, inputs) in (plain | packed).items()}
+        return cls(shapes, weights.bits_per_weight, weights.code_bits)
 
 
 @dataclass(frozen=True)
@@ -195,6 +211,10 @@ class _Weights:
     @property
     def bits_per_weight(self) -> float | None:
         return 8 * self.bytes_in_blocks / self.in_blocks if self.in_blocks else None
+
+    @property
+    def code_bits(self) -> float | None:
+        return mean_code_bits(self.block_types) if self.block_types else None
 
     @property
     def block_types(self) -> dict[BlockType, int]:

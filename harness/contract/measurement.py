@@ -73,6 +73,10 @@ BOUND_GRACE = 0.05
 """By how much a figure may pass what was measured to be possible, since both are measured."""
 
 
+ENERGY_COUNTER_SECONDS = 0.1
+"""How often a GPU's energy counter moves on."""
+
+
 class Bound(Answer):
     """What a figure is held against. `implied` is the rate or the amount that it means, `possible` what the same device
     came to in the same process, or what its limits allow; both in `unit`. `of` says in words what of."""

@@ -57,7 +57,7 @@ class CompressionCost(Answer):
 
     `recovery_seconds` is the training after pruning, None where the method has none; it is not in `compress_seconds`.
     `resumed_blocks` were compressed by an earlier attempt: the seconds that it took for them count, those that it took
-    to come back to where it stopped do not.
+    to come back to where it stopped do not. `bounds` are what that time is possible by, measured in the same process.
     """
 
     load_seconds: NonNegativeFloat
@@ -66,6 +66,7 @@ class CompressionCost(Answer):
     recovery_seconds: NonNegativeFloat | None = None
     resumed_blocks: NonNegativeInt = 0
     memory: Memory
+    bounds: tuple[Bound, ...] = ()
 
 
 def _finite(value: object) -> object:
@@ -207,7 +208,8 @@ class Speed(Answer):
     each token came; `token_latency_absent` is then the reason. `greedy_tokens` begins what followed the first prompt,
     empty where the library gives no token numbers; `repeatable` is whether every timed run generated the same, None
     where the library does not say what it generated. `bounds` are what the speeds are possible by, measured in the same
-    process; `token_check` is None where no tokens can be compared, for the reason `token_check_absent`.
+    process; `token_check` is None where no tokens can be compared, for the reason `token_check_absent`, and
+    `noise_floor` where there are too few runs to show it, for `noise_floor_absent`.
     """
 
     batch_size: PositiveInt
@@ -217,6 +219,7 @@ class Speed(Answer):
     protocol: str = ""
     interval: MedianInterval | None = None
     noise_floor: NonNegativeFloat | None = None
+    noise_floor_absent: str | None = None
     time_to_first_token_seconds: PositiveFloat | None = None
     token_latency: TokenLatency | None = None
     token_latency_absent: str | None = None

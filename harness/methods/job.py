@@ -1,17 +1,19 @@
 """One compress request from end to end: parse, load, calibrate, compress, publish."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
 
-from harness.architectures.blocks import Block, decoder_blocks
+from harness.architectures.blocks import Block, decoder_blocks, linears_of
 from harness.calibration.sampling import CalibrationSet, draw_calibration
 from harness.checkpoint import open_checkpoint, open_dataset, publish
 from harness.contract import (
     ARTIFACT_NAME,
     RESUME_NAME,
+    Bound,
     Calibration,
     CheckpointDescriptor,
     CheckpointFormat,
@@ -32,8 +34,12 @@ from harness.methods.base import CompressionContext, Compressor, Method, Outcome
 from harness.methods.skeleton.finished import FinishedBlocks
 from harness.models.loading import TORCH_DTYPES, LoadedModel, load_model
 from harness.operations import describe_image, offered_module
+from harness.physics import BYTES_PER_SECOND, hold, read_rate
 from harness.reporter import Reporter
 from harness.telemetry import PeakMemory, Stopwatch
+
+_CLOCK_SECONDS = 1e-6
+"""No block of work is timed more finely."""
 
 
 def compress(request: CompressRequest, reporter: Reporter) -> CompressResult:
@@ -56,6 +62,7 @@ def compress(request: CompressRequest, reporter: Reporter) -> CompressResult:
     compressor.check(blocks)
     _refuse_long_sequences(loaded, parameters)
 
+    weight_bytes = sum(one.module.weight.nbytes for one in linears_of(blocks))
     fingerprint = _fingerprint(request, loaded, calibration)
     storage = TORCH_DTYPES[loaded.descriptor.dtype]
     with FinishedBlocks(Path(request.output) / RESUME_NAME, fingerprint, storage) as finished:
@@ -69,15 +76,28 @@ def compress(request: CompressRequest, reporter: Reporter) -> CompressResult:
             calibrated_on = None if calibration is None else calibration.name
             artifact = _publish(request, loaded.descriptor, compressor, calibrated_on, drawn, outcome)
     shutil.rmtree(finished.folder)
+    seconds = watch.seconds - (outcome.recovery_seconds or 0) + outcome.resumed_seconds
     cost = CompressionCost(
         load_seconds=loaded.load_seconds,
-        compress_seconds=watch.seconds - (outcome.recovery_seconds or 0) + outcome.resumed_seconds,
+        compress_seconds=seconds,
         save_seconds=saving.seconds,
         recovery_seconds=outcome.recovery_seconds,
         resumed_blocks=outcome.resumed_blocks,
         memory=peak.memory,
+        bounds=(_reading(weight_bytes, seconds, loaded.device),),
     )
     return CompressResult(artifact=artifact, cost=cost, layers=outcome.layers)
+
+
+def _reading(weight_bytes: int, seconds: float, device: torch.device) -> Bound:
+    """Whatever a method does, it reads the weights of the blocks once.
+
+    Raises:
+        Implausible: in that time they cannot have been read.
+    """
+    rate = weight_bytes / max(seconds, _CLOCK_SECONDS)
+    measures = [partial(read_rate, device, weight_bytes)]
+    return hold("reading the blocks' weights while compressing", rate, BYTES_PER_SECOND, measures)
 
 
 def _refuse_tokens_without_row(drawn: CalibrationSet, loaded: LoadedModel) -> None:

@@ -65,16 +65,19 @@ def _mean(values: Sequence[float]) -> float:
     return math.exp(math.fsum(map(math.log, values)) / len(values))
 
 
+ONE_ROUND = "one round: no interval"
+
+
 class OneRound(NoInterval):
     """The figure was measured once."""
 
     def __init__(self) -> None:
-        super().__init__("one round: no interval")
+        super().__init__(ONE_ROUND)
 
 
 @dataclass(frozen=True)
 class Floor:
-    """What dense against itself gives by chance: `draws` of that ratio around 1, and what was `observed`."""
+    """What equals show against each other by chance: `draws` of that ratio around 1, and what was `observed`."""
 
     observed: float
     draws: Floats
@@ -149,6 +152,19 @@ class Rounds:
         fit = _fit(self._beside(own.place))
         apart = self._chance(fit, again) - self._chance(fit, first)
         return Floor(math.exp(logs[0] - logs[1]), _exponential(apart))
+
+    def floor_among(self, own: Value, rivals: Sequence[Value]) -> Floor | None:
+        """Of the greatest of the rivals, which `own` is among, over `own`, were all of them the same.
+
+        None where one of them has no spread.
+        """
+        try:
+            spreads = {one.variant: self._spread(one) for one in rivals}
+        except NoInterval:
+            return None
+        deviations = {variant: one.own + one.shared for variant, one in spreads.items()}
+        greatest = np.max(list(deviations.values()), axis=0)
+        return Floor(1.0, _exponential(greatest - deviations[own.variant]))
 
     def _spread(self, value: Value) -> _Spread:
         if len(value.measurements) < 2:

@@ -3,14 +3,24 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.contract import BenchmarkResult, EvaluateResult, EvaluationCost, Memory, ProfileResult, Result, Speed
+from harness.contract import (
+    BenchmarkResult,
+    Bound,
+    CompressResult,
+    EvaluateResult,
+    EvaluationCost,
+    Memory,
+    ProfileResult,
+    Result,
+    Speed,
+)
 from harness.contract.items import NOT_FINITE
-from harness.contract.measurement import DeviceTelemetry, Extent, MemoryParts
+from harness.contract.measurement import ENERGY_COUNTER_SECONDS, DeviceTelemetry, Extent, MemoryParts
 from orchestrator.figures.outcomes import Contradiction, Outcomes, OutcomesFile, read_outcomes
 
 _ROUNDING = 1e-6
@@ -50,6 +60,8 @@ def check(result: Result, kept: Kept) -> Outcomes | None:
         _raise_first(_against_samples(result, kept.parameters))
     elif isinstance(result, ProfileResult):
         _raise_first(_against_parts(result.memory, result.memory_parts))
+    elif isinstance(result, CompressResult):
+        _raise_first(_against_bounds(result.cost.bounds))
     return None
 
 
@@ -96,6 +108,14 @@ def _against_seconds(cost: EvaluationCost, items: int) -> Iterator[str]:
     for name, rate, count in rates:
         if rate is not None and count is not None and not _same(rate * cost.score_seconds, count):
             yield f"{name} is said to be {rate:.12g}, with {count} in {cost.score_seconds:.12g} s"
+    yield from _against_bounds(cost.bounds)
+
+
+def _against_bounds(bounds: Iterable[Bound]) -> Iterator[str]:
+    """What a worker measured to be possible, which it should have kept to itself."""
+    for one in bounds:
+        if not one.kept:
+            yield f"{one.of}: {one.implied:.6g} {one.unit} are more than the {one.possible:.6g} that were possible"
 
 
 def _against_samples(result: BenchmarkResult, parameters: Mapping[str, Any]) -> Iterator[str]:
@@ -133,6 +153,7 @@ def _against_runs(speed: Speed, prompt_tokens: int | None) -> Iterator[str]:
 
 
 def _against_readings(speed: Speed) -> Iterator[str]:
+    yield from _against_bounds(speed.bounds)
     if (latency := speed.token_latency) is not None:
         percentiles = [latency.p50_seconds, latency.p90_seconds, latency.p99_seconds]
         if percentiles != sorted(percentiles):
@@ -146,6 +167,14 @@ def _against_extremes(telemetry: DeviceTelemetry) -> Iterator[str]:
         extent = getattr(telemetry, name)
         if isinstance(extent, Extent) and not extent.minimum <= extent.median <= extent.maximum:
             yield f"{name} has a median of {extent.median:.12g} outside of its extremes"
+    yield from _against_bounds(telemetry.bounds)
+    joules, limit = telemetry.energy_joules, telemetry.power_limit_watts
+    if joules is not None and limit is not None:
+        possible = limit * (telemetry.seconds + ENERGY_COUNTER_SECONDS)
+        yield from _against_bounds([Bound(of="energy_joules", implied=joules, possible=possible, unit="J")])
+    each = telemetry.energy_joules_per_token
+    if joules is not None and each is not None and each > joules:
+        yield f"a token is said to take {each:.6g} J of {joules:.6g} J"
     for reason, count in telemetry.throttle_reasons.items():
         if count > telemetry.samples:
             yield f"{reason} was set in {count} of {telemetry.samples} samples"

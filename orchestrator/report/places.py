@@ -176,6 +176,7 @@ _COST: Places = {
     "save_seconds": Shown(Part.COMPRESSING, "Save", seconds_text),
     "memory.peak_memory_bytes": Shown(Part.COMPRESSING, "Peak memory", bytes_text),
     "resumed_blocks": Shown(Part.COMPRESSING, "Blocks resumed", _count),
+    **_BOUNDS,
 }
 _EVALUATION_COST: Places = {
     "prepare_seconds": Shown(Part.EVALUATING, "Prepare", seconds_text),

@@ -14,6 +14,8 @@ from orchestrator.tracks import Place, Track, place_label
 LIKE_BEST = "\N{ALMOST EQUAL TO} "
 """Stands before a score that cannot be told apart from the best, and before `dense` where a figure cannot from that."""
 LIKE_DENSE = f"{LIKE_BEST}dense"
+NOISE_UNKNOWN = "(noise not known)"
+LIKE_COSTLIEST = f"{LIKE_BEST}the costliest"
 _MOST_NAMES = 12
 
 
@@ -161,16 +163,19 @@ def _value_interval(value: Value) -> str | None:
 
 
 def noise_text(values: Values, value: Value) -> str | None:
-    """The mark of a value whose ratio to the dense one lies within the larger of both noise floors; else None.
+    """The mark of a cost whose ratio to the dense one lies within the larger of both noise floors, or of which nothing
+    shows what chance does; else None.
 
-    A counted value has no floor.
+    A counted value has no floor, and one that is made of items none of this kind.
     """
     dense = values.get(value.place, DENSE)
     if dense is None or value.variant.is_dense or dense.protocol != value.protocol:
         return None
-    floors = [one.noise_floor for one in (dense, value) if one.noise_floor is not None]
-    if not floors or min(dense.value, value.value) <= 0:
+    if value.counted or value.items is not None or min(dense.value, value.value) <= 0:
         return None
+    floors = [one.noise_floor for one in (dense, value) if one.noise_floor is not None]
+    if not floors:
+        return NOISE_UNKNOWN
     apart = max(dense.value, value.value) / min(dense.value, value.value) - 1
     return f"({LIKE_DENSE}, noise {max(floors):.1%})" if apart <= max(floors) else None
 
@@ -186,8 +191,10 @@ def score_cell(report: RunReport, score: Score, value: float, footnotes: Footnot
 
 
 def score_interval_text(score: Score, interval: Interval) -> str:
-    """The interval of an overall metric, and whether it is like dense's."""
-    return f"{interval_text(interval)} {LIKE_DENSE}" if score.like_dense else interval_text(interval)
+    """The interval of an overall metric, and whether it is like what has 100."""
+    if not score.like_dense:
+        return interval_text(interval)
+    return f"{interval_text(interval)} {LIKE_COSTLIEST if score.track.is_relative else LIKE_DENSE}"
 
 
 def score_note(scoring: RunScores, score: Score, footnotes: Footnotes, *others: str | None) -> int | None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from orchestrator.evidence.rounds import ONE_ROUND
 from orchestrator.evidence.value import Variant
 from orchestrator.report.agreement import agreement_table, disagreement_table
 from orchestrator.report.claims import VERDICTS, categories_table, counts_text, judged_table
@@ -14,6 +15,7 @@ from orchestrator.report.model import RunReport
 from orchestrator.report.table import Cell, Footnotes, Table, columns
 from orchestrator.report.tracks import (
     LIKE_BEST,
+    LIKE_COSTLIEST,
     LIKE_DENSE,
     TrackView,
     column_notes,
@@ -87,7 +89,7 @@ def view(report: RunReport) -> View:
         report=report,
         summary=_summary(report),
         overview=overview,
-        reading=f"{READING} {_how_sure(report)}".strip(),
+        reading=" ".join(filter(None, (READING, _how_sure(report), _measured_once(report)))),
         columns=column_notes(report.scores),
         warnings=report.scoring.warnings,
         remarks=remarks(report.scoring.measured),
@@ -110,11 +112,27 @@ def _how_sure(report: RunReport) -> str:
         f"{scoring.resampling.resamples} resamples of the items, or draws of the rounds' spread; a score whose "
         "interval holds 100 cannot be told apart from dense."
     )
-    if any(score.like_dense for score in scoring.scores):
+    like = {score.track.is_relative for score in scoring.scores if score.like_dense}
+    if False in like:
         text += f" {LIKE_DENSE} marks those within what dense shows against itself."
+    if True in like:
+        text += f" {LIKE_COSTLIEST} marks those within what equally costly methods would show by chance."
     if any(scoring.like_best(score.variant, score.track) for score in scoring.scores):
         text += f" {LIKE_BEST}marks scores that cannot be told apart from the track's best compressed variant."
     return text
+
+
+def _measured_once(report: RunReport) -> str:
+    """Of which metrics nothing shows what chance does, and what would."""
+    scores = (one for one in report.scores if one.value is not None and not one.variant.is_dense)
+    names = tuple(dict.fromkeys(one.track.metric for one in scores if one.interval_reason == ONE_ROUND))
+    if not names:
+        return ""
+    was = "was" if len(names) == 1 else "were"
+    return (
+        f"{' and '.join(names)} {was} measured in one round: without an interval, and without a "
+        "sign of what is chance; `rounds` in the manifest asks for more."
+    )
 
 
 def _summary(report: RunReport) -> tuple[str, ...]:

@@ -32,17 +32,15 @@ from harness.contract import (
     Setting,
     TextFile,
 )
-from harness.contract.claims import ROUNDING, count_claims, stored_bits_per_weight
+from harness.contract.claims import Matrices, count_claims
 from harness.contract.weights import BadWeights, read_stored
 from orchestrator.host.hashing import Poll, never
+from orchestrator.run.shapes import Claim, of_shapes
 from orchestrator.runtime.base import Invocation
 from orchestrator.store.artifacts import BadArtifact, read_descriptor
 
 _CHUNK_BYTES = 2**20
 _SHORT_CHARACTERS = 80
-
-Claim = tuple[str, object, object]
-"""A field of the result, what stands there, and what should."""
 
 
 class FalseClaim(Exception):
@@ -63,7 +61,7 @@ def claims(asked: Invocation, result: Result) -> Iterator[Claim]:
             yield "engine", result.engine, parameters.engine
         case ProfileParameters() as parameters, ProfileResult():
             yield "macs_tokens", result.macs_tokens, parameters.macs_tokens
-            yield from _of_profile(result, asked)
+            yield from _of_profile(result, parameters, asked)
         case BenchmarkParameters() as parameters, BenchmarkResult():
             yield "backend", result.backend, parameters.backend
             yield "speeds.batch_size", tuple(speed.batch_size for speed in result.speeds), parameters.batch_sizes
@@ -170,7 +168,7 @@ def _of_export(parameters: ExportParameters, made: CheckpointDescriptor, source:
     yield "artifact.exported.unpadded_parameter_count", exported.unpadded_parameter_count, unpadded
 
 
-def _of_profile(result: ProfileResult, asked: Invocation) -> Iterator[Claim]:
+def _of_profile(result: ProfileResult, parameters: ProfileParameters, asked: Invocation) -> Iterator[Claim]:
     checkpoint = _input(asked, "checkpoint")
     if not isinstance(checkpoint, CheckpointDescriptor):
         return
@@ -178,33 +176,13 @@ def _of_profile(result: ProfileResult, asked: Invocation) -> Iterator[Claim]:
     yield "disk_bytes", result.disk_bytes, checkpoint.size_bytes
     try:
         tensors = read_stored(asked.inputs["checkpoint"])
-        bits_per_weight = stored_bits_per_weight(asked.inputs["checkpoint"], checkpoint.format)
+        matrices = Matrices.read(asked.inputs["checkpoint"], checkpoint.format)
     except BadWeights:
         return  # the artifact was counted when it was published
     yield "weight_bytes", result.weight_bytes, sum(one.size_bytes for one in tensors.values())
     if result.bits_per_weight is not None:
-        yield "bits_per_weight", result.bits_per_weight, bits_per_weight
-    if checkpoint.format is CheckpointFormat.DENSE:
-        in_blocks = sum(one.values for one in tensors.values() if one.is_block_matrix)
-        yield from _of_operations(result.macs, result.macs_tokens * in_blocks, checkpoint)
-
-
-def _of_operations(macs: Mapping[str, int], in_blocks: int, checkpoint: CheckpointDescriptor) -> Iterator[Claim]:
-    """Multiply-accumulates by what is known of them without the model's shape: those of the blocks' matrices, of which
-    zeros save their share, and nothing else is saved but by the square of the bits."""
-    whole = macs.get("macs/shape")
-    if whole is None:
-        return
-    if whole < in_blocks:
-        yield "macs.macs/shape", whole, f"{in_blocks} or more"
-    zeros = 0.0 if checkpoint.sparsity is None else checkpoint.sparsity.measured
-    bits = 16 if checkpoint.quantization is None else checkpoint.quantization.weight_bits
-    density = macs.get("macs/density", whole - round(in_blocks * zeros))
-    if abs(whole - density - in_blocks * zeros) > 2 * ROUNDING * in_blocks:
-        yield "macs.macs/density", density, whole - round(in_blocks * zeros)
-    least = math.floor(whole * (1 - zeros - 2 * ROUNDING) * (bits / 16) ** 2)
-    if (paper := macs.get("macs/paper-bitops", least)) < least:
-        yield "macs.macs/paper-bitops", paper, f"{least} or more"
+        yield "bits_per_weight", result.bits_per_weight, matrices.bits_per_weight
+    yield from of_shapes(result, parameters, matrices, checkpoint)
 
 
 def _input(asked: Invocation, name: str) -> Descriptor | None:

@@ -24,6 +24,7 @@ from orchestrator.documents import first_difference, why_invalid
 from orchestrator.figures.checking import Kept, check
 from orchestrator.figures.outcomes import Contradiction
 from orchestrator.run.claims import false_claims
+from orchestrator.run.plausible import implausible
 from orchestrator.runtime.base import Completed, Ending, Invocation
 from orchestrator.stages import STDERR_NAME, Limits
 from orchestrator.store import Failure, FailureKind
@@ -66,10 +67,11 @@ def judge(asked: Invocation, completed: Completed) -> ResultEvent | Failure:
         return violation(f"it answered, and {asked.limits.leave_seconds:.0f} s later it had not ended")
     if completed.final is None:
         return _died(asked.folder, completed.exit_code)
-    return _weigh(asked, completed.final, completed.exit_code)
+    return _weigh(asked, completed, completed.final)
 
 
-def _weigh(asked: Invocation, final: FinalEvent, exit_code: int) -> ResultEvent | Failure:
+def _weigh(asked: Invocation, completed: Completed, final: FinalEvent) -> ResultEvent | Failure:
+    exit_code = completed.exit_code
     if exit_code != (ExitCode.RESULT if isinstance(final, ResultEvent) else final.code.exit_code):
         return violation(f"its answer says {final.event!r}, its exit status {exit_code} says otherwise")
     if isinstance(final, ErrorEvent):
@@ -91,6 +93,12 @@ def _weigh(asked: Invocation, final: FinalEvent, exit_code: int) -> ResultEvent 
         check(final.result, Kept(asked.output, asked.parameters.model_dump(mode="json")))
     except Contradiction as contradiction:
         return violation(f"its result is not what its parts give: {contradiction}")
+    if impossible := implausible(asked, completed, final.result):
+        return Failure(
+            kind=FailureKind.IMPLAUSIBLE,
+            message=f"a figure that cannot be: {impossible}",
+            hint="the image measures something else than its own work here; its output is kept beside the request",
+        )
     return final
 
 

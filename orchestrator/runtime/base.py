@@ -69,10 +69,19 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True)
+class Lifetime:
+    """How long a worker's process or container was there, and how long it told of progress: from the first such event
+    to the last."""
+
+    seconds: float
+    progress_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Completed:
     """What the host observed. `exit_code` is the worker's own, or -signal; `peak_memory_bytes` is None where unknown.
 
-    `final` and `violation` are what `EventStream` made of the worker's stdout.
+    `final` and `violation` are what `EventStream` made of the worker's stdout. `lifetime` is None where no process was.
     """
 
     ending: Ending
@@ -81,6 +90,7 @@ class Completed:
     final: FinalEvent | None
     violation: str | None = None
     peak_memory_bytes: int | None = None
+    lifetime: Lifetime | None = None
 
 
 class Runtime(Protocol):

@@ -13,7 +13,7 @@ from harness.contract import Device, Event, FinalEvent
 from orchestrator.host.files import give, scratch_folder
 from orchestrator.host.worker_user import worker_user
 from orchestrator.images.catalog import Image
-from orchestrator.runtime.base import Completed, Ending, Invocation, Runtime
+from orchestrator.runtime.base import Completed, Ending, Invocation, Lifetime, Runtime
 from orchestrator.runtime.reach import Reach, reach_of
 from orchestrator.runtime.stream import EventStream
 from orchestrator.stages import EVENTS_NAME, REQUEST_NAME, STDERR_NAME, Limits
@@ -163,6 +163,7 @@ def run_invocation(
         final=stream.final,
         violation=stream.violation,
         peak_memory_bytes=ended.peak_memory_bytes,
+        lifetime=Lifetime(ended.wall_seconds, stream.progress_seconds),
     )
 
 

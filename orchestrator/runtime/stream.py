@@ -5,6 +5,7 @@ terminal, a log or a report.
 """
 
 import codecs
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +43,7 @@ class EventStream:
         self.heard_bytes = 0
         self.final: FinalEvent | None = None
         self.violation: str | None = None
+        self._told: list[float] = []
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +65,11 @@ class EventStream:
     @property
     def has_answered(self) -> bool:
         return self.final is not None
+
+    @property
+    def progress_seconds(self) -> float:
+        """From the first event of progress to the last one, as they came."""
+        return self._told[-1] - self._told[0] if self._told else 0.0
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of stdout, cut anywhere."""
@@ -98,6 +105,8 @@ class EventStream:
             document = event.model_dump(mode="json")
             if found := next(unshowable_in(document), None):
                 return self._violate(f"{found[0]} holds {found[1]}, which no text may hold", line)
+        if isinstance(event, Progress):
+            self._told[1:] = [time.monotonic()]
         if isinstance(event, ResultEvent | ErrorEvent):
             self.final = event
         if self._keep(line, at_any_rate=self.final is not None):

@@ -18,7 +18,7 @@ from orchestrator.evidence.items import NoInterval
 from orchestrator.evidence.rounds import Floor, OneRound
 from orchestrator.evidence.value import Interval, Values, Variant
 from orchestrator.score.coverage import Coverage, MissingValue, coverage_of
-from orchestrator.score.ratio import Incomparable, Ratio, is_like_dense, ratio_at, ratio_estimate
+from orchestrator.score.ratio import Incomparable, Ratio, floor_at, is_like, ratio_at, ratio_estimate
 from orchestrator.tracks import Expectation, Mode, Place, Track
 
 NOTHING_IN_COMMON = "no value is common to all compressed variants that have a score here, so nothing can be compared"
@@ -50,8 +50,9 @@ class Score(Frozen):
     not all that the variant has, `own` is the score over all, which no other variant's can be compared with. `coverage`
     is of all, too: what the variant lacks stands in `coverage.missing`. `remark` must be known before believing it.
 
-    `floor` is where the score of dense against itself would lie, for costs that were measured in rounds; `like_dense`:
-    the score lies within it, or its interval holds 100.
+    `floor` is where the score of dense against itself would lie, for costs that were measured in rounds, and in a
+    relative track that of a method, were all equally costly; `like_dense`: the score lies within it, or its interval
+    holds 100. What is the reference at each place is like nothing.
     """
 
     track: Track
@@ -142,12 +143,13 @@ def _figures(
         figure, sampled = value, draws
         interval, no_interval = if_any(lambda: interval_of(_estimate(values, variant, ratios, figure, sampled)))
         floor = _floor(values, variant, ratios, draws)
+    is_reference = variant.is_dense or all(one.place.track.is_relative and one.value == one.reference for one in ratios)
     return _Figures(
         value=value,
         interval=interval,
         interval_reason=no_interval,
         floor=floor,
-        like_dense=None if value is None else is_like_dense(variant, value, 100.0, interval, floor),
+        like_dense=None if value is None or is_reference else is_like(100.0, value, interval, floor),
         parts=parts,
     )
 
@@ -232,11 +234,11 @@ def _estimate(values: Values, variant: Variant, ratios: Sequence[Ratio], value: 
 
 
 def _floor(values: Values, variant: Variant, ratios: Sequence[Ratio], draws: Draws) -> Interval | None:
-    """Where the same score of dense against itself lies; None where a term has no such ratio."""
+    """Where chance alone puts the same score; None where a term has no floor."""
     groups: dict[str, list[Estimate]] = {}
     for term in ratios:
         own = values.get(term.place, variant)
-        floor = None if own is None or term.floor is None else draws.rounds.floor(own)
+        floor = None if own is None or term.floor is None else floor_at(values, own, draws)
         if floor is None:
             return None
         groups.setdefault(term.group, []).append(Estimate(floor.observed, floor.draws, {}))

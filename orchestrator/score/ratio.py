@@ -8,7 +8,7 @@ from harness.contract import Frozen
 from orchestrator.evidence.draws import Draws, NoItems
 from orchestrator.evidence.estimate import Estimate
 from orchestrator.evidence.interval import if_any, interval_of
-from orchestrator.evidence.rounds import COUNTED, relative
+from orchestrator.evidence.rounds import COUNTED, Floor, relative
 from orchestrator.evidence.value import DENSE, NOT_COMPRESSED, Interval, Value, Values, Variant
 from orchestrator.tracks import Place
 
@@ -29,7 +29,8 @@ class Ratio(Frozen):
     `group` is what it is averaged in first: its part, or in strict mode its model's family. One that is not `common`
     is missing for another variant of the column, and enters the score over the variant's own values alone. An interval
     that is None has its reason in `interval_reason`, where one was sought. `floor` is where dense against itself would
-    lie, for costs that were measured in rounds; `like_dense`: the ratio lies within it, or its interval holds 1.
+    lie, for costs that were measured in rounds, and in a relative track a method's ratio, were all equally costly;
+    `like_dense`: the ratio lies within it, or its interval holds 1. The reference itself is like nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -67,8 +68,9 @@ def ratio_at(values: Values, place: Place, variant: Variant, group: str, draws: 
     if draws is not None:
         interval, reason = if_any(lambda: interval_of(ratio_estimate(values, place, variant, draws)))
         interval, reason = (None, COUNTED) if own.counted else (interval, reason)
-        found = None if place.track.is_relative else draws.rounds.floor(own)
+        found = floor_at(values, own, draws)
     floor = None if found is None else found.interval
+    is_reference = variant.is_dense or (place.track.is_relative and value == reference)
     return Ratio(
         place=place,
         group=group,
@@ -79,17 +81,22 @@ def ratio_at(values: Values, place: Place, variant: Variant, group: str, draws: 
         interval=interval,
         interval_reason=reason,
         floor=floor,
-        like_dense=is_like_dense(variant, ratio, 1.0, interval, floor),
+        like_dense=None if is_reference else is_like(1.0, ratio, interval, floor),
     )
 
 
-def is_like_dense(
-    variant: Variant, figure: float, dense: float, interval: Interval | None, floor: Interval | None
-) -> bool | None:
-    """Whether a figure cannot be told apart from that of dense; None where dense was not measured against itself."""
-    if floor is None or variant.is_dense:
+def floor_at(values: Values, own: Value, draws: Draws) -> Floor | None:
+    """What chance alone makes of the value's ratio; None where nothing shows it."""
+    if own.place.track.is_relative:
+        return draws.rounds.floor_among(own, _comparable(values, own))
+    return draws.rounds.floor(own)
+
+
+def is_like(reference: float, figure: float, interval: Interval | None, floor: Interval | None) -> bool | None:
+    """Whether a figure cannot be told apart from the reference's; None where nothing shows what chance does."""
+    if floor is None:
         return None
-    return floor.holds(figure) or (interval is not None and interval.holds(dense))
+    return floor.holds(figure) or (interval is not None and interval.holds(reference))
 
 
 def ratio_estimate(values: Values, place: Place, variant: Variant, draws: Draws) -> Estimate:

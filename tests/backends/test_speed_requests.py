@@ -103,6 +103,14 @@ def test_warming_up_is_bounded_and_says_so() -> None:
     assert timed.notes == ("batch 1 was still getting faster after 5 warm-up runs",)
 
 
+@pytest.mark.parametrize(("repeats", "is_known"), [(3, False), (4, True)])
+def test_a_noise_floor_of_too_few_runs_is_absent_with_the_reason(repeats, is_known) -> None:
+    (speed,) = timer(Scripted(1.0), batch_sizes=(1,), repeats=repeats).measure(Recorder().reporter)
+    assert (speed.noise_floor is not None, speed.noise_floor_absent is None) == (is_known, is_known)
+    if not is_known:
+        assert speed.noise_floor_absent.startswith("3 timed runs, and it takes 4")
+
+
 def test_times_between_tokens_are_absent_with_the_reason_where_the_library_does_not_tell_them() -> None:
     (speed,) = timer(Scripted(1.0), batch_sizes=(1,)).measure(Recorder().reporter)
     assert (speed.token_latency, speed.token_latency_absent) == (None, "scripted returns when all tokens are there")

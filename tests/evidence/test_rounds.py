@@ -108,6 +108,23 @@ def test_the_floor_holds_what_dense_showed_against_itself_and_its_inverse() -> N
     assert floor.low <= 1 / 1.5
 
 
+@pytest.mark.parametrize("methods", [2, 5])
+def test_of_equally_costly_methods_few_are_told_apart_from_the_costliest(methods) -> None:
+    """Of 200 imagined runs of three rounds without dense; no more than 5 % by more than chance."""
+    generator, told = np.random.default_rng(8), 0
+    turns, times = [Turn(round=number) for number in (1, 2, 3)], [1.0, 2.0, 3.0]
+    for _ in range(200):
+        costs = np.exp(0.05 * generator.standard_normal((methods, 3)))
+        values = Values(
+            measured(batch(), one, list(cost), turns, times, unit="seconds", higher_is_better=False)
+            for one, cost in zip(variants(methods), costs, strict=True)
+        )
+        own, *others = values.at(batch()).values()
+        floor = draws_of(values, 400).rounds.floor_among(own, (own, *others))
+        told += not floor.interval.holds(max(one.value for one in (own, *others)) / own.value)
+    assert told <= 0.05 * 200 + 3 * math.sqrt(200 * 0.05 * 0.95)
+
+
 def test_batch_sizes_of_one_process_deviate_together() -> None:
     """A score of two that always deviate alike is as unsure as one of them; of two by chance it is surer."""
     widths = {}

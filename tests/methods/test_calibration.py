@@ -117,6 +117,15 @@ def test_windows_are_the_authors_draws_of_the_joined_rows(c4, documents, policy,
     assert drawn.policy.value == policy
 
 
+@pytest.mark.parametrize("policy", ["crop", "window", "window-paragraphs"])
+def test_as_the_authors_draws_go_no_crop_and_no_window_reaches_the_last_token(tmp_path, policy):
+    text = "abcdefghijklmnopqrstu"
+    assert len(text) == LENGTH + 1
+    publish_rows(tmp_path / "set", "mine", [{"text": text}])
+    drawn = draw_calibration(tmp_path / "set", letters, asked(40, dataset="mine", policy=policy))
+    assert {tuple(row) for row in drawn.tokens.tolist()} == {tuple(map(ord, text[:-1]))}
+
+
 def test_a_crop_that_is_asked_for_is_taken_from_the_few_long_documents(c4, documents):
     drawn = draw_calibration(c4, tiny_tokenizer(), asked(30, length=64, policy="crop"))
     (long,) = (tokens_of(text) for text, words in zip(documents, LENGTHS, strict=True) if words > 64)

@@ -119,6 +119,33 @@ def test_training_lowers_the_loss_on_held_out_rows_and_touches_the_decoder_linea
     assert any("54 rows of alpaca, 2 epochs, 14 steps" in note for note in said.notes)
 
 
+@pytest.mark.parametrize("micro_batch_size", [2, 64])
+def test_a_step_follows_the_mean_loss_of_all_learnt_tokens_of_its_batch(tmp_path, train, monkeypatch, micro_batch_size):
+    answers = [{"instruction": "w1", "input": "", "output": f"w{one} " * (1 + 4 * (one % 3))} for one in range(9)]
+    publish_rows(tmp_path / "set", "alpaca", answers)
+    seen = []
+
+    def clip(parameters, _):
+        seen.extend(one.grad.clone() for one in parameters)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+    batch = {"recovery_epochs": 1, "recovery_batch_size": 64, "recovery_micro_batch_size": micro_batch_size}
+    train(inputs={"recovery": tmp_path / "set"}, lora_dropout=0.0, **batch)
+
+    model = tiny_model("llama").requires_grad_()
+    examples = read_examples(tmp_path / "set", tiny_tokenizer(), cutoff=32, validation_rows=2000, seed=3)
+    assert len({one.learnt for one in examples.training}) > 1
+    tokens, labels = collate(examples.training, torch.device("cpu"))
+    logits = model(tokens).logits[:, :-1].flatten(0, 1)
+    cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORED).backward()
+    linears = linears_of(decoder_blocks(model))
+    adapters = Adapters(linears, QUICK["lora_rank"], 16.0, 0.0, seed=3).values()
+    scale = 16.0 / QUICK["lora_rank"]
+    expected = [scale * one.module.weight.grad @ adapters[f"{one.name}.down"].T for one in linears]
+    for found, wanted in zip(seen[1::2], expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
+
+
 def test_the_loss_that_is_reported_is_the_merged_models(rows, train):
     model, said = train()
     stated = float(said.notes[0].split("loss of ")[1].split(",")[0])

@@ -31,7 +31,7 @@ def speed(variant: Variant, value: float, floor: float | None, protocol: str = "
         ((100.0, 0.03), (98.0, 0.01), "(≈ dense, noise 3.0%)"),
         ((100.0, 0.01), (104.0, 0.03), None),
         ((100.0, None), (100.0, 0.02), "(≈ dense, noise 2.0%)"),
-        ((100.0, None), (100.0, None), None),
+        ((100.0, None), (100.0, None), "(noise not known)"),
     ],
 )
 def test_a_ratio_within_the_larger_floor_is_marked(dense, compressed, mark) -> None:

@@ -19,6 +19,8 @@ from tests.support.small_runs import MANIFEST, Bench
 from tests.support.stage_workers import honest_worker, is_pruned
 
 PRUNED = Variant(method="sparsegpt", setting="50%")
+WANDA = Variant(method="wanda", setting="50%")
+TWO_METHODS = [{"method": "sparsegpt", "setting": "50%"}, {"method": "wanda", "setting": "50%"}]
 ROUNDS = {"benchmark": 3, "profile": 3}
 COSTS = {**MANIFEST, "evaluate": None, "benchmark": {"backends": ["transformers"], "batch_sizes": [1, 4]}}
 HARD, INFERENCE, TRAINING = Track.HARDWARE_ACCELERATION, Track.INFERENCE_CONSUMPTION, Track.TRAINING_CONSUMPTION
@@ -119,15 +121,37 @@ def test_one_round_has_no_interval_and_says_so(bench: Bench) -> None:
         assert score.like_dense is None
     text = render_markdown(build_report(record, bench.store, bench.catalog))
     assert "no interval: one round: no interval" in text
+    assert "OM_train and OM_inf and OM_hard were measured in one round: without an interval" in text
+    assert "(noise not known)" in text
 
 
-def test_compressions_in_rounds_give_the_score_of_training_an_interval(bench: Bench) -> None:
-    methods = [{"method": "sparsegpt", "setting": "50%"}, {"method": "wanda", "setting": "50%"}]
-    _, evidence = measured(bench, NoisyWorker(), rounds={**ROUNDS, "compress": 3}, compress=methods)
-    score = score_run(evidence).score(PRUNED, TRAINING)
-    assert score.interval.low <= score.value <= score.interval.high
-    assert score.interval.low < score.interval.high
-    assert score.like_dense is None, "there is no dense to be like"
+def test_compressions_in_rounds_show_what_equally_costly_methods_cannot_be_told_by(bench: Bench) -> None:
+    record, evidence = measured(bench, NoisyWorker(), rounds={"compress": 3}, compress=TWO_METHODS)
+    document = score_run(evidence)
+    costliest, other = sorted((document.score(one, TRAINING) for one in (PRUNED, WANDA)), key=lambda one: one.value)
+    for score in (costliest, other):
+        assert score.interval.low <= score.value <= score.interval.high
+        assert score.floor.low <= 100 < score.floor.high
+    assert costliest.value == 100 < other.value < other.floor.high
+    assert (costliest.like_dense, other.like_dense) == (None, True)
+    for ratio in other.ratios:
+        assert ratio.like_dense is (None if ratio.place.name == "peak_memory_bytes" else True)
+    text = render_markdown(build_report(record, bench.store, bench.catalog))
+    assert "≈ the costliest marks those within what equally costly methods would show" in text
+
+
+def test_a_method_that_costs_less_beyond_chance_is_told(bench: Bench) -> None:
+    def half(request, output):
+        result = NoisyWorker()(request, output)
+        if not isinstance(result, CompressResult) or request.parameters.method != "wanda":
+            return result
+        cost = result.cost.model_copy(update={"compress_seconds": result.cost.compress_seconds / 2})
+        return result.model_copy(update={"cost": cost})
+
+    _, evidence = measured(bench, half, rounds={"compress": 3}, compress=TWO_METHODS)
+    score = score_run(evidence).score(WANDA, TRAINING)
+    assert score.value > score.floor.high
+    assert score.like_dense is False
 
 
 def test_a_comparison_marks_costs_that_chance_may_tell_apart(bench: Bench) -> None:
@@ -141,8 +165,7 @@ def test_a_comparison_marks_costs_that_chance_may_tell_apart(bench: Bench) -> No
 def test_a_variant_that_comes_later_measures_nothing_else_again_and_is_no_pair(bench: Bench) -> None:
     measured(bench, NoisyWorker())
     later = FakeRuntime(NoisyWorker())
-    methods = [{"method": "sparsegpt", "setting": "50%"}, {"method": "wanda", "setting": "50%"}]
-    record = bench.run(later, {**COSTS, "rounds": ROUNDS, "compress": methods})
+    record = bench.run(later, {**COSTS, "rounds": ROUNDS, "compress": TWO_METHODS})
     assert {request.id.split("/")[2] for request in later.requests if request.id.count("/") > 1} == {"wanda-50%"}
     evidence = read_evidence(record, bench.store, bench.catalog, Resampling(resamples=2000))
     beside = {
