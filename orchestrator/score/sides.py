@@ -123,7 +123,7 @@ def figures(asked: Sequence[Asked], evidence: Evidence, mode: Mode = Mode.PAPER)
     Raises:
         NoFigure: a side has no variant, or nothing is common to those that it is to be compared with.
     """
-    return tuple(_found(one, alike(one, asked, evidence, mode), evidence) for one in asked)
+    return tuple(_found(one, _column(one, asked, evidence, mode), evidence) for one in asked)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class _Column:
     why_none: Mapping[Variant, str]
 
 
-def alike(one: Asked, asked: Sequence[Asked], evidence: Evidence, mode: Mode) -> _Column:
+def _column(one: Asked, asked: Sequence[Asked], evidence: Evidence, mode: Mode) -> _Column:
     """The scores of all variants that stand beside those of `one` for the same figure."""
     expectation = next((it for it in evidence.expectations if it.track is one.figure.track), None)
     if expectation is None:
