@@ -39,18 +39,6 @@ def every_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def engine_of_this_machine_is_not_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`clean` in a test takes nothing from the container engine, where other tests and other checkouts have images."""
-    monkeypatch.setattr("orchestrator.cli.inspection._prune_engine", lambda *, dry_run: [])
-
-
-@pytest.fixture(autouse=True)
-def device_locks_of_this_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A benchmark that runs on this machine meanwhile holds the real ones."""
-    monkeypatch.setattr(resources, "device_lock_path", lambda name: tmp_path / "locks" / f"device-{name}.lock")
-
-
 class QuietMachine:
     """Nothing but the test runs."""
 
@@ -58,27 +46,27 @@ class QuietMachine:
         return MachineLoad(load_average=0.5, pressure_fraction=0.0, steal_fraction=0.0)
 
 
-@pytest.fixture(autouse=True)
-def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What else this machine does decides no test: a disturbed measurement would be taken once more."""
-    monkeypatch.setattr(execution, "LoadWatch", QuietMachine)
-
-
-@pytest.fixture(autouse=True)
-def one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody may be at work on the checkout meanwhile."""
-    monkeypatch.setattr(facts, "checkout_commit", lambda: "0" * 40)
-
-
-@pytest.fixture(autouse=True)
-def hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test asks the real one: it gives no configuration, and has every data set."""
+@pytest.fixture(scope="session", autouse=True)
+def machine_of_ones_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this machine is and does meanwhile decides no test. For fixtures of a module, too, so not per test."""
 
     def refuse(repository: str, revision: str) -> None:
         raise HubUnavailable(f"no test asks for {repository}")
 
-    monkeypatch.setattr(setup, "model_config", refuse)
-    monkeypatch.setattr(setup, "find_dataset", lambda repository, revision: None)
+    locks = tmp_path_factory.mktemp("locks")
+    with pytest.MonkeyPatch.context() as patch:
+        # The engine has images of other tests and checkouts, which `clean` would take.
+        patch.setattr("orchestrator.cli.inspection._prune_engine", lambda *, dry_run: [])
+        # A benchmark that runs here meanwhile holds the real locks.
+        patch.setattr(resources, "device_lock_path", lambda name: locks / f"device-{name}.lock")
+        # A measurement that something disturbed would be taken once more.
+        patch.setattr(execution, "LoadWatch", QuietMachine)
+        # Somebody may be at work on the checkout.
+        patch.setattr(facts, "checkout_commit", lambda: "0" * 40)
+        # The hub gives no configuration, and has every data set.
+        patch.setattr(setup, "model_config", refuse)
+        patch.setattr(setup, "find_dataset", lambda repository, revision: None)
+        yield
 
 
 @pytest.fixture(scope="session")
