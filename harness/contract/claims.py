@@ -18,11 +18,11 @@ from pathlib import Path
 
 from harness.contract.artifact import CheckpointDescriptor, CheckpointFormat, Quantization, Sparsity
 from harness.contract.ggml import BLOCK_SHAPES, SUFFIXES, BlockType, inputs_of, mean_code_bits
+from harness.contract.stored import StoredTensor
 from harness.contract.weights import (
     FLOATS,
     BadWeights,
     Poll,
-    StoredTensor,
     count_codes,
     count_zeros,
     most_values_of_a_row,

@@ -1,8 +1,9 @@
-"""ggml's block types, in which llama.cpp computes: how many weights of a row lie in a block, and in how many bytes.
+"""ggml's types, in which llama.cpp stores and computes: how many weights lie in a block, and in how many bytes.
 
 A checkpoint of the format `gguf` has, in the place of a matrix's tensor `<name>.weight`, `<name>.weight_<type>`: uint8
 [rows, bytes of a row], the blocks of each row one after another. So what a tensor holds is known from its name and
-shape. Source: `ggml-common.h`; the tests hold the table against the pinned library's own.
+shape. Source: `ggml-common.h`; the tests hold the table against the pinned library's own, and that of the
+package `gguf`.
 """
 
 import math
@@ -12,7 +13,7 @@ from enum import StrEnum
 
 
 class BlockType(StrEnum):
-    """By the library's own name in lower case. Those that cannot be made without an importance matrix are left out."""
+    """Those that are made here, by the library's own name in lower case: without an importance matrix."""
 
     Q2_K = "q2_k"
     Q3_K = "q3_k"
@@ -50,21 +51,35 @@ class BlockShape:
         return 8 * self.size_bytes / self.values
 
 
+BLOCKS = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 30: ("BF16", 1, 2), 28: ("F64", 1, 8), 24: ("I8", 1, 1), 25: ("I16", 1, 2),
+    26: ("I32", 1, 4), 27: ("I64", 1, 8), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 29: ("IQ1_M", 256, 56), 34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+}  # fmt: skip
+"""What tensors are stored as, by ggml's number: name, values of a block, bytes of a block."""
+_SIZES = {name.lower(): (values, size_bytes) for name, values, size_bytes in BLOCKS.values()}
 BLOCK_SHAPES = {
-    BlockType.Q2_K: BlockShape(256, 84, 2, 16, symmetric=False),
-    BlockType.Q3_K: BlockShape(256, 110, 3, 16, symmetric=True),
-    BlockType.Q4_K: BlockShape(256, 144, 4, 32, symmetric=False),
-    BlockType.Q5_K: BlockShape(256, 176, 5, 32, symmetric=False),
-    BlockType.Q6_K: BlockShape(256, 210, 6, 16, symmetric=True),
-    BlockType.Q4_0: BlockShape(32, 18, 4, 32, symmetric=True),
-    BlockType.Q4_1: BlockShape(32, 20, 4, 32, symmetric=False),
-    BlockType.Q5_0: BlockShape(32, 22, 5, 32, symmetric=True),
-    BlockType.Q5_1: BlockShape(32, 24, 5, 32, symmetric=False),
-    BlockType.Q8_0: BlockShape(32, 34, 8, 32, symmetric=True),
-    BlockType.IQ3_XXS: BlockShape(256, 98, 3, 32, symmetric=True),
-    BlockType.IQ3_S: BlockShape(256, 110, 3, 32, symmetric=True),
-    BlockType.IQ4_NL: BlockShape(32, 18, 4, 32, symmetric=True),
-    BlockType.IQ4_XS: BlockShape(256, 136, 4, 32, symmetric=True),
+    one: BlockShape(*_SIZES[one], code_bits, group_size, symmetric=symmetric)
+    for one, code_bits, group_size, symmetric in (
+        (BlockType.Q2_K, 2, 16, False),
+        (BlockType.Q3_K, 3, 16, True),
+        (BlockType.Q4_K, 4, 32, False),
+        (BlockType.Q5_K, 5, 32, False),
+        (BlockType.Q6_K, 6, 16, True),
+        (BlockType.Q4_0, 4, 32, True),
+        (BlockType.Q4_1, 4, 32, False),
+        (BlockType.Q5_0, 5, 32, True),
+        (BlockType.Q5_1, 5, 32, False),
+        (BlockType.Q8_0, 8, 32, True),
+        (BlockType.IQ3_XXS, 3, 32, True),
+        (BlockType.IQ3_S, 3, 32, True),
+        (BlockType.IQ4_NL, 4, 32, True),
+        (BlockType.IQ4_XS, 4, 32, True),
+    )
 }
 
 _PREFIX = "weight_"

@@ -5,9 +5,7 @@ that enter multiply-accumulates from it. Files are read in pieces, on all cores.
 """
 
 import json
-import math
 import os
-import re
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +18,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.contract.stored import StoredTensor
 from harness.contract.tree import open_regular
 
 _LENGTH = struct.Struct("<Q")
@@ -38,7 +37,6 @@ _MAGNITUDES: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
 }  # fmt: skip
 """Unsigned integers of the same width, and the bits that are all zero where the value is: all but a float's sign."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-_NUMBERED_BLOCK = re.compile(r"(?:^|\.)\d+\.")
 _GROUP_VIEWS: dict[int, type[np.unsignedinteger[Any]]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 Poll = Callable[[], None]
@@ -48,27 +46,6 @@ Task = TypeVar("Task")
 
 class BadWeights(Exception):
     """The files cannot be read as a checkpoint's weights; the message says which and why."""
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor and where its bytes lie; `dtype` is the header's own word, such as `BF16`."""
-
-    path: Path
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    size_bytes: int
-
-    @property
-    def values(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def is_block_matrix(self) -> bool:
-        """Whether it is a matrix of a numbered block: of a decoder, its linears. Norms and biases are vectors."""
-        return len(self.shape) == 2 and _NUMBERED_BLOCK.search(self.name) is not None
 
 
 @dataclass(frozen=True)

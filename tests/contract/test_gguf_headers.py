@@ -9,7 +9,8 @@ import gguf
 import numpy as np
 import pytest
 
-from harness.contract.gguf import BLOCKS, RefusedGguf, read_header, read_vocabulary, understand
+from harness.contract.ggml import BLOCKS
+from harness.contract.gguf import RefusedGguf, read_header, read_vocabulary, understand
 from tests.support.gguf_headers import SCORED, write
 
 

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import json
+import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from harness.contract import REQUEST, FetchRequest, FetchResult
+from harness.contract import REQUEST, FetchRequest, FetchResult, digest_tree
 from harness.fetch import run
 from harness.reporter import Reporter
 
@@ -67,6 +68,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     special = {"unk_token": "w0", "eos_token": "w1"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model's folder, for a test to change."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+@pytest.fixture
+def fetch_folder(fetch: Callable[..., Fetched], model: Path) -> Callable[..., Fetched]:
+    """Fetch that copy as a user's folder, as it is when this is called."""
+
+    def perform(**parameters: object) -> Fetched:
+        source = {"kind": "directory", "tree": digest_tree(model)}
+        return fetch(source=source, inputs={"source": str(model)}, **parameters)
+
+    return perform
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """A local folder becomes a checkpoint that old and new readers load, or is refused with the reason."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,28 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from harness.checkpoint import open_checkpoint
 from harness.contract import Dtype, Reason, UnsafeTree, digest_tree
 from harness.errors import BadCheckpoint, BadRequest, Unsupported
+from tests.fetch.model_folders import INDEX, change_weights, edit_json, store_in_shards
 
 Fetch = Callable[..., Any]
-
-
-@pytest.fixture
-def model(tiny_model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
-
-
-@pytest.fixture
-def fetch_folder(fetch: Fetch, model: Path) -> Fetch:
-    def perform(**parameters: object) -> Any:
-        source = {"kind": "directory", "tree": digest_tree(model)}
-        return fetch(source=source, inputs={"source": str(model)}, **parameters)
-
-    return perform
-
-
-def edit_json(path: Path, **changes: object) -> None:
-    document = json.loads(path.read_text())
-    document |= changes
-    path.write_text(json.dumps({key: value for key, value in document.items() if value is not None}))
 
 
 def test_weights_arrive_byte_for_byte(fetch_folder: Fetch, model: Path):
@@ -85,9 +65,7 @@ def test_tokenizer_settings_are_readable_by_transformers_4(fetch_folder: Fetch, 
 
 def test_tied_weights_count_once(fetch_folder: Fetch, model: Path):
     edit_json(model / "config.json", tie_word_embeddings=True)
-    weights = load_file(model / "model.safetensors")
-    del weights["lm_head.weight"]
-    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    weights = change_weights(model, lambda weights: weights.pop("lm_head.weight"))
     stored = sum(tensor.numel() for tensor in weights.values())
     assert fetch_folder().result.artifact.parameter_count == stored
 
@@ -112,26 +90,14 @@ def test_weights_that_overflow_the_asked_dtype_are_not_stored(fetch_folder: Fetc
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_shards_stay_shards(fetch_folder: Fetch, model: Path, dtype: str | None):
-    (model / "model.safetensors").rename(model.parent / "whole.safetensors")
-    shard(model, model.parent / "whole.safetensors")
+    weights = load_file(model / "model.safetensors")
+    store_in_shards(model, weights, dict.fromkeys(sorted(weights)[5:], "model-2.safetensors"))
     fetched = fetch_folder(dtype=dtype)
-    index = json.loads((fetched.folder / "model.safetensors.index.json").read_text())
+    index = json.loads((fetched.folder / INDEX).read_text())
     stored = {name: load_file(fetched.folder / name) for name in set(index["weight_map"].values())}
     sizes = [tensor.numel() * tensor.element_size() for shard in stored.values() for tensor in shard.values()]
     assert len(stored) == 2
     assert index["metadata"]["total_size"] == sum(sizes)
-
-
-def shard(model: Path, whole: Path) -> None:
-    weights = load_file(whole)
-    names = sorted(weights)
-    halves = {"model-00001-of-00002.safetensors": names[:5], "model-00002-of-00002.safetensors": names[5:]}
-    for file, half in halves.items():
-        save_file({name: weights[name] for name in half}, model / file, metadata={"format": "pt"})
-    total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-    place = {name: file for file, half in halves.items() for name in half}
-    index = {"metadata": {"total_size": total}, "weight_map": place}
-    (model / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def test_only_what_a_checkpoint_needs_is_taken(fetch_folder: Fetch, model: Path):

@@ -1,8 +1,7 @@
 """What would be read differently later is found when a model is fetched: weights, tied embeddings, tokens, config."""
 
 import json
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,55 +11,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from harness.checkpoint import open_checkpoint, read_config, read_tensors
-from harness.contract import Reason, digest_tree
+from harness.contract import Reason
 from harness.errors import BadCheckpoint, Unsupported
 from harness.profiling.profile import weight_bytes
+from tests.fetch.model_folders import INDEX, change_weights, edit_index, edit_json, store_in_shards
 
 Fetch = Callable[..., Any]
 VOCABULARY, WIDTH = 16, 32
-INDEX = "model.safetensors.index.json"
-
-
-@pytest.fixture
-def model(tiny_model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
-
-
-@pytest.fixture
-def fetch_folder(fetch: Fetch, model: Path) -> Fetch:
-    def perform(**parameters: object) -> Any:
-        source = {"kind": "directory", "tree": digest_tree(model)}
-        return fetch(source=source, inputs={"source": str(model)}, **parameters)
-
-    return perform
-
-
-def set_config(model: Path, **changes: object) -> None:
-    path = model / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def change_weights(model: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> dict[str, torch.Tensor]:
-    weights = load_file(model / "model.safetensors")
-    change(weights)
-    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    return weights
-
-
-def store_in_shards(model: Path, weights: Mapping[str, torch.Tensor], places: Mapping[str, str]) -> None:
-    """Every tensor in its own place of `places`, else in the first shard; the index has them all."""
-    (model / "model.safetensors").unlink()
-    index = {name: places.get(name, "model-1.safetensors") for name in weights}
-    for shard in set(index.values()):
-        part = {name: weights[name].clone() for name in weights if index[name] == shard}
-        save_file(part, model / shard, metadata={"format": "pt"})
-    (model / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}))
-
-
-def edit_index(model: Path, change: Callable[[dict[str, str]], object]) -> None:
-    index = json.loads((model / INDEX).read_text())
-    change(index["weight_map"])
-    (model / INDEX).write_text(json.dumps(index))
 
 
 def copy_head(weights: dict[str, torch.Tensor]) -> None:
@@ -71,7 +28,7 @@ def copy_head(weights: dict[str, torch.Tensor]) -> None:
 def test_an_equal_copy_of_a_tied_embedding_is_stored_and_counted_once(
     fetch_folder: Fetch, model: Path, dtype: str | None
 ):
-    set_config(model, tie_word_embeddings=True)
+    edit_json(model / "config.json", tie_word_embeddings=True)
     weights = change_weights(model, copy_head)
     once = sum(tensor.numel() for name, tensor in weights.items() if name != "lm_head.weight")
     fetched = fetch_folder(dtype=dtype)
@@ -89,7 +46,7 @@ def test_an_equal_copy_of_a_tied_embedding_is_stored_and_counted_once(
 
 
 def test_a_shard_that_held_the_copy_alone_goes(fetch_folder: Fetch, model: Path):
-    set_config(model, tie_word_embeddings=True)
+    edit_json(model / "config.json", tie_word_embeddings=True)
     weights = change_weights(model, copy_head)
     store_in_shards(model, weights, {"lm_head.weight": "model-2.safetensors"})
     folder = fetch_folder().folder
@@ -100,7 +57,7 @@ def test_a_shard_that_held_the_copy_alone_goes(fetch_folder: Fetch, model: Path)
 
 
 def test_a_head_that_differs_from_its_tied_embedding_is_refused_with_both_ways_out(fetch_folder: Fetch, model: Path):
-    set_config(model, tie_word_embeddings=True)
+    edit_json(model / "config.json", tie_word_embeddings=True)
     with pytest.raises(BadCheckpoint, match=r"lm_head\.weight is stored and differs") as refused:
         fetch_folder()
     assert "tie_word_embeddings to false" in refused.value.hint
@@ -109,7 +66,7 @@ def test_a_head_that_differs_from_its_tied_embedding_is_refused_with_both_ways_o
 
 def test_a_published_checkpoint_with_a_tied_head_stored_is_not_opened(fetch_folder: Fetch):
     folder = fetch_folder().folder
-    set_config(folder, tie_word_embeddings=True)
+    edit_json(folder / "config.json", tie_word_embeddings=True)
     descriptor = json.loads((folder / "llmcbench.json").read_text())
     descriptor["files"]["config.json"]["size_bytes"] = (folder / "config.json").stat().st_size
     (folder / "llmcbench.json").write_text(json.dumps(descriptor))
@@ -153,7 +110,7 @@ def test_a_head_that_is_neither_stored_nor_tied_is_missed(fetch_folder: Fetch, m
 
 
 def test_names_without_the_prefix_of_the_body_are_found(fetch_folder: Fetch, model: Path):
-    set_config(model, tie_word_embeddings=True)
+    edit_json(model / "config.json", tie_word_embeddings=True)
     weights = {
         name.removeprefix("model."): tensor
         for name, tensor in load_file(model / "model.safetensors").items()
@@ -218,7 +175,7 @@ def test_a_beginning_token_beyond_the_embedding_is_refused(fetch_folder: Fetch, 
 
 @pytest.mark.parametrize("key", ["quantization_config", "auto_map", "architectures", "llmcbench_layers"])
 def test_null_stands_for_a_key_that_is_not_there(fetch_folder: Fetch, model: Path, key: str):
-    set_config(model, **{key: None})
+    edit_json(model / "config.json", **{key: None})
     fetched = fetch_folder()
     assert fetched.result.artifact.architecture == "LlamaForCausalLM"
     assert read_config(fetched.folder).get(key) == (["LlamaForCausalLM"] if key == "architectures" else None)
@@ -227,7 +184,7 @@ def test_null_stands_for_a_key_that_is_not_there(fetch_folder: Fetch, model: Pat
 @pytest.mark.parametrize("key", ["head_dim", "num_key_value_heads", "rope_scaling", "sliding_window", "ffn_dim"])
 def test_null_where_transformers_takes_it_is_taken(fetch_folder: Fetch, model: Path, key: str):
     change_weights(model, lambda weights: widen_keys(weights) if key == "num_key_value_heads" else None)
-    set_config(model, **{key: None})
+    edit_json(model / "config.json", **{key: None})
     folder = fetch_folder().folder
     tokens = torch.tensor([[3, 5, 7]])
     with torch.no_grad():
@@ -256,7 +213,7 @@ def widen_keys(weights: dict[str, torch.Tensor]) -> None:
     ],
 )
 def test_a_key_of_another_kind_is_named_with_its_value(fetch_folder: Fetch, model: Path, key: str, value: object):
-    set_config(model, **{key: value})
+    edit_json(model / "config.json", **{key: value})
     with pytest.raises(BadCheckpoint, match=f"{key} in config.json is {value!r}".replace("[", r"\[")):
         fetch_folder()
 

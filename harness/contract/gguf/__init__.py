@@ -4,17 +4,15 @@ The plan reads a file that is at hand with this, and the fetch before it makes a
 the same files. The tensors themselves are for the fetch.
 """
 
-from harness.contract.gguf.header import BLOCKS, GgufHeader, GgufTensor, RefusedGguf, read_header
+from harness.contract.gguf.header import GgufHeader, RefusedGguf, read_header
 from harness.contract.gguf.model import GgufFamily, GgufModel, Placed, understand
 from harness.contract.gguf.vocabulary import BYTE_LEVEL_SPLITS, GgufVocabulary, TokenType, read_vocabulary
 
 __all__ = [
-    "BLOCKS",
     "BYTE_LEVEL_SPLITS",
     "GgufFamily",
     "GgufHeader",
     "GgufModel",
-    "GgufTensor",
     "GgufVocabulary",
     "Placed",
     "RefusedGguf",

@@ -1,8 +1,7 @@
 """The header of a GGUF file: its fields, and where each tensor lies.
 
 Read in time and memory that the size of the file bounds. Versions 2 and 3, little-endian, in one file. Of what a header
-says nothing is believed before the file is long enough for it. Source: the GGUF specification; the tests hold the block
-types against those of the package `gguf`.
+says nothing is believed before the file is long enough for it. Source: the GGUF specification.
 """
 
 import math
@@ -18,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.contract.base import Reason
+from harness.contract.ggml import BLOCKS
+from harness.contract.stored import StoredTensor
 from harness.contract.suggest import quoted
 
 _MAGIC = b"GGUF"
@@ -31,17 +32,6 @@ _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<
 """`struct` formats by type number."""
 _AGAIN = "copy or download the file again"
 
-BLOCKS = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 30: ("BF16", 1, 2), 28: ("F64", 1, 8), 24: ("I8", 1, 1), 25: ("I16", 1, 2),
-    26: ("I32", 1, 4), 27: ("I64", 1, 8), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 29: ("IQ1_M", 256, 56), 34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
-}  # fmt: skip
-"""What tensors are stored as, by number: name, values of a block, bytes of a block."""
-
 
 class RefusedGguf(Exception):
     """The file cannot be used, and why. `reason` None: it is damaged; else it is sound, and not understood here."""
@@ -54,26 +44,11 @@ class RefusedGguf(Exception):
 
 
 @dataclass(frozen=True)
-class GgufTensor:
-    """`shape` is that of torch, rows first. `begin` and `size_bytes` say where in the file it lies."""
-
-    name: str
-    stored: str
-    shape: tuple[int, ...]
-    begin: int
-    size_bytes: int
-
-    @property
-    def values(self) -> int:
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
 class GgufHeader:
     """`fields` are numbers, truth values, texts, arrays of numbers (numpy) and of texts (tuples), by name."""
 
     fields: dict[str, Any]
-    tensors: dict[str, GgufTensor]
+    tensors: dict[str, StoredTensor]
 
     def text(self, name: str) -> str:
         """A field that has to hold a text.
@@ -136,7 +111,7 @@ def read_header(path: Path) -> GgufHeader:
             raise RefusedGguf(f"{path.name} is no GGUF file", hint="give the path of a .gguf file")
         with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as content:
             try:
-                return _Reading(path.name, content).header()
+                return _Reading(path, content).header()
             except UnicodeDecodeError as broken:
                 raise RefusedGguf(f"{path.name} holds a text that is not UTF-8: {broken}") from broken
     finally:
@@ -146,8 +121,9 @@ def read_header(path: Path) -> GgufHeader:
 class _Reading:
     """One pass over the header. `at` never leaves the file."""
 
-    def __init__(self, name: str, content: mmap.mmap) -> None:
-        self.name = name
+    def __init__(self, path: Path, content: mmap.mmap) -> None:
+        self.path = path
+        self.name = path.name
         self.content = content
         self.at = 0
 
@@ -168,7 +144,7 @@ class _Reading:
                 raise RefusedGguf(f"{self.name} has the field {quoted(key)} twice")
             fields[key] = self._value(self._number("<I"), key)
         described = [self._description() for _ in range(tensor_count)]
-        tensors: dict[str, GgufTensor] = {}
+        tensors: dict[str, StoredTensor] = {}
         begin = self._aligned(fields)
         for name, kind, shape, offset in described:
             if name in tensors:
@@ -208,7 +184,7 @@ class _Reading:
             raise RefusedGguf(f"{self.name} is damaged: its alignment is {_shown(alignment)}")
         return self.at + -self.at % alignment
 
-    def _placed(self, name: str, kind: int, shape: tuple[int, ...], begin: int) -> GgufTensor:
+    def _placed(self, name: str, kind: int, shape: tuple[int, ...], begin: int) -> StoredTensor:
         if kind not in BLOCKS:
             raise RefusedGguf(
                 f"{self.name} stores {quoted(name)} in type {kind} of ggml, which is not dequantized here",
@@ -225,7 +201,7 @@ class _Reading:
             raise RefusedGguf(
                 f"{self.name} is cut off: it ends at byte {len(self.content)}, and {quoted(name)} at {begin + size}"
             )
-        return GgufTensor(name, stored, shape, begin, size)
+        return StoredTensor(self.path, name, stored, shape, begin, size)
 
     def _entries(self, form: str) -> int:
         count: int = self._number(form)

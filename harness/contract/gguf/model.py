@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from math import prod
 
 from harness.contract.base import Dtype, Reason
-from harness.contract.gguf.header import GgufHeader, GgufTensor, RefusedGguf
+from harness.contract.gguf.header import GgufHeader, RefusedGguf
+from harness.contract.stored import StoredTensor
 from harness.contract.suggest import quoted
 
 _SPLIT = "split.count"
@@ -89,7 +90,7 @@ class Placed:
     """A tensor of the file, and what it is called in transformers."""
 
     name: str
-    tensor: GgufTensor
+    tensor: StoredTensor
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class GgufModel:
     vocabulary_size: int
     tied: bool
     placed: tuple[Placed, ...]
-    rotary_factors: GgufTensor | None
+    rotary_factors: StoredTensor | None
     sliding_window: int | None
     window_rotary_base: float | None
 
@@ -122,7 +123,7 @@ class GgufModel:
         """The dtype that most weights are stored in; bfloat16, as dense models have it, where they are quantized."""
         values: dict[str, int] = {}
         for one in self.placed:
-            values[one.tensor.stored] = values.get(one.tensor.stored, 0) + one.tensor.values
+            values[one.tensor.dtype] = values.get(one.tensor.dtype, 0) + one.tensor.values
         most = max(values, key=lambda stored: values[stored])
         return {"F32": Dtype.FLOAT32, "F16": Dtype.FLOAT16}.get(most, Dtype.BFLOAT16)
 
@@ -257,7 +258,7 @@ def _placed(header: GgufHeader, family: GgufFamily, blocks: int, sizes: dict[str
         yield Placed(name, tensor)
 
 
-def _tensor(header: GgufHeader, name: str, dimensions: int) -> GgufTensor:
+def _tensor(header: GgufHeader, name: str, dimensions: int) -> StoredTensor:
     tensor = header.tensors.get(name)
     if tensor is None or len(tensor.shape) != dimensions or not prod(tensor.shape):
         raise RefusedGguf(f"the GGUF file lacks the tensor {name}")

@@ -19,7 +19,7 @@ _GEMMA3_27B_BLOCKS = 62
 """llama.cpp tells by this number that attention is scaled by the hidden size of a head, not by its own size."""
 
 
-def write_configuration(model: GgufModel, vocabulary: GgufVocabulary, folder: Path, dtype: Dtype, packed: Path) -> None:
+def write_configuration(model: GgufModel, vocabulary: GgufVocabulary, folder: Path, dtype: Dtype) -> None:
     """Write `config.json` and `generation_config.json`.
 
     Raises:
@@ -44,20 +44,20 @@ def write_configuration(model: GgufModel, vocabulary: GgufVocabulary, folder: Pa
         bos_token_id=vocabulary.begin_id,
         eos_token_id=vocabulary.end_id,
         pad_token_id=vocabulary.padding_id,
-        rope_parameters=_rotary(model, packed),
+        rope_parameters=_rotary(model),
         **(_windowed(model) if model.family.windowed else {}),
     )
     config.save_pretrained(folder)
     GenerationConfig.from_model_config(config).save_pretrained(folder)
 
 
-def _rotary(model: GgufModel, packed: Path) -> dict[str, Any]:
+def _rotary(model: GgufModel) -> dict[str, Any]:
     """`rope_parameters` as transformers 5 has them: by type of attention where there are two."""
     rotary: dict[str, Any] = {"rope_type": "default", "rope_theta": model.rotary_base}
     if model.rotary_scaling != 1.0:
         rotary |= {"rope_type": "linear", "factor": model.rotary_scaling}
     if model.rotary_factors is not None:
-        rotary |= _llama3(model, read_tensor(packed, model.rotary_factors))
+        rotary |= _llama3(model, read_tensor(model.rotary_factors))
     if not model.family.windowed:
         return rotary
     near = {"rope_type": "default", "rope_theta": model.window_rotary_base}

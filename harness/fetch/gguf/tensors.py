@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.contract import Dtype, Reason
-from harness.contract.gguf import GgufModel, GgufTensor, Placed
+from harness.contract.gguf import GgufModel, Placed
+from harness.contract.stored import StoredTensor
 from harness.errors import BadCheckpoint, Unsupported
 from harness.reporter import Reporter
 
@@ -17,12 +18,12 @@ _PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 _SHARD_BYTES = 5 * 10**9
 
 
-def is_quantized(tensor: GgufTensor) -> bool:
-    return tensor.stored not in _PLAIN
+def is_quantized(tensor: StoredTensor) -> bool:
+    return tensor.dtype not in _PLAIN
 
 
-def read_tensor(packed: Path, tensor: GgufTensor) -> "Tensor":
-    """A tensor of the file `packed`, dequantized: float32 of its shape, in memory of its own.
+def read_tensor(tensor: StoredTensor) -> "Tensor":
+    """A tensor of a GGUF file, dequantized: float32 of its shape, in memory of its own.
 
     Raises:
         BadCheckpoint: the file is shorter than it was.
@@ -31,19 +32,19 @@ def read_tensor(packed: Path, tensor: GgufTensor) -> "Tensor":
     import torch
     from gguf import GGMLQuantizationType, dequantize
 
-    content = np.fromfile(packed, dtype=np.uint8, count=tensor.size_bytes, offset=tensor.begin)
+    content = np.fromfile(tensor.path, dtype=np.uint8, count=tensor.size_bytes, offset=tensor.begin)
     if content.size != tensor.size_bytes:
-        raise BadCheckpoint(f"{packed.name} ends within {tensor.name}", hint="copy or download the file again")
-    if tensor.stored in ("F64", "F32", "F16"):
-        floats = content.view({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.stored])
+        raise BadCheckpoint(f"{tensor.path.name} ends within {tensor.name}", hint="copy or download the file again")
+    if tensor.dtype in ("F64", "F32", "F16"):
+        floats = content.view({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype])
         values = floats.reshape(tensor.shape).astype(np.float32)
     else:
         rows = content.reshape(*tensor.shape[:-1], -1)
-        values = dequantize(rows, GGMLQuantizationType[tensor.stored]).astype(np.float32, copy=False)
+        values = dequantize(rows, GGMLQuantizationType[tensor.dtype]).astype(np.float32, copy=False)
     return torch.from_numpy(np.ascontiguousarray(values.reshape(tensor.shape)))
 
 
-def write_weights(model: GgufModel, packed: Path, folder: Path, dtype: Dtype, reporter: Reporter) -> None:
+def write_weights(model: GgufModel, folder: Path, dtype: Dtype, reporter: Reporter) -> None:
     """Write the model's weights in `dtype` as safetensors, with an index where they are more than one file.
 
     Raises:
@@ -65,7 +66,7 @@ def write_weights(model: GgufModel, packed: Path, folder: Path, dtype: Dtype, re
     for name, shard in zip(names, shards, strict=True):
         tensors = {}
         for one in shard:
-            tensors[one.name] = _in_order(model, one, packed, dtype)
+            tensors[one.name] = _in_order(model, one, dtype)
             done += one.tensor.size_bytes
             reporter.progress(done, sum(each.tensor.size_bytes for each in model.placed), "bytes")
         save_file(tensors, folder / name, metadata={"format": "pt"})
@@ -87,17 +88,17 @@ def _shards(model: GgufModel, value_bytes: int) -> Iterator[tuple[Placed, ...]]:
         yield model.placed[begin:end]
 
 
-def _in_order(model: GgufModel, placed: Placed, packed: Path, dtype: Dtype) -> "Tensor":
+def _in_order(model: GgufModel, placed: Placed, dtype: Dtype) -> "Tensor":
     """The tensor as transformers has it."""
     import torch
 
-    if placed.tensor.stored.startswith("I") and placed.tensor.stored[1:].isdigit():
+    if placed.tensor.dtype.startswith("I") and placed.tensor.dtype[1:].isdigit():
         raise Unsupported(
             Reason.DTYPE,
-            f"{placed.tensor.name} is stored as {placed.tensor.stored}, which is no weight",
+            f"{placed.tensor.name} is stored as {placed.tensor.dtype}, which is no weight",
             hint="give the model as safetensors (`hub:` or `dir:`)",
         )
-    values = read_tensor(packed, placed.tensor)
+    values = read_tensor(placed.tensor)
     stem = placed.tensor.name.rpartition(".")[0]
     if model.family.pairs_neighbours and stem.endswith((".attn_q", ".attn_k")):
         values = _halves(values, model.heads if stem.endswith("_q") else model.key_heads)

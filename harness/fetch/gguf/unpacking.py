@@ -27,9 +27,9 @@ def unpack_gguf(packed: Path, folder: Path, dtype: Dtype | None, reporter: Repor
         raise as_worker_error(refused) from refused
     stored = dtype or model.stored_dtype
     folder.mkdir()
-    write_configuration(model, vocabulary, folder, stored, packed)
+    write_configuration(model, vocabulary, folder, stored)
     write_tokenizer(vocabulary, model.context_tokens, folder)
-    write_weights(model, packed, folder, stored, reporter)
+    write_weights(model, folder, stored, reporter)
     return _notes(header, model, stored)
 
 
@@ -41,7 +41,7 @@ def as_worker_error(refused: RefusedGguf) -> WorkerError:
 
 
 def _notes(header: GgufHeader, model: GgufModel, stored: Dtype) -> tuple[str, ...]:
-    counts = Counter(one.tensor.stored for one in model.placed if is_quantized(one.tensor))
+    counts = Counter(one.tensor.dtype for one in model.placed if is_quantized(one.tensor))
     if not counts:
         return ()
     types = ", ".join(f"{count} {name}" for name, count in counts.most_common())
