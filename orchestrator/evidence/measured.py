@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from harness.contract import Bound, EvaluateResult, Frozen, LayerReport, Memory, Operation, Speed
 from harness.contract.request import REFERENCE_ENGINE
-from orchestrator.evidence.collecting import notes_of
+from orchestrator.evidence.stage_values import notes_of
 from orchestrator.evidence.value import Variant
 from orchestrator.store import RunRecord, StageRecord, StageState
 

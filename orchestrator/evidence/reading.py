@@ -129,5 +129,5 @@ def _checkpoints(record: RunRecord, results: Mapping[str, StageRecord]) -> dict[
 
 
 def _outcomes(results: Mapping[str, StageRecord], store: Store) -> dict[str, Outcomes]:
-    found = {stage.provenance.key: store.outcomes(stage) for stage in results.values()}
+    found = {stage.provenance.key: store.outcomes.of(stage) for stage in results.values()}
     return {source: outcomes for source, outcomes in found.items() if outcomes is not None}

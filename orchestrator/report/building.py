@@ -11,9 +11,9 @@ from harness.contract import (
     FetchResult,
     Operation,
 )
-from orchestrator.evidence.collecting import notes_of
 from orchestrator.evidence.reading import read_evidence
 from orchestrator.evidence.resampling import Resampling
+from orchestrator.evidence.stage_values import notes_of
 from orchestrator.evidence.value import Variant
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.installation import PAPER_CLAIMS, shipped_claims

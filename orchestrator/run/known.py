@@ -44,7 +44,7 @@ def look_up(
     for stage in stages:
         if all(need in known.records for need in stage.needs):
             _read(stage, store, key_of(stage, inputs_of(stage, known.artifacts)), known)
-    for name, refused in store.contradicting_each_other(known.records).items():
+    for name, refused in store.outcomes.contradicting_each_other(known.records).items():
         known.unreadable[name] = refused
         known.refused[known.keys[name]] = known.records.pop(name)
     wanted: set[str] = set()
@@ -65,7 +65,7 @@ def _read(stage: Stage, store: Store, key: Sha256 | None, known: Known) -> None:
     try:
         record = store.read(key)
         if record is not None:
-            store.outcomes(record)
+            store.outcomes.of(record)
             known.records[stage.id] = record
     except Unreadable as unreadable:
         known.unreadable[stage.id] = unreadable

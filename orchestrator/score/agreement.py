@@ -131,7 +131,7 @@ def _agreement(
         return about(reason=f"no result of {engine}: {deployed.absence}")
     metric = reference.result.metric
     both = (reference.stored, deployed.stored)
-    values = [outcomes.metrics.get(metric) for one in both if (outcomes := store.outcomes(one)) is not None]
+    values = [outcomes.metrics.get(metric) for one in both if (outcomes := store.outcomes.of(one)) is not None]
     measured = partial(
         about,
         metric=metric,
@@ -140,7 +140,7 @@ def _agreement(
         reference_dtype=reference.result.dtype,
         engine_dtype=deployed.result.dtype,
     )
-    ours, theirs = ([_outcome(item, metric) for item in store.items(one)] for one in both)
+    ours, theirs = ([_outcome(item, metric) for item in store.outcomes.items(one)] for one in both)
     if [(one.index, one.name, one.gold) for one in ours] != [(one.index, one.name, one.gold) for one in theirs]:
         return measured(reason="not of the same items")
     pairs = list(zip(ours, theirs, strict=True))

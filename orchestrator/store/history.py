@@ -123,7 +123,7 @@ def as_it_is(store: Store, record: RunRecord) -> OpenedRun:
             except Unreadable as loss:
                 states[name], named = _without_result(name, state, loss)
                 unreadable.append(named)
-    for name, refused in store.contradicting_each_other(results).items():
+    for name, refused in store.outcomes.contradicting_each_other(results).items():
         states[name], named = _without_result(name, states[name], refused)
         unreadable.append(named)
     return OpenedRun(record.model_copy(update={"stages": states}), tuple(unreadable))
@@ -134,7 +134,7 @@ def _result(store: Store, what: str, key: Sha256) -> StageRecord:
     stored = store.read(key)
     if stored is None:
         raise Unreadable(what, "the result is not in the store any more")
-    store.outcomes(stored)
+    store.outcomes.of(stored)
     return stored
 
 

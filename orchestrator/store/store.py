@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -19,20 +19,14 @@ from harness.contract import (
     ARTIFACT_NAME,
     RESULT_NAME,
     RESUME_NAME,
-    BenchmarkResult,
     Descriptor,
-    EvaluateResult,
     FileEntry,
-    ProfileResult,
     ResultEvent,
     Sha256,
     digest_file,
     read_regular,
 )
-from harness.contract.items import Item
 from orchestrator.errors import StoreError
-from orchestrator.figures.checking import Kept, check, of_other_answers
-from orchestrator.figures.outcomes import Contradiction, Outcomes, read_items
 from orchestrator.host import locks
 from orchestrator.host.faults import gone
 from orchestrator.host.files import mount_of, remove, remove_if_there, sync_folder, write_atomically
@@ -42,10 +36,11 @@ from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import versioned
 from orchestrator.store.artifacts import Artifacts, check_new
 from orchestrator.store.door import is_usual, outcomes_names, take
+from orchestrator.store.outcomes import StoredOutcomes
 from orchestrator.store.records import Provenance, StageRecord, described
 from orchestrator.store.runs import Runs
 from orchestrator.store.upgrades import STAGE_UPGRADES, STAGE_VERSION
-from orchestrator.store.versioned import Refused, Unreadable
+from orchestrator.store.versioned import Unreadable
 
 PROVENANCE_NAME = "provenance.json"
 
@@ -62,8 +57,8 @@ class Store:
         self.locks = self.root / "locks"
         self.artifacts = Artifacts(self.root / "artifacts", self.root / "blocks", self.locks)
         self.runs = Runs(self.root / "runs")
+        self.outcomes = StoredOutcomes(self.stages)
         self._held: tuple[int, ...] | None = None
-        self._checked: dict[Sha256, tuple[tuple[object, ...], Outcomes | None]] = {}
 
     def make(self) -> None:
         """Create what is missing of it.
@@ -142,73 +137,10 @@ class Store:
         try:
             record = self.read(key)
             if record is not None:
-                self.outcomes(record)
+                self.outcomes.of(record)
         except Unreadable:
             return None
         return record if record is not None and self.has_artifact(record) else None
-
-    def damaged_outcomes(self, record: StageRecord) -> Iterator[tuple[str, str]]:
-        """The files of a stage's outcomes that are not as it kept them: the name within its folder, and why."""
-        folder = self.stages / record.provenance.key
-        for name, entry in record.provenance.files.items():
-            path = folder / name
-            if name == RESULT_NAME:
-                continue
-            if path.is_symlink() or not path.is_file():
-                yield name, "it is missing"
-            elif path.stat().st_size != entry.size_bytes:
-                yield name, f"it has {path.stat().st_size} bytes, and {entry.size_bytes} were kept"
-            elif digest_file(path) != entry.sha256:
-                yield name, "it has another sha256 than when it was kept"
-
-    def outcomes(self, record: StageRecord) -> Outcomes | None:
-        """The outcomes of the items of an evaluation, None of other stages. A result is held against its parts here.
-
-        They are read once, and again where the file has changed since.
-
-        Raises:
-            Refused: the result is not what its parts give, or these are missing or damaged.
-        """
-        key, result = record.provenance.key, record.final.result
-        if not isinstance(result, EvaluateResult | ProfileResult | BenchmarkResult):
-            return None
-        kept = self._kept(record)
-        seen = (result, _stat(kept.outcomes(result).path) if isinstance(result, EvaluateResult) else None)
-        if key not in self._checked or self._checked[key][0] != seen:
-            try:
-                self._checked[key] = (seen, check(result, kept))
-            except Contradiction as contradiction:
-                raise Refused(f"{self.stages.name}/{key}", str(contradiction)) from contradiction
-        return self._checked[key][1]
-
-    def items(self, record: StageRecord) -> tuple[Item, ...]:
-        """The items of an evaluation by their numbers. Raises as `outcomes` does; none for other stages."""
-        result = record.final.result
-        if self.outcomes(record) is None or not isinstance(result, EvaluateResult):
-            return ()
-        return read_items(self._kept(record).outcomes(result))
-
-    def contradicting_each_other(self, records: Mapping[str, StageRecord]) -> dict[str, Refused]:
-        """Of results that stand by themselves, by the names of their stages, those that are not of one data set."""
-        evaluations = {}
-        for name, record in records.items():
-            result, outcomes = record.final.result, self.outcomes(record)
-            if isinstance(result, EvaluateResult) and outcomes is not None:
-                evaluations[name] = (result.task, outcomes)
-        return {
-            name: Refused(f"{self.stages.name}/{records[name].provenance.key}", reason)
-            for name, reason in of_other_answers(evaluations)
-        }
-
-    def _kept(self, record: StageRecord) -> Kept:
-        provenance = record.provenance
-        outcomes = [entry.sha256 for name, entry in provenance.files.items() if name != RESULT_NAME]
-        return Kept(
-            folder=self.stages / provenance.key / OUTPUT_NAME,
-            parameters=provenance.material.get("parameters", {}),
-            data=str(provenance.material.get("inputs", {}).get("dataset", "")),
-            sha256=outcomes[0] if outcomes else None,
-        )
 
     def has_artifact(self, record: StageRecord) -> bool:
         """Whether what the stage made for others is there, if it made anything; by names and sizes."""
@@ -336,12 +268,3 @@ def _identity(root: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _stat(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file does; None where there is none."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino

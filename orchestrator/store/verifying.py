@@ -177,9 +177,9 @@ def _damages_of_result(store: Store, key: str) -> Iterator[Damage]:
     if record is None:
         yield Damage(what=what, reason="it is no folder")
         return
-    damaged = [Damage(what=f"{what}/{name}", reason=reason) for name, reason in store.damaged_outcomes(record)]
+    damaged = [Damage(what=f"{what}/{name}", reason=reason) for name, reason in store.outcomes.damaged(record)]
     try:
-        store.outcomes(record)
+        store.outcomes.of(record)
     except Refused as refused:
         damaged = damaged or [Damage(what=what, reason=refused.reason)]
     yield from damaged

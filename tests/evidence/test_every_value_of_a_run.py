@@ -17,8 +17,8 @@ from harness.contract import (
     WorkRequest,
     WorkResult,
 )
-from orchestrator.evidence.collecting import UNCOUNTED
 from orchestrator.evidence.reading import Evidence, read_evidence
+from orchestrator.evidence.stage_values import UNCOUNTED
 from orchestrator.evidence.value import DENSE, Value, Variant
 from orchestrator.report.building import build_report
 from orchestrator.store import StageStatus

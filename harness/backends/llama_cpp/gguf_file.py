@@ -20,9 +20,15 @@ import torch
 from torch import Tensor
 
 from harness.architectures.blocks import family_named
-from harness.architectures.pruned_shapes import read_layer_widths
-from harness.architectures.windows import shortest_window
-from harness.checkpoint import open_checkpoint, read_config, read_tensors
+from harness.backends.llama_cpp.gguf_fields import (
+    WrittenFamily,
+    add_fields,
+    family_of,
+    head_size,
+    refuse_model,
+    rotary_parameters,
+)
+from harness.checkpoint import open_checkpoint, read_tensors
 from harness.contract import Reason
 from harness.contract.ggml import BlockType
 from harness.errors import BadCheckpoint, Unsupported
@@ -32,13 +38,10 @@ from harness.quantization.ggml.blocks import BlockWeight, lay_into_blocks, type_
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
-    from transformers import PretrainedConfig
 
 _BLOCK = 32
 """Values of a row that share one scale in Q8_0 and Q4_0."""
 _INPUT_EMBEDDING = "token_embd.weight"
-_HINT = "serve it with `transformers` or `vllm`"
-_LAYERS_OF_27B = 62
 
 FindName = Callable[..., str | None]
 """What the package `gguf` calls a tensor, by its name in a checkpoint; None where it knows none like it."""
@@ -52,29 +55,6 @@ class Kind(StrEnum):
     BF16 = "bfloat16"
     Q8_0 = "q8_0"
     Q4_0 = "q4_0"
-
-
-@dataclass(frozen=True)
-class _Family:
-    """`pairs_neighbours`: its rotary embedding turns rows 2i and 2i+1 together, not i and i + half as the checkpoint's.
-
-    `biased` are the linears that have a bias. `windowed`: the file says which layers have a window, and how long it is.
-    """
-
-    architecture: str
-    pairs_neighbours: bool
-    biased: tuple[str, ...] = ()
-    activation: str = "silu"
-    windowed: bool = False
-
-
-_FAMILIES = {
-    "llama": _Family("llama", pairs_neighbours=True),
-    "mistral": _Family("llama", pairs_neighbours=True),
-    "qwen2": _Family("qwen2", pairs_neighbours=False, biased=("q_proj", "k_proj", "v_proj")),
-    "qwen3": _Family("qwen3", pairs_neighbours=False),
-    "gemma3_text": _Family("gemma3", pairs_neighbours=False, activation="gelu_pytorch_tanh", windowed=True),
-}
 
 
 @dataclass
@@ -101,15 +81,13 @@ def write_gguf(checkpoint: Path, target: Path, kind: Kind, *, context_tokens: in
     from gguf import MODEL_ARCH, GGUFWriter, get_tensor_name_map
 
     config = load_config(checkpoint)
-    family = _family(config)
-    _refuse(checkpoint, config, family, context_tokens)
+    family = family_of(config)
+    refuse_model(checkpoint, config, family, context_tokens)
     _refuse_rows(config, kind)
     architecture = next(one for one in MODEL_ARCH if one.name == family.architecture.upper())
     names = get_tensor_name_map(architecture, int(config.num_hidden_layers))
     writer = GGUFWriter(target, family.architecture)
-    _add_numbers(writer, config)
-    if family.windowed and shortest_window(config) is not None:
-        _add_windows(writer, config)
+    add_fields(writer, config)
     written = Written()
     with ExitStack() as opened:
         linears = _open_linears(checkpoint, opened)
@@ -129,6 +107,15 @@ def write_gguf(checkpoint: Path, target: Path, kind: Kind, *, context_tokens: in
     writer.close()
     written.types = +written.types
     return written
+
+
+def _refuse_rows(config: Any, kind: Kind) -> None:
+    if kind not in (Kind.Q8_0, Kind.Q4_0):
+        return
+    if odd := [one for one in (config.hidden_size, config.intermediate_size) if one % _BLOCK]:
+        raise Unsupported(
+            Reason.SHAPE, f"rows of {odd[0]} values are no multiple of {_BLOCK}", hint="serve it with weights=dense"
+        )
 
 
 @dataclass(frozen=True)
@@ -171,109 +158,13 @@ class _Stored:
         return GGMLQuantizationType[kind.name if len(self.shape) > 1 else Kind.F32.name]
 
 
-def _family(config: "PretrainedConfig") -> _Family:
-    if config.model_type not in _FAMILIES:
-        raise Unsupported(
-            Reason.ARCHITECTURE,
-            f"no GGUF file is written for model type {config.model_type!r}",
-            hint=f"{_HINT}; written are: {', '.join(_FAMILIES)}",
-        )
-    return _FAMILIES[config.model_type]
-
-
-def _refuse(checkpoint: Path, config: Any, family: _Family, context_tokens: int) -> None:
-    """What these architectures can have in transformers, and the file has no place for or is not written with."""
-    if read_layer_widths(read_config(checkpoint)) is not None:
-        raise Unsupported(Reason.SHAPE, "its layers differ in width, and no GGUF file is written for that", hint=_HINT)
-    window = shortest_window(config)
-    activation = getattr(config, "hidden_activation", None) or config.hidden_act
-    rotary = _rotary_parameters(config, "full_attention")
-    reasons = {
-        f"attention reaches back {window} positions, which the file cannot say": window is not None
-        and window < context_tokens
-        and not family.windowed,
-        "its linears have biases": bool(getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)),
-        f"its activation is {activation}": activation != family.activation,
-        f"its rotary embedding is of type {rotary['rope_type']}": rotary["rope_type"]
-        not in (("default",) if family.windowed else ("default", "llama3")),
-        "its rotary embedding turns a part of each head": rotary.get("partial_rotary_factor", 1.0) != 1.0,
-    }
-    if family.windowed:
-        reasons |= _objections_to_windows(config)
-    for reason, applies in reasons.items():
-        if applies:
-            raise Unsupported(Reason.ARCHITECTURE, f"no GGUF file is written for it: {reason}", hint=_HINT)
-
-
-def _objections_to_windows(config: Any) -> dict[str, bool]:
-    """What a Gemma 3 may be and llama.cpp's is not: it has the 27B model's scale where there are as many layers."""
-    local = _rotary_parameters(config, "sliding_attention")
-    return {
-        "full and sliding layers do not take turns, one full in so many": _full_layers_every(config) is None,
-        f"its sliding layers' rotary embedding is of type {local['rope_type']}": local["rope_type"] != "default",
-        "its attention's scale is not that of its head size": config.query_pre_attn_scalar != _head_size(config)
-        or config.num_hidden_layers == _LAYERS_OF_27B,
-        "its logits are capped": getattr(config, "final_logit_softcapping", None) is not None,
-    }
-
-
-def _full_layers_every(config: Any) -> int | None:
-    """Every so many layers the last one is full, all others slide; None where it is otherwise."""
-    full = [kind == "full_attention" for kind in config.layer_types]
-    every = full.index(True) + 1 if any(full) else len(full) + 1
-    return every if full == [(index + 1) % every == 0 for index in range(len(full))] else None
-
-
-def _rotary_parameters(config: Any, kind: str) -> dict[str, Any]:
-    """Of the layers of a kind: some configurations have one rotary embedding for all."""
-    parameters: dict[str, Any] = config.rope_parameters
-    of_kind: dict[str, Any] = parameters.get(kind, parameters)
-    return of_kind
-
-
-def _refuse_rows(config: Any, kind: Kind) -> None:
-    if kind not in (Kind.Q8_0, Kind.Q4_0):
-        return
-    if odd := [one for one in (config.hidden_size, config.intermediate_size) if one % _BLOCK]:
-        raise Unsupported(
-            Reason.SHAPE, f"rows of {odd[0]} values are no multiple of {_BLOCK}", hint="serve it with weights=dense"
-        )
-
-
-def _head_size(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
-def _add_numbers(writer: "GGUFWriter", config: Any) -> None:
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(_head_size(config))
-    writer.add_value_length(_head_size(config))
-    writer.add_rope_dimension_count(_head_size(config))
-    writer.add_rope_freq_base(float(_rotary_parameters(config, "full_attention")["rope_theta"]))
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("no_vocab")
-
-
-def _add_windows(writer: "GGUFWriter", config: Any) -> None:
-    """Which layers slide, how far they reach, and the base of their own rotary embedding."""
-    writer.add_sliding_window(shortest_window(config) or 0)
-    writer.add_sliding_window_pattern(_full_layers_every(config) or 0)
-    writer.add_rope_freq_base_swa(float(_rotary_parameters(config, "sliding_attention")["rope_theta"]))
-
-
 def _rotary_tensors(config: Any) -> Iterator[_Stored]:
     """What the frequencies are divided by, where they are not a plain power of the base: float32 [half a head]."""
-    if _rotary_parameters(config, "full_attention")["rope_type"] == "default":
+    if rotary_parameters(config, "full_attention")["rope_type"] == "default":
         return
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    half = _head_size(config) // 2
+    half = head_size(config) // 2
     plain = float(config.rope_parameters["rope_theta"]) ** -(torch.arange(half, dtype=torch.float64) / half)
     scaled, _ = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config, torch.device("cpu"))
     factors = (plain / scaled.double()).float()
@@ -287,7 +178,7 @@ def _open_linears(checkpoint: Path, opened: ExitStack) -> QuantizedLinears | Non
 
 
 def _plain_tensors(
-    checkpoint: Path, config: Any, family: _Family, find_name: FindName, linears: QuantizedLinears | None
+    checkpoint: Path, config: Any, family: WrittenFamily, find_name: FindName, linears: QuantizedLinears | None
 ) -> Iterator[_Stored]:
     quantized = frozenset() if linears is None else linears.tensors
     for name, entry in sorted(read_tensors(checkpoint).items()):
@@ -297,7 +188,7 @@ def _plain_tensors(
 
 
 def _quantized_tensors(
-    config: Any, family: _Family, find_name: FindName, linears: QuantizedLinears, written: Written
+    config: Any, family: WrittenFamily, find_name: FindName, linears: QuantizedLinears, written: Written
 ) -> Iterator[_Stored]:
     for linear in sorted(linears.names):
         weight = linears.read_stored(linear)
@@ -307,7 +198,9 @@ def _quantized_tensors(
         yield _Stored(_target(name, family, find_name), weight.shape, read, block_type)
 
 
-def _read_blocks(linears: QuantizedLinears, linear: str, config: Any, family: _Family, written: Written) -> Tensor:
+def _read_blocks(
+    linears: QuantizedLinears, linear: str, config: Any, family: WrittenFamily, written: Written
+) -> Tensor:
     """uint8 [rows, bytes of a row]."""
     weight = linears.read_stored(linear)
     if not isinstance(weight, BlockWeight):
@@ -317,7 +210,7 @@ def _read_blocks(linears: QuantizedLinears, linear: str, config: Any, family: _F
     return _in_order(weight.blocks, f"{linear}.weight", config, family)
 
 
-def _target(name: str, family: _Family, find_name: FindName) -> str:
+def _target(name: str, family: WrittenFamily, find_name: FindName) -> str:
     """What a tensor of the checkpoint is called in the file."""
     target = find_name(name, try_suffixes=(".weight", ".bias"))
     if target is None or (name.endswith(".bias") and name.split(".")[-2] not in family.biased):
@@ -325,7 +218,7 @@ def _target(name: str, family: _Family, find_name: FindName) -> str:
     return target
 
 
-def _reader(checkpoint: Path, name: str, config: Any, family: _Family) -> Callable[[], Tensor]:
+def _reader(checkpoint: Path, name: str, config: Any, family: WrittenFamily) -> Callable[[], Tensor]:
     from safetensors import safe_open
 
     file = checkpoint / read_tensors(checkpoint)[name].file
@@ -346,7 +239,7 @@ def _norm_offset(config: Any) -> int:
     return family_named(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]).norm_offset
 
 
-def _in_order(values: Tensor, name: str, config: Any, family: _Family) -> Tensor:
+def _in_order(values: Tensor, name: str, config: Any, family: WrittenFamily) -> Tensor:
     """Rows of queries and keys as the file has them; `name` is a tensor's in the checkpoint."""
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
     return neighbouring(values, heads) if family.pairs_neighbours and heads else values

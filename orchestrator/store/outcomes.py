@@ -1,0 +1,92 @@
+"""A stored result is held against its parts: the outcomes of its items, and what else it was made of."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from harness.contract import RESULT_NAME, BenchmarkResult, EvaluateResult, ProfileResult, Sha256, digest_file
+from harness.contract.items import Item
+from orchestrator.figures.checking import Kept, check, of_other_answers
+from orchestrator.figures.outcomes import Contradiction, Outcomes, read_items
+from orchestrator.stages import OUTPUT_NAME
+from orchestrator.store.records import StageRecord
+from orchestrator.store.versioned import Refused
+
+
+class StoredOutcomes:
+    """The outcomes of all stages in the folder `stages`."""
+
+    def __init__(self, stages: Path) -> None:
+        self._stages = stages
+        self._checked: dict[Sha256, tuple[tuple[object, ...], Outcomes | None]] = {}
+
+    def damaged(self, record: StageRecord) -> Iterator[tuple[str, str]]:
+        """The files of a stage's outcomes that are not as it kept them: the name within its folder, and why."""
+        folder = self._stages / record.provenance.key
+        for name, entry in record.provenance.files.items():
+            path = folder / name
+            if name == RESULT_NAME:
+                continue
+            if path.is_symlink() or not path.is_file():
+                yield name, "it is missing"
+            elif path.stat().st_size != entry.size_bytes:
+                yield name, f"it has {path.stat().st_size} bytes, and {entry.size_bytes} were kept"
+            elif digest_file(path) != entry.sha256:
+                yield name, "it has another sha256 than when it was kept"
+
+    def of(self, record: StageRecord) -> Outcomes | None:
+        """The outcomes of the items of an evaluation, None of other stages. A result is held against its parts here.
+
+        They are read once, and again where the file has changed since.
+
+        Raises:
+            Refused: the result is not what its parts give, or these are missing or damaged.
+        """
+        key, result = record.provenance.key, record.final.result
+        if not isinstance(result, EvaluateResult | ProfileResult | BenchmarkResult):
+            return None
+        kept = self._kept(record)
+        seen = (result, _stat(kept.outcomes(result).path) if isinstance(result, EvaluateResult) else None)
+        if key not in self._checked or self._checked[key][0] != seen:
+            try:
+                self._checked[key] = (seen, check(result, kept))
+            except Contradiction as contradiction:
+                raise Refused(f"{self._stages.name}/{key}", str(contradiction)) from contradiction
+        return self._checked[key][1]
+
+    def items(self, record: StageRecord) -> tuple[Item, ...]:
+        """The items of an evaluation by their numbers. Raises as `of` does; none for other stages."""
+        result = record.final.result
+        if self.of(record) is None or not isinstance(result, EvaluateResult):
+            return ()
+        return read_items(self._kept(record).outcomes(result))
+
+    def contradicting_each_other(self, records: Mapping[str, StageRecord]) -> dict[str, Refused]:
+        """Of results that stand by themselves, by the names of their stages, those that are not of one data set."""
+        evaluations = {}
+        for name, record in records.items():
+            result, outcomes = record.final.result, self.of(record)
+            if isinstance(result, EvaluateResult) and outcomes is not None:
+                evaluations[name] = (result.task, outcomes)
+        return {
+            name: Refused(f"{self._stages.name}/{records[name].provenance.key}", reason)
+            for name, reason in of_other_answers(evaluations)
+        }
+
+    def _kept(self, record: StageRecord) -> Kept:
+        provenance = record.provenance
+        outcomes = [entry.sha256 for name, entry in provenance.files.items() if name != RESULT_NAME]
+        return Kept(
+            folder=self._stages / provenance.key / OUTPUT_NAME,
+            parameters=provenance.material.get("parameters", {}),
+            data=str(provenance.material.get("inputs", {}).get("dataset", "")),
+            sha256=outcomes[0] if outcomes else None,
+        )
+
+
+def _stat(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file does; None where there is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
