@@ -12,7 +12,9 @@ ORCHESTRATOR := .venv/bin/orchestrator
 PIP_INSTALL := .venv/bin/python -m pip install --progress-bar off --no-deps
 # What pip says (warnings of index locations that are not there, say) is shown where it fails.
 PIP_LOG := >.venv/pip.log 2>&1 || { tail -n 20 .venv/pip.log >&2; echo 'pip failed; all that it said is in .venv/pip.log' >&2; exit 1; }
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical
+# What is imported is compiled once, for every worker and every process that a test starts: uv leaves no bytecode.
+COMPILED := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX='$(CURDIR)/.venv/bytecode'
+PYTEST := $(COMPILED) OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical
 .DEFAULT_GOAL := help
 .PHONY: help setup bench check test mutants lint images base-image schema clean
 

@@ -5,6 +5,8 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from harness.contract import DescribeRequest, Device, DeviceKind, Environment, WorkRequest, cpu_model, harness_digest
@@ -28,13 +30,18 @@ def describe_environment(request: DescribeRequest | WorkRequest) -> Environment:
         device_model=device_model,
         driver=driver,
         threads=device.threads or available_threads(),
-        libraries=_installed_libraries(),
+        libraries=dict(_installed_libraries()),
     )
 
 
-def _installed_libraries() -> dict[str, str]:
-    """The version of every distribution in this environment, by its name as package indexes write it."""
-    found = {str(one.name): one.version for one in importlib.metadata.distributions()}
+@cache
+def _installed_libraries() -> Mapping[str, str]:
+    """The version of every distribution in this environment, by its name as package indexes write it.
+
+    Read once, which takes a good part of a second where hundreds are installed: nothing installs while a worker runs.
+    """
+    described = (one.metadata for one in importlib.metadata.distributions())
+    found = {str(one["Name"]): str(one["Version"]) for one in described}
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in sorted(found.items())}
 
 

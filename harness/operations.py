@@ -4,6 +4,7 @@ import importlib
 import os
 import tomllib
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -78,9 +79,14 @@ def describe_image() -> ImageDescription:
     if not path:
         raise BadRequest(f"{IMAGE_VARIABLE} is not set, so this worker does not know which image it is", hint=hint)
     try:
-        return ImageDescription.model_validate(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        return _parse_description(Path(path).read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, ValidationError) as invalid:
         raise BadRequest(f"{path} is not a valid image description: {invalid}", hint=hint) from invalid
+
+
+@cache
+def _parse_description(text: str) -> ImageDescription:
+    return ImageDescription.model_validate(tomllib.loads(text))
 
 
 def offered_module(

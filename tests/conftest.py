@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from harness import physics
 from harness.contract import Device, DeviceKind
 from orchestrator.host.load import MachineLoad
 from orchestrator.images.catalog import Image, ImageCatalog
@@ -14,6 +15,8 @@ from orchestrator.manifest.hub import HubUnavailable
 from orchestrator.run import execution, facts, resources, setup
 from tests.support.every_image import write_every_image
 from tests.support.small_runs import IMAGES, Bench
+
+os.environ.setdefault("OMP_THREAD_LIMIT", "1")  # of each process: torch would wait for cores that other tests keep busy
 
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton asks once, when it is first imported, which any test may do
@@ -66,6 +69,9 @@ def machine_of_ones_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         # The hub gives no configuration, and has every data set.
         patch.setattr(setup, "model_config", refuse)
         patch.setattr(setup, "find_dataset", lambda repository, revision: None)
+        # What a processor can do at most is found in a hundredth of the usual work: a tiny model is far below it.
+        patch.setattr(physics, "_SIZES", physics._SIZES | {"cpu": (256,)})
+        patch.setattr(physics, "_SAMPLE_BYTES", 2**22)
         yield
 
 

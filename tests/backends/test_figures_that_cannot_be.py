@@ -176,7 +176,7 @@ def test_a_device_that_computes_nothing_has_no_rate(monkeypatch: pytest.MonkeyPa
     assert product_rate(CPU, torch.float32) > 0
     monkeypatch.setattr(torch, "mm", lambda left, right: torch.zeros_like(left))
     monkeypatch.setattr(torch, "mv", lambda left, right: torch.zeros_like(right))
-    with pytest.raises(Implausible, match="returned 0 for a sum of 1024 ones"):
+    with pytest.raises(Implausible, match=r"returned 0 for a sum of \d+ ones"):
         product_rate(CPU, torch.float32)
     with pytest.raises(Implausible, match="nothing that it computes counts"):
         read_rate(CPU, 2**20)

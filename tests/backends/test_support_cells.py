@@ -93,13 +93,21 @@ CELLS = (
 )
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=str)
+@pytest.fixture(scope="module", params=CELLS, ids=str)
+def cell(request: pytest.FixtureRequest) -> Made:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def checkpoint(cell: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once for all backends."""
+    folder = tmp_path_factory.mktemp("cell")
+    zoo_checkpoint(cell.model, folder / "dense")
+    return folder / "dense" if cell.make is None else cell.make(folder / "dense", folder / "made")
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_backend_does_what_its_support_table_says(backend: str, cell: Made, tmp_path: Path) -> None:
-    checkpoint = tmp_path / "dense"
-    zoo_checkpoint(cell.model, checkpoint)
-    if cell.make is not None:
-        checkpoint = cell.make(checkpoint, tmp_path / "made")
+def test_a_backend_does_what_its_support_table_says(backend: str, cell: Made, checkpoint: Path, tmp_path: Path) -> None:
     said = judge(read_table(IMAGES / backend / TABLE_NAME), known(open_checkpoint(checkpoint), cell))
     expected = (Answer.AS_DENSE if said.as_dense else Answer.YES) if isinstance(said, Served) else said.reason
     assert what_happens(backend, checkpoint, tmp_path) == expected

@@ -39,11 +39,11 @@ def test_a_noisy_and_slow_engine_leaves_stdout_to_the_events(
     assert not list((tmp_path / "out").glob("*llm*"))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("death", ["crash", "die"])
+@pytest.mark.parametrize(("backend", "death"), [("tensorrt-llm", "crash"), *((name, "die") for name in BACKENDS)])
 def test_an_engine_that_dies_in_native_code_leaves_no_result(
     backend: str, death: str, checkpoint: Path, engine: VendorEngine, tmp_path: Path
 ) -> None:
+    """A crash at the start is the same for both; each dies in its own way while it works."""
     engine.behave(death)
     ended = work(benchmark_request(checkpoint, backend=backend), tmp_path)
     assert ended.status < 0

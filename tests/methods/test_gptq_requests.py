@@ -21,8 +21,7 @@ def compress(tmp_path):
     return Requests("gptq", tmp_path)
 
 
-@pytest.mark.parametrize("setting", ["W4A16", "W3A16g16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "setting"), [*((family, "W3A16g16") for family in FAMILIES), ("llama", "W4A16")])
 def test_the_decoder_linears_are_stored_as_codes_and_nothing_else_changes(
     tmp_path, compress, family, setting, monkeypatch
 ):
@@ -43,22 +42,21 @@ def test_the_decoder_linears_are_stored_as_codes_and_nothing_else_changes(
     assert torch.equal(logits_of(artifact, TOKENS), models[0](TOKENS).logits)
 
 
-@pytest.mark.parametrize("setting", ["W2A16g8", "W3A16", "W4A16g16", "W8A16"])
 @pytest.mark.parametrize(
-    "options",
+    ("setting", "options"),
     [
-        {"symmetric": True},
-        {"layout": "gptq"},
-        {"layout": "gptq", "symmetric": True},
-        {"layout": "gptq", "act_order": True},
-        {"act_order": True, "static_groups": True},
-        {"layout": "dense"},
-        {"true_sequential": True, "mse": True},
+        *((setting, {"symmetric": True}) for setting in ("W2A16g8", "W8A16")),
+        *((setting, {"layout": "gptq"}) for setting in ("W2A16g8", "W3A16", "W8A16")),
+        ("W4A16g16", {"layout": "gptq", "symmetric": True}),
+        *((setting, {"layout": "gptq", "act_order": True}) for setting in ("W3A16", "W4A16g16")),
+        ("W3A16", {"act_order": True, "static_groups": True}),
+        ("W4A16g16", {"layout": "dense"}),
+        ("W4A16g16", {"true_sequential": True, "mse": True}),
     ],
     ids=str,
 )
 def test_what_is_stored_computes_what_the_compressed_model_computes(tmp_path, compress, setting, options, monkeypatch):
-    """OPT, whose sizes let every layout hold every width."""
+    """Each option, and each width in each layout; OPT, whose sizes let every layout hold every width."""
     models = keep_models(monkeypatch)
     family = wide_opt()
     publish_model(tmp_path / "model", family, Dtype.FLOAT16)
