@@ -25,7 +25,7 @@ from orchestrator.errors import Interrupted, OrchestratorError
 from orchestrator.host.devices import ChosenDevice
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest, read_manifest
-from orchestrator.manifest.sources import DATA_VARIABLE, data_folder
+from orchestrator.manifest.data_sources import DATA_VARIABLE, data_folder
 from orchestrator.plan import build_plan
 from orchestrator.plan.choices import check_choices
 from orchestrator.run.progress import ProgressMode, choose_display

@@ -11,7 +11,7 @@ from orchestrator.checks.backends import read_verification
 from orchestrator.errors import OrchestratorError
 from orchestrator.host.devices import Gpu, find_gpus, list_gpus, why_no_gpu
 from orchestrator.images.catalog import ImageCatalog
-from orchestrator.manifest.sources import DATA_VARIABLE, data_folder
+from orchestrator.manifest.data_sources import DATA_VARIABLE, data_folder
 from orchestrator.plan.requirements import older, version_numbers
 from orchestrator.run.space import RESERVE_BYTES
 from orchestrator.runtime.choose import choose_runtime

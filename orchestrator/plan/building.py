@@ -22,14 +22,9 @@ from harness.contract import (
 from orchestrator.errors import BadManifest, located
 from orchestrator.images.catalog import Image, ImageCatalog
 from orchestrator.manifest import BenchmarkEntry, CompressEntry, Manifest, ModelEntry
+from orchestrator.manifest.data_sources import without_folder
 from orchestrator.manifest.excluding import Exclusions
-from orchestrator.manifest.sources import (
-    ModelSource,
-    parse_model,
-    refuse_unknown_package,
-    refuse_unpinned,
-    without_folder,
-)
+from orchestrator.manifest.sources import ModelSource, parse_model, refuse_unknown_package, refuse_unpinned
 from orchestrator.plan.architectures import (
     ConfigLookUp,
     known_architectures,

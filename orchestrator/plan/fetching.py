@@ -13,7 +13,8 @@ from harness.contract import (
 )
 from orchestrator.images.catalog import Image
 from orchestrator.manifest import ModelEntry
-from orchestrator.manifest.sources import ModelSource, dataset_source, is_text_file, text_file
+from orchestrator.manifest.data_sources import dataset_source, is_text_file, text_file
+from orchestrator.manifest.sources import ModelSource
 from orchestrator.plan.data import DataSources
 from orchestrator.plan.support import Refused
 from orchestrator.stages import HostFolder, Limits, Stage, Subject

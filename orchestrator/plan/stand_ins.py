@@ -7,7 +7,7 @@ from harness.contract import Reason, unknown
 from orchestrator.errors import BadManifest, located
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import EvaluateEntry, Manifest, ScoringEntry
-from orchestrator.manifest.sources import DATA_VARIABLE, dataset_source
+from orchestrator.manifest.data_sources import DATA_VARIABLE, dataset_source
 from orchestrator.plan.choices import check_same_kind
 from orchestrator.plan.data import DataSources
 from orchestrator.plan.support import Refused

@@ -12,7 +12,7 @@ from orchestrator.host.devices import ChosenDevice
 from orchestrator.host.faults import explained
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
-from orchestrator.manifest.sources import NO_DATA_FOLDER
+from orchestrator.manifest.data_sources import NO_DATA_FOLDER
 from orchestrator.run.execution import Finished, Workshop, execute
 from orchestrator.run.facts import resolve_facts
 from orchestrator.run.known import Known, inputs_of, look_up

@@ -7,8 +7,8 @@ from orchestrator.errors import BadManifest
 from orchestrator.host.devices import ChosenDevice, choose_device
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
+from orchestrator.manifest.data_sources import NO_DATA_FOLDER, data_folder
 from orchestrator.manifest.hub import find_dataset, model_config
-from orchestrator.manifest.sources import NO_DATA_FOLDER, data_folder
 from orchestrator.plan import build_plan
 from orchestrator.plan.choices import check_choices, check_engine
 from orchestrator.plan.data import data_sources

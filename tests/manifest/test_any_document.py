@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 from orchestrator.cli.app import app
 from orchestrator.errors import BadManifest, located
 from orchestrator.manifest import Manifest, document, pointing_at, read_manifest
+from orchestrator.manifest.data_sources import text_file
 from orchestrator.manifest.document import MOST_BYTES, MOST_DEEP, MOST_VALUES, has_control, read_document
 from orchestrator.manifest.model import MOST_STAGES
-from orchestrator.manifest.sources import parse_model, text_file
+from orchestrator.manifest.sources import parse_model
 from orchestrator.plan import build_plan
 from tests.support.small_runs import CPU, Bench
 

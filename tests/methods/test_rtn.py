@@ -107,11 +107,10 @@ def test_all_families_are_rounded_and_near_the_dense_model(tmp_path, compress, f
     publish_model(tmp_path / "model", model)
     dense = model(TOKENS).logits
     changes = [
-        float((logits_of(compress(setting)[1], TOKENS) - dense).square().mean())
-        for setting in ("W2A16", "W4A16g8", "W8A16")
+        float((logits_of(compress(setting)[1], TOKENS) - dense).square().mean()) for setting in ("W2A16", "W8A16")
     ]
     assert changes == sorted(changes, reverse=True)
-    assert changes[2] > 0
+    assert changes[1] > 0
 
 
 @pytest.mark.parametrize("rounding", AttentionRounding)

@@ -7,7 +7,7 @@ import pytest
 from harness.contract import Device, DeviceKind
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest, hub_source, read_manifest
-from orchestrator.manifest.sources import dataset_source
+from orchestrator.manifest.data_sources import dataset_source
 from orchestrator.plan import build_plan
 from orchestrator.plan.choices import check_choices
 from orchestrator.plan.data import data_sources

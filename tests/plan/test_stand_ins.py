@@ -9,8 +9,8 @@ from orchestrator import installation
 from orchestrator.errors import BadManifest
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest, ScoringEntry, read_manifest
+from orchestrator.manifest.data_sources import data_folder
 from orchestrator.manifest.hub import HubUnavailable
-from orchestrator.manifest.sources import data_folder
 from orchestrator.plan import build_plan
 from orchestrator.plan.choices import check_choices
 from orchestrator.plan.data import DataSources, data_sources
