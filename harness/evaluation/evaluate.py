@@ -246,13 +246,15 @@ def _score(
 def _bounded(cost: EvaluationCost, device: Device, dtype: Dtype) -> EvaluationCost:
     """With the rate of its products held against the devices', measured on the first of them now that all are idle.
 
+    A CPU computes for others meanwhile, so that what it comes to now may be less than what it came to before.
+
     Raises:
         Implausible: it is beyond what they can do.
     """
     import torch
 
     from harness.models.loading import TORCH_DTYPES, select_device
-    from harness.physics import OPERATIONS_PER_SECOND, hold, product_rate
+    from harness.physics import OPERATIONS_PER_SECOND, hold, product_rate, uninterrupted_product_rate
 
     rate = cost.model_operations_per_second
     if not rate:
@@ -261,6 +263,8 @@ def _bounded(cost: EvaluationCost, device: Device, dtype: Dtype) -> EvaluationCo
     where = select_device(device) if count == 1 else torch.device("cuda", 0)
     dtypes = dict.fromkeys([TORCH_DTYPES[dtype], *([torch.float32] if where.type == "cpu" else [])])
     measures = [partial(_times, count, partial(product_rate, where, one)) for one in dtypes]
+    if where.type == "cpu":
+        measures += [partial(uninterrupted_product_rate, one) for one in dtypes]
     bound = hold(f"multiplying while scoring on {count} device(s)", rate, OPERATIONS_PER_SECOND, measures)
     return cost.model_copy(update={"bounds": (bound,)})
 

@@ -1,6 +1,7 @@
 """A figure beyond what the device does, or of other work than the model's, is a failure and never a result."""
 
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,21 @@ from harness.backends.following import Following, compare, tie_nats
 from harness.backends.native.serving import NativeEngine
 from harness.backends.serving_memory import ServingPeak
 from harness.backends.transformers import TransformersEngine
-from harness.contract import BenchmarkParameters, BenchmarkRequest, BenchmarkResult, Device, Dtype, ErrorCode
+from harness.contract import (
+    BenchmarkParameters,
+    BenchmarkRequest,
+    BenchmarkResult,
+    Device,
+    Dtype,
+    ErrorCode,
+    EvaluationCost,
+)
 from harness.device_telemetry import watch
 from harness.errors import Implausible
+from harness.evaluation.evaluate import _bounded
 from harness.models.decoding import Decoded
 from harness.options import NoOptions
-from harness.physics import hold, hold_energy, product_rate, read_rate
+from harness.physics import hold, hold_energy, product_rate, read_rate, uninterrupted_product_rate
 from harness.profiling.profile import token_weight_bytes
 from harness.telemetry import PeakMemory
 from tests.support.fake_nvml import UUID, on_its_clock, one_gpu
@@ -180,6 +190,46 @@ def test_a_device_that_computes_nothing_has_no_rate(monkeypatch: pytest.MonkeyPa
         product_rate(CPU, torch.float32)
     with pytest.raises(Implausible, match="nothing that it computes counts"):
         read_rate(CPU, 2**20)
+
+
+def test_other_work_on_the_processor_does_not_lower_what_its_threads_come_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product that is interrupted for longer than it takes: only the rate by the wall clock falls."""
+    multiply = torch.mm
+
+    def interrupted(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.02)
+        return multiply(left, right)
+
+    monkeypatch.setattr("harness.physics._SIZES", {"cpu": (64,)})
+    monkeypatch.setattr(torch, "mm", interrupted)
+    threads = torch.get_num_threads()
+    assert uninterrupted_product_rate(torch.float32) > 3 * product_rate(CPU, torch.float32)
+    assert torch.get_num_threads() == threads
+    monkeypatch.setattr(torch, "mm", lambda left, right: torch.zeros_like(left))
+    with pytest.raises(Implausible, match="returned 0 for a sum of 64 ones"):
+        uninterrupted_product_rate(torch.float32)
+
+
+def test_an_evaluation_beside_other_work_is_held_against_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bounded(rate: float) -> float:
+        cost = EvaluationCost(
+            prepare_seconds=0,
+            load_seconds=0,
+            score_seconds=1,
+            scored_items=1,
+            asked_tokens=1,
+            computed_tokens=1,
+            padding_tokens=0,
+            model_operations_per_second=rate,
+            parameter_count=1,
+        )
+        return _bounded(cost, Device(threads=1), Dtype.FLOAT32).bounds[0].possible
+
+    monkeypatch.setattr("harness.physics.product_rate", lambda device, dtype: 10.0)
+    monkeypatch.setattr("harness.physics.uninterrupted_product_rate", lambda dtype: 50.0)
+    assert bounded(40.0) == 50.0
+    with pytest.raises(Implausible, match="multiplying while scoring on 1 device"):
+        bounded(60.0)
 
 
 @pytest.mark.parametrize(("joules", "kept"), [(770, True), (805, True), (850, False), (60, False), (86, True)])
