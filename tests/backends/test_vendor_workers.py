@@ -9,7 +9,8 @@ from harness.contract import BenchmarkResult, ErrorEvent, ResultEvent
 from tests.support.small_checkpoints import publish_checkpoint, small_model
 from tests.support.vendor_engines import VendorEngine, benchmark_request, install, work
 
-BACKENDS = ("tensorrt-llm", "mlc-llm")
+MLC_LLM = pytest.param("mlc-llm", marks=pytest.mark.slow)
+"""Converts and compiles in programs of its own, each of which imports torch."""
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VendorEngine:
     return install(monkeypatch, tmp_path)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["tensorrt-llm", MLC_LLM])
 def test_a_noisy_and_slow_engine_leaves_stdout_to_the_events(
     backend: str, checkpoint: Path, engine: VendorEngine, tmp_path: Path
 ) -> None:
@@ -39,7 +40,10 @@ def test_a_noisy_and_slow_engine_leaves_stdout_to_the_events(
     assert not list((tmp_path / "out").glob("*llm*"))
 
 
-@pytest.mark.parametrize(("backend", "death"), [("tensorrt-llm", "crash"), *((name, "die") for name in BACKENDS)])
+@pytest.mark.parametrize(
+    ("backend", "death"),
+    [("tensorrt-llm", "crash"), ("tensorrt-llm", "die"), pytest.param("mlc-llm", "die", marks=pytest.mark.slow)],
+)
 def test_an_engine_that_dies_in_native_code_leaves_no_result(
     backend: str, death: str, checkpoint: Path, engine: VendorEngine, tmp_path: Path
 ) -> None:
@@ -50,7 +54,7 @@ def test_an_engine_that_dies_in_native_code_leaves_no_result(
     assert not any(json.loads(line)["event"] in ("result", "error") for line in ended.lines)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["tensorrt-llm", MLC_LLM])
 def test_a_wrong_count_of_tokens_is_an_error_with_its_status(
     backend: str, checkpoint: Path, engine: VendorEngine, tmp_path: Path
 ) -> None:

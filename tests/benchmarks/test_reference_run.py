@@ -103,6 +103,7 @@ def fetching(folder: Path, tree: str) -> Invocation:
     )
 
 
+@pytest.mark.slow
 def test_a_forked_worker_answers_as_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     runtime = WarmRuntime(threads=1, variables={}, preload=())

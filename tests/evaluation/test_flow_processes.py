@@ -183,6 +183,7 @@ def no_worker_is_left() -> Iterator[None]:
     assert workers_of(os.getpid()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_worker_is_left")
 def test_two_processes_find_what_one_finds(inputs: dict[str, str], tmp_path: Path) -> None:
     one = evaluate(inputs, tmp_path / "one", task="arc_easy")
@@ -255,6 +256,7 @@ def test_the_last_words_of_a_process_are_told(
         evaluate(inputs, tmp_path / "output", processes=2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_worker_is_left")
 def test_what_a_process_cannot_do_is_told_as_by_this_one(inputs: dict[str, str], tmp_path: Path) -> None:
     job = EngineJob(tmp_path, Device(threads=2), None, None)

@@ -107,6 +107,7 @@ def kept_blocks(output):
     return len(list((output / RESUME_NAME).glob("block-*.safetensors")))
 
 
+@pytest.mark.slow
 def test_a_compression_killed_again_and_again_goes_on_at_the_last_finished_block_with_the_same_result(
     workers, inputs, tmp_path
 ):
