@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.contract import Device
+from harness.contract import Device, Reason
 from orchestrator import installation
 from orchestrator.errors import BadManifest
 from orchestrator.images.catalog import ImageCatalog
@@ -79,6 +79,19 @@ def test_what_a_stand_in_stands_for_in_the_scores_follows_it() -> None:
 def test_a_stand_in_that_cannot_be_had_either_leaves_the_task() -> None:
     asked = asking(tasks=["arc_easy"], stand_ins={"arc_easy": "arc_easy"})
     assert with_stand_ins(asked, CATALOG, None, no_hub()) == (asked, None)
+
+
+def test_what_there_are_local_files_of_alone_is_stood_in_for_by_what_a_hub_would_have() -> None:
+    """Without a hub the stand-in is not planned, with the reason; the rest of the manifest is."""
+    asked = asking(tasks=["truthfulqa-paper", "piqa"], stand_ins={"truthfulqa-paper": "truthfulqa"})
+    manifest, decision = with_stand_ins(asked, CATALOG, None, no_hub())
+    assert manifest.evaluate is not None
+    assert manifest.evaluate.tasks == ("truthfulqa", "piqa")
+    assert decision is not None
+    assert "truthfulqa in place of truthfulqa-paper, of which there are local files alone" in decision
+    plan = build_plan(manifest, CATALOG, Device(threads=1), None, sources=no_hub())
+    assert [(one.task, one.reason) for one in plan.not_planned] == [("truthfulqa", Reason.DATA)]
+    assert "evaluate/m/dense/piqa" in {stage.id for stage in plan.stages}
 
 
 @pytest.mark.parametrize(

@@ -61,11 +61,11 @@ def test_the_worker_of_a_killed_orchestrator_is_swept(bench):
 
     swept = bench.runtime.sweep()
 
-    assert len(swept) == 1
-    assert "orphan" in swept[0]
+    # Of containers the engine may hold more: another killed program's, which are swept, too.
+    assert sum("orphan" in one for one in swept) == 1
     assert bench.left_behind() == []
     assert list(scratch.glob("llmcbench-*")) == []
-    assert bench.runtime.sweep() == ()
+    assert not any("orphan" in one for one in bench.runtime.sweep())
 
 
 def test_what_an_entry_calls_a_worker_s_folder_is_removed_by_its_name_alone(tmp_path: Path) -> None:
