@@ -16,7 +16,7 @@ PIP_LOG := >.venv/pip.log 2>&1 || { tail -n 20 .venv/pip.log >&2; echo 'pip fail
 COMPILED := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX='$(CURDIR)/.venv/bytecode'
 PYTEST := $(COMPILED) OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical
 .DEFAULT_GOAL := help
-.PHONY: help setup bench check test mutants lint images base-image schema clean
+.PHONY: help setup ae-smoke ae-small ae-full bench check test audit mutants lint site pages release ray images base-image schema clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,8 +41,47 @@ setup: .venv/.orchestrator ## install the orchestrator into .venv
 	@$(PIP_INSTALL) --require-hashes -r requirements/mutants.txt $(PIP_LOG)
 	@touch $@
 
+# pip-audit brings a pip of its own, so it gets an environment of its own.
+.venv/.audit: .venv/.orchestrator requirements/audit.txt
+	@$(PYTHON) -m venv .venv/audit
+	@.venv/audit/bin/python -m pip install --progress-bar off --no-deps --require-hashes -r requirements/audit.txt $(PIP_LOG)
+	@touch $@
+
+.venv/.ray: .venv/.orchestrator requirements/ray.txt
+	@$(PIP_INSTALL) --require-hashes -r requirements/ray.txt $(PIP_LOG)
+	@touch $@
+
+.venv/.clusters: .venv/.development requirements/clusters.txt
+	@$(PIP_INSTALL) --require-hashes -r requirements/clusters.txt $(PIP_LOG)
+	@touch $@
+
+.venv/.docs: .venv/.orchestrator requirements/docs.txt
+	@$(PIP_INSTALL) --require-hashes -r requirements/docs.txt $(PIP_LOG)
+	@touch $@
+
 bench: setup ## compress a model, compare it with the dense one on all tracks
 	@$(ORCHESTRATOR) bench --method '$(METHOD)' --backend '$(BACKEND)' --model '$(MODEL)' --setting '$(SETTING)' --device '$(DEVICE)' --runtime '$(RUNTIME)' $(ARGS)
+
+# Of a manifest: run it, pack it, verify the file, run that again. Processes, unless a runtime is named: no registry of images is needed.
+AE := build/artifacts
+AE_RUNTIME := $(if $(filter auto,$(RUNTIME)),process,$(RUNTIME))
+define artifact-of
+	@mkdir -p $(AE)
+	$(ORCHESTRATOR) run $(1) --store $(AE)/$(1) --runtime $(AE_RUNTIME) --device $(DEVICE)
+	$(ORCHESTRATOR) artifact pack last --store $(AE)/$(1) --output $(AE)/$(1).tar.zst
+	$(ORCHESTRATOR) artifact verify $(AE)/$(1).tar.zst
+	$(ORCHESTRATOR) artifact reproduce $(AE)/$(1).tar.zst --store $(AE)/$(1)-again $(2) $(ARGS)
+endef
+
+ae-smoke: setup ## artifact evaluation: the smallest run measured, packed, verified and run again; minutes, with PyPI alone
+	$(call artifact-of,smoke,)
+
+ae-small: setup ## the same of the quick manifest and a sample of ten stages; half an hour on two cores, with PyPI alone
+	$(call artifact-of,quick,--stages 10)
+
+ae-full: setup ## the reference results of this repository verified, and run again; needs an NVIDIA GPU and the data sets
+	$(ORCHESTRATOR) artifact verify benchmarks/h200/reference.tar.zst
+	$(ORCHESTRATOR) artifact reproduce benchmarks/h200/reference.tar.zst --store $(AE)/reference-again $(ARGS)
 
 check: lint ## check style, layers and types, and run the tests that need neither Docker, nor a network, nor minutes
 	$(PYTEST) --dist worksteal -m 'not docker and not network and not slow' $(ARGS)
@@ -50,9 +89,11 @@ check: lint ## check style, layers and types, and run the tests that need neithe
 test: .venv/.development ## run all tests; those that need Docker or a network are skipped where there is none
 	$(PYTEST) --dist loadfile $(ARGS)
 
-mutants: .venv/.mutants ## seed small faults one at a time and name those that no test notices; minutes a file, never in CI
-	OMP_NUM_THREADS=1 .venv/bin/python -m mutmut run $(ARGS)
-	.venv/bin/python -m mutmut results
+audit: .venv/.audit ## ask a vulnerability service about every package of every lock; needs PyPI, or ARGS='--osv-url ADDRESS'
+	@.venv/bin/python requirements/audit.py --pip-audit .venv/audit/bin/pip-audit $(ARGS)
+
+mutants: .venv/.mutants ## seed small faults one at a time and name those that no test notices; minutes an area, never in CI
+	.venv/bin/python -m tests.seeded_faults $(ARGS)
 
 lint: .venv/.development ## check style, layers and types
 	.venv/bin/ruff check .
@@ -60,14 +101,27 @@ lint: .venv/.development ## check style, layers and types
 	.venv/bin/lint-imports --no-cache
 	.venv/bin/mypy
 
+site: .venv/.docs ## build the documents as a site into build/site; any warning is an error
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet
+
+pages: setup ## write the pages of docs/ that are made from the code
+	.venv/bin/python -m pages.write
+
+release: site ## build wheel, source archive, site and SBOM of a tagged commit into dist/; ARGS=--trial of any
+	@.ci/release $(ARGS)
+
+ray: .venv/.ray ## install what `run --executor ray` needs, on each node of a cluster alike
+
 base-image: setup ## make the base image: from a registry where one is reachable, else with debootstrap
 	$(ORCHESTRATOR) images base
 
 images: setup ## build all images for this machine's device
 	$(ORCHESTRATOR) images build
 
-schema: .venv/.development ## write the contract's schema and the images' options from the models
+schema: .venv/.development ## write the schemas of the contract, manifests, reports and decisions, and the images' options, from the models
 	.venv/bin/python -m harness.contract.schema
+	.venv/bin/python -m orchestrator.manifest.schema
+	.venv/bin/python -m orchestrator.report.schema
 	.venv/bin/python -m harness.option_schemas images
 
 clean: ## free what no run refers to

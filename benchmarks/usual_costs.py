@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from orchestrator.run import estimate
-from orchestrator.run.estimate import ShapeCost, UsualCosts, costs_of
+from orchestrator.run.costs import ShapeCost, UsualCosts, costs_of
 from orchestrator.runtime.environments import ENVIRONMENTS_NAME, MARKER_NAME
 from orchestrator.store import Store
 

@@ -1,7 +1,8 @@
 """What NVML says of a GPU while work runs on it: clocks, power, throttling, energy.
 
 A thread asks about 20 times a second. Asking takes the interpreter and the driver for a moment, so it is done while the
-timed work is repeated once more, untimed. Not covered: GPUs of other makers, and several GPUs at once.
+timed work is repeated once more, untimed. Not covered: GPUs of other makers, and the counters of several GPUs at once,
+of which the memory alone is told.
 """
 
 import os
@@ -9,13 +10,14 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from harness.contract import VISIBLE_GPUS, DeviceTelemetry, Extent
+from harness.errors import WorkerError
 from harness.physics import hold_energy
 
 if TYPE_CHECKING:
@@ -26,13 +28,24 @@ _REASON_PREFIX = "nvmlClocksThrottleReason"
 _NO_REASONS = ("None", "All")
 
 
-def watch(uuid: str | None, work: Callable[[], int]) -> tuple[DeviceTelemetry | None, str | None]:
-    """Sample the GPU `uuid` while `work` runs, which returns how many tokens it generated.
+@dataclass(frozen=True)
+class DeviceMemory:
+    """What is in use on a GPU at an instant, and what is free."""
+
+    used_bytes: int
+    free_bytes: int
+
+
+def watch(gpus: Sequence[str], work: Callable[[], int]) -> tuple[DeviceTelemetry | None, str | None]:
+    """Sample the GPU that is named while `work` runs, which returns how many tokens it generated.
 
     Where nothing can be sampled, `work` is not run, and the reason is returned instead.
     """
-    if uuid is None:
+    if not gpus:
         return None, "computed on the CPU, which has no such counters"
+    if len(gpus) > 1:
+        return None, f"{len(gpus)} GPUs share the model, and the counters of one are not those of all"
+    uuid = gpus[0]
     try:
         import pynvml
     except ImportError:
@@ -53,16 +66,46 @@ def watch(uuid: str | None, work: Callable[[], int]) -> tuple[DeviceTelemetry | 
             pynvml.nvmlShutdown()
 
 
-def gpu_uuid(device: "torch.device") -> str | None:
-    """How NVML names a CUDA device; None for a CPU. torch does not tell a part of a GPU by its own name."""
+def gpu_uuids(device: "torch.device", gpus: int = 1) -> tuple[str, ...]:
+    """How NVML names the first `gpus` CUDA devices of this process; none for a CPU.
+
+    torch does not tell a part of a GPU by its own name.
+    """
     if device.type != "cuda":
-        return None
+        return ()
     visible = os.environ.get(VISIBLE_GPUS, "")
     if visible.startswith("MIG-"):
-        return visible
+        return tuple(visible.split(",")[:gpus])
     import torch
 
-    return f"GPU-{str(torch.cuda.get_device_properties(device).uuid).removeprefix('GPU-')}"
+    found = (str(torch.cuda.get_device_properties(place).uuid) for place in range(gpus))
+    return tuple(f"GPU-{uuid.removeprefix('GPU-')}" for uuid in found)
+
+
+def memory_of(uuids: Sequence[str]) -> tuple[DeviceMemory, ...]:
+    """The memory of each GPU as its driver counts it, whoever holds it. Nothing is put onto a GPU for asking.
+
+    Raises:
+        WorkerError: NVML does not answer for one of them.
+    """
+    try:
+        import pynvml
+    except ImportError as absent:
+        raise WorkerError(
+            f"the memory of {len(uuids)} GPUs cannot be measured: {absent}", hint="install nvidia-ml-py in this image"
+        ) from absent
+    try:
+        pynvml.nvmlInit()
+        try:
+            told = [pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(uuid)) for uuid in uuids]
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as failure:
+        raise WorkerError(
+            f"the memory of {len(uuids)} GPUs cannot be measured: NVML says {failure}",
+            hint="check `nvidia-smi`; one GPU is measured without it",
+        ) from failure
+    return tuple(DeviceMemory(used_bytes=int(one.used), free_bytes=int(one.free)) for one in told)
 
 
 @dataclass(frozen=True)

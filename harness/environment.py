@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from harness.contract import DescribeRequest, Device, DeviceKind, Environment, WorkRequest, cpu_model, harness_digest
+from harness.contract import (
+    DescribeRequest,
+    Device,
+    DeviceKind,
+    Environment,
+    WorkRequest,
+    cpu_family,
+    cpu_model,
+    harness_digest,
+)
 
 _DRIVER_VERSION = re.compile(r"\b\d{3,}\.\d+(\.\d+)?\b")
 
@@ -28,6 +37,7 @@ def describe_environment(request: DescribeRequest | WorkRequest) -> Environment:
         platform=platform.platform(),
         device_kind=device.kind,
         device_model=device_model,
+        cpu_family=cpu_family(),
         driver=driver,
         threads=device.threads or available_threads(),
         libraries=dict(_installed_libraries()),

@@ -2,5 +2,3 @@
 
 Never imports torch or any library of an image; of the harness it imports `harness.contract` alone.
 """
-
-__version__ = "0.2.0"

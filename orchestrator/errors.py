@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
+from harness.contract.text import one_line
+
 
 class CommandExit(IntEnum):
     """Exit status of the `orchestrator` command."""
@@ -42,10 +44,11 @@ class BadManifest(OrchestratorError):
     """The manifest, or a name on the command line, is not usable.
 
     `where` leads to what is wrong: the keys and list positions from the top of the manifest, as far as they are known.
+    The message is one line, whatever of the manifest it quotes.
     """
 
     def __init__(self, message: str, *, hint: str = "", where: tuple[str | int, ...] = ()) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(one_line(message), hint=hint)
         self.where = where
 
 

@@ -3,15 +3,25 @@
 In a checkout `images/` and `manifests/` lie beside the two packages; a wheel carries both in `orchestrator/shipped/`.
 """
 
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from harness.contract import unknown
 from orchestrator.errors import BadManifest
 
+DISTRIBUTION = "llmcbench"
 _PACKAGE = Path(__file__).parent
 _MANIFEST_SUFFIX = ".yaml"
 PAPER_CLAIMS = "paper"
 """The file of claims that every report judges."""
+
+
+def installed_version() -> str | None:
+    """The installed version of this program; None where it is run from a folder without being installed."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return None
 
 
 def shipped_folder() -> Path:

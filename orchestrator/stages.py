@@ -1,13 +1,15 @@
 """A stage: one invocation of one image. The unit of caching, scheduling, failure and provenance."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from pydantic import PositiveInt
 
 from harness.contract import (
     Device,
+    DeviceKind,
     Frozen,
     Operation,
     Parameters,
@@ -19,6 +21,7 @@ REQUEST_NAME = "request.json"
 EVENTS_NAME = "events.jsonl"
 STDERR_NAME = "stderr.log"
 OUTPUT_NAME = "out"
+_MAKING = frozenset({Operation.FETCH, Operation.COMPRESS, Operation.EXPORT, Operation.STATES})
 
 
 class ImageIdentity(str):
@@ -96,7 +99,8 @@ class Subject(Frozen):
 
 @dataclass(frozen=True)
 class Stage:
-    """`timed` stages have their devices alone. `depends_on_device` puts the device's model into the key.
+    """`timed` stages have their devices alone, and with `host_alone` the whole host. `depends_on_device` puts the
+    device's model into the key. `device` names those that may serve it, of which it gets `device_count` when it starts.
 
     `turn` is which measurement of several it is, None where there is but one. `after` names the stages that must have
     come to an end, with or without a result, before this one starts.
@@ -110,9 +114,11 @@ class Stage:
     parameters: Parameters
     inputs: Mapping[str, Input] = field(default_factory=dict)
     device: Device = field(default_factory=Device)
+    device_count: int = 1
     limits: Limits = field(default_factory=Limits)
     subject: Subject | None = None
     timed: bool = False
+    host_alone: bool = False
     depends_on_device: bool = True
     turn: Turn | None = None
     after: tuple[str, ...] = ()
@@ -120,8 +126,23 @@ class Stage:
 
     @property
     def device_names(self) -> tuple[str, ...]:
-        """The devices that it occupies: UUIDs of GPUs, or the kind where none is named."""
+        """The devices that may serve it, or do so: UUIDs of GPUs, or the kind where none is named."""
         return self.device.uuids or (self.device.kind.value,)
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs it takes while it runs: none on a CPU, and none to fetch."""
+        takes_none = self.operation is Operation.FETCH or self.device.kind is not DeviceKind.CUDA
+        return 0 if takes_none else self.device_count
+
+    def on(self, names: tuple[str, ...]) -> Self:
+        """The stage as it starts, on these of its devices."""
+        return replace(self, device=self.device.model_copy(update={"uuids": names})) if self.device.uuids else self
+
+    @property
+    def makes_artifact(self) -> bool:
+        """Whether it leaves something that other stages may read."""
+        return self.operation in _MAKING
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -1,19 +1,24 @@
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from harness import physics
-from harness.contract import Device, DeviceKind
+from harness.contract import Device, DeviceKind, Reason
+from harness.errors import Unsupported, WorkerError
+from orchestrator.errors import BadManifest, OrchestratorError
 from orchestrator.host.load import MachineLoad
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.image import Image
 from orchestrator.installation import default_data_folder
 from orchestrator.manifest.hub import HubUnavailable
 from orchestrator.run import execution, facts, resources, setup
 from tests.support.every_image import write_every_image
+from tests.support.manifest_places import Where, is_a_place
 from tests.support.small_runs import IMAGES, Bench
 
 os.environ.setdefault("OMP_THREAD_LIMIT", "1")  # of each process: torch would wait for cores that other tests keep busy
@@ -29,7 +34,29 @@ settings.load_profile("unhurried")  # how long an example takes says how busy th
 if folder := default_data_folder():
     os.environ.setdefault("LLMCBENCH_DATA", str(folder))  # where tests look for real data
 
+THEIR_OWN = ("torchinductor_", "pymp-")
+"""What libraries keep in the temporary folder for the next process, or until this one ends."""
+
 os.environ.pop("COLUMNS", None)  # how wide this terminal is says nothing about what a command prints
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """This machine's temporary folder, as tests and what they start see it, in which none may leave anything.
+
+    It is not below pytest's own, whose path is too long for the sockets in it.
+    """
+    tmp_path_factory.getbasetemp()  # where it would be without this
+    folder = Path(tempfile.mkdtemp(prefix="tests-"))
+    folder.chmod(0o1777)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr("tempfile.tempdir", None)
+        yield
+    locks = f"llmcbench-{os.getuid()}"  # of devices, which commands in processes of their own hold
+    left = sorted(one.name for one in folder.iterdir() if not one.name.startswith(THEIR_OWN) and one.name != locks)
+    shutil.rmtree(folder)
+    assert not left, f"tests left {left} in the temporary folder"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,6 +66,45 @@ def every_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     write_every_image(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMCBENCH_IMAGE", str(path))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def errors_say_something() -> Iterator[None]:
+    """Every failure that a test meets says what happened, and a worker's what to do: in words, whoever reads them.
+
+    One of a manifest leads to a place that it can have; a refusal has a reason of the contract's.
+    """
+
+    def speaking(kind: type[WorkerError] | type[OrchestratorError], *, helps: bool) -> Callable[..., None]:
+        plain = kind.__init__
+
+        def checked(self: Exception, message: str, *, hint: str = "") -> None:
+            assert isinstance(message, str), message
+            assert message.strip()
+            assert isinstance(hint, str), hint
+            assert hint.strip() or not helps, message
+            plain(self, message, hint=hint)
+
+        return checked
+
+    of_manifests = BadManifest.__init__
+
+    def placed(self: BadManifest, message: str, *, hint: str = "", where: Where = ()) -> None:
+        assert is_a_place(where), where
+        of_manifests(self, message, hint=hint, where=where)
+
+    of_refusals = Unsupported.__init__
+
+    def reasoned(self: Unsupported, reason: Reason, message: str, *, hint: str) -> None:
+        assert isinstance(reason, Reason), reason
+        of_refusals(self, reason, message, hint=hint)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WorkerError, "__init__", speaking(WorkerError, helps=True))
+        patch.setattr(OrchestratorError, "__init__", speaking(OrchestratorError, helps=False))
+        patch.setattr(BadManifest, "__init__", placed)
+        patch.setattr(Unsupported, "__init__", reasoned)
         yield
 
 
@@ -66,8 +132,9 @@ def machine_of_ones_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         patch.setattr(execution, "LoadWatch", QuietMachine)
         # Somebody may be at work on the checkout.
         patch.setattr(facts, "checkout_commit", lambda: "0" * 40)
-        # The hub gives no configuration, and has every data set.
+        # The hub gives no configuration and no size, and has every data set.
         patch.setattr(setup, "model_config", refuse)
+        patch.setattr(setup, "weights_bytes", lambda repository, revision: None)
         patch.setattr(setup, "find_dataset", lambda repository, revision: None)
         # What a processor can do at most is found in a hundredth of the usual work: a tiny model is far below it.
         patch.setattr(physics, "_SIZES", physics._SIZES | {"cpu": (256,)})

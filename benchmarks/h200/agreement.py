@@ -1,8 +1,14 @@
-"""Two runs' dense model, item by item: how often the same items got the same verdict, and how far values lie apart."""
+"""A run's dense model against the reference run's, item by item: how often the same items got the same verdict, and how
+far values lie apart.
 
+python -m benchmarks.h200.agreement --store DIR [--run accuracy-limited]
+"""
+
+import argparse
 import io
 import json
 import statistics
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +16,10 @@ from typing import Any
 
 import zstandard
 
+from benchmarks.h200.reference_page import ARTIFACT
 from harness.contract import EvaluateResult
+from orchestrator.artifact.unpacked import unpacked
+from orchestrator.artifact.verifying import open_packed
 from orchestrator.evidence.reading import stored_results
 from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import RunRecord, StageRecord, Store
@@ -117,3 +126,22 @@ def _figure(item: Mapping[str, Any], metric: str) -> float:
     if "negative_log_likelihood" in item:
         return float(item["negative_log_likelihood"]) / int(item["tokens"])
     return float(item["correct"][metric])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, required=True, help="the store of the run to compare")
+    parser.add_argument("--run", default="accuracy-limited", help="its name, or a prefix (%(default)s)")
+    given = parser.parse_args()
+    store = Store(given.store)
+    run = store.runs.load(given.run)
+    with unpacked(ARTIFACT) as content:
+        if content.broken is not None:
+            raise SystemExit(f"{ARTIFACT}: {content.broken}")
+        packed, _ = open_packed(content)
+        found = list(agreements((run, store), (packed.record, packed.store)))
+    sys.stdout.write(section(found, run.device_model) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,33 +1,33 @@
-"""Writes docs/reference-results.md from the results of a reference run: every figure on it comes out of the store.
+"""Writes docs/reference-results.md: every figure on it comes out of the artifact of the reference run.
 
-python benchmarks/h200/reference_page.py --store DIR [--lm-eval FILE] [--out docs/reference-results.md]
+python benchmarks/h200/reference_page.py [--artifact FILE] [--out docs/reference-results.md]
 
-The store may be one that `accuracy.py pick` made, without checkpoints and data sets. FILE is what `lm_eval_figures.py`
-wrote for the same run.
+What was measured beside it, by lm-eval's own code and on a processor, is in no artifact: `reference_beside.md` has both
+sections, as they were printed when they were measured.
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.h200.agreement import agreements, section
-from harness.contract import Descriptor, EvaluateResult
+from harness.contract import EvaluateResult
 from harness.environment import driver_version
-from orchestrator.evidence.reading import stored_results
+from orchestrator.artifact.unpacked import unpacked
+from orchestrator.artifact.verifying import open_packed
 from orchestrator.evidence.value import DENSE, Value, Variant
-from orchestrator.images.catalog import ImageCatalog
 from orchestrator.report import RunReport
 from orchestrator.report.building import build_report
 from orchestrator.report.formats import interval_text, score_text, seconds_text
-from orchestrator.store import RunRecord, StageRecord, Store
+from orchestrator.store import RunRecord, StageRecord
 from orchestrator.tracks import Mode, Track
 
 ROOT = Path(__file__).parents[2]
+ARTIFACT = ROOT / "benchmarks" / "h200" / "reference.tar.zst"
+BESIDE = ROOT / "benchmarks" / "h200" / "reference_beside.md"
+PAGE = ROOT / "docs" / "reference-results.md"
 TRACKS = (Track.PERFORMANCE, Track.GENERALIZATION, Track.TRUSTWORTHINESS)
 CHANCE = {
     "mmlu": 1 / 4,
@@ -49,45 +49,51 @@ groups of 32 already, which favours plain rounding. Measured on an H200 in bfloa
 its program's order, without order by activations, 31.13 here and 32.58 by its authors' own code; with order by
 activations and static groups 29.71 here and 29.70 there. So read a quantization method beside its row of `rtn`, and do
 not conclude from a loss to it here that the method loses on weights as they were trained."""
-STORED_OUTCOMES = """## Scores from the stored outcomes
+CHECK = """## To check it
 
-The archive holds the run's requests, results and items, without checkpoints and data. `orchestrator` computes every
-figure above from the items again:
+The artifact has the run's requests, results, outcomes of all items and the harness that measured, without checkpoints
+and data. The first command computes every score and value above from the items again, without a GPU, in about half a
+minute of one core. The second runs a sample again, which takes a GPU, several GB of packages, and data where they were:
+equal bytes cannot be demanded, since no runtime of this project is the one that this run was made in (forked workers
+without containers), so that values are judged by their tolerances ([artifacts.md](artifacts.md)). It was not run since.
+The last two show its figures.
 
 ```sh
-mkdir reference && tar -xf benchmarks/h200/reference-results.tar.xz -C reference
-orchestrator score last --store reference
+orchestrator artifact verify benchmarks/h200/reference.tar.zst
+orchestrator artifact reproduce benchmarks/h200/reference.tar.zst --stages 10
+mkdir reference && tar --zstd -xf benchmarks/h200/reference.tar.zst -C reference --strip-components 1
+orchestrator score last --store reference/store
 ```"""
 MISSING = "–"  # noqa: RUF001  an en dash, as in the other reports
 
 
-class ResultsOnly(Store):
-    """A store whose artifacts stayed on another machine: its results are taken as they stand."""
+def page(artifact: Path, beside: str) -> str:
+    """The whole page as Markdown.
 
-    def _is_whole(self, descriptor: Descriptor) -> bool:
-        return True
-
-
-def page(record: RunRecord, store: Store, lm_eval: dict[str, Any] | None) -> str:
-    """The whole page as Markdown."""
-    report = build_report(record, store, ImageCatalog(ROOT / "images"), Mode.PAPER)
-    results = stored_results(record, store)
-    sections = [
-        _head(report, record, results),
-        _values(report),
-        _scores(report),
-        _attack(record, results),
-        _beside_lm_eval(report, lm_eval),
-        _limits(report),
-        _dequantized(report),
-        _notes(report),
-        _unfinished(report),
-        STORED_OUTCOMES,
-    ]
+    Raises:
+        OrchestratorError: the artifact cannot be read.
+    """
+    with unpacked(artifact) as content:
+        if content.broken is not None:
+            raise SystemExit(f"{artifact}: {content.broken}")
+        packed, _ = open_packed(content)
+        report = build_report(packed.record, packed.store, packed.catalog, Mode.PAPER)
+        sections = [
+            _head(report, packed.record, packed.stages),
+            _values(report),
+            _scores(report),
+            _attack(packed.record, packed.stages),
+            _limits(report),
+            _dequantized(report),
+            _notes(report),
+            _unfinished(report),
+            beside.strip(),
+            CHECK,
+        ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _head(report: RunReport, record: RunRecord, results: dict[str, StageRecord]) -> str:
+def _head(report: RunReport, record: RunRecord, results: Mapping[str, StageRecord]) -> str:
     libraries = next((image.libraries for image in report.provenance.images if image.name == "evaluate"), {})
     versions = ", ".join(f"{name} {version}" for name, version in sorted(libraries.items()))
     stage_seconds = sum(stage.provenance.wall_seconds for stage in results.values())
@@ -101,8 +107,8 @@ def _head(report: RunReport, record: RunRecord, results: dict[str, StageRecord])
         (
             "# Reference results",
             "",
-            "Written by `benchmarks/h200/reference_page.py` from a run of the manifest "
-            f"`{record.manifest_document['name']}`. "
+            "Written by `benchmarks/h200/reference_page.py` from `benchmarks/h200/reference.tar.zst`, the artifact of "
+            f"a run of the manifest `{record.manifest_document['name']}`. "
             "Intervals are 95 %, over the choice of items (docs/scoring.md).",
             "",
             f"- Model: {models}",
@@ -183,7 +189,7 @@ def _score_cell(report: RunReport, track: Track, variant: Variant) -> str:
     return f"{score_text(score.value)}{interval}{coverage}"
 
 
-def _attack(record: RunRecord, results: dict[str, StageRecord]) -> str:
+def _attack(record: RunRecord, results: Mapping[str, StageRecord]) -> str:
     """What AdvGLUE's attack takes, on the items whose text from before it is in the data."""
     rows = []
     for name, stage in results.items():
@@ -198,31 +204,6 @@ def _attack(record: RunRecord, results: dict[str, StageRecord]) -> str:
         return ""
     head = ["| Variant | Accuracy before the attack | Points lost to it ± standard error |", "| --- | --- | --- |"]
     return "\n".join(["## AdvGLUE before and after the attack", "", *head, *rows])
-
-
-def _beside_lm_eval(report: RunReport, lm_eval: dict[str, Any] | None) -> str:
-    if lm_eval is None:
-        return ""
-    lines = [
-        "## The dense model by lm-eval's own code",
-        "",
-        f"lm-eval {lm_eval['lm_eval']}'s Hugging Face model on the same machine and rows: weights in "
-        f"{lm_eval['dtype']}, softmax in {lm_eval['softmax_dtype']} dtype, batches of {lm_eval['batch_size']}. Ours "
-        "takes the softmax in float32 (docs/protocols.md). Only tasks of which both scored the same items are listed. "
-        "docs/evaluation-speed.md has ten tasks in float32, MNLI, AdvGLUE and TruthfulQA among them.",
-        "",
-        "| Task | Metric | Items | Ours | lm-eval | Ours - lm-eval, points |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, theirs in lm_eval["tasks"].items():
-        for value in _dense_values(report, name):
-            if value.metric in theirs["metrics"] and value.items == theirs["items"]:
-                other = theirs["metrics"][value.metric]
-                lines.append(
-                    f"| {name} | {value.metric} | {theirs['items']} | {100 * value.value:.2f} % | {100 * other:.2f} % "
-                    f"| {100 * (value.value - other):+.2f} |"
-                )
-    return "\n".join(lines)
 
 
 def _dense_values(report: RunReport, name: str) -> Iterator[Value]:
@@ -268,21 +249,10 @@ def _unfinished(report: RunReport) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--run", default="last")
-    parser.add_argument("--lm-eval", type=Path)
-    parser.add_argument("--limited", type=Path, help="store of a run of accuracy-limited.yaml to compare with")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reference-results.md")
+    parser.add_argument("--artifact", type=Path, default=ARTIFACT)
+    parser.add_argument("--out", type=Path, default=PAGE)
     given = parser.parse_args(arguments)
-    store = ResultsOnly(given.store)
-    lm_eval = None if given.lm_eval is None else json.loads(given.lm_eval.read_text("utf-8"))
-    record = store.runs.load(given.run)
-    text = page(record, store, lm_eval)
-    if given.limited is not None:
-        limited = Store(given.limited)
-        run = limited.runs.load("accuracy-limited")
-        text += "\n" + section(list(agreements((run, limited), (record, store))), run.device_model) + "\n"
-    given.out.write_text(text, encoding="utf-8")
+    given.out.write_text(page(given.artifact, BESIDE.read_text(encoding="utf-8")), encoding="utf-8")
     print(given.out)
 
 

@@ -23,8 +23,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from harness.contract import DeviceKind, Event, digest_of
-from orchestrator.images.catalog import Image
-from orchestrator.run.scheduling import Work
+from orchestrator.images.image import Image
+from orchestrator.run.execution import execute
+from orchestrator.run.scheduling import End, Work
 from orchestrator.runtime.base import Completed, Invocation
 from orchestrator.runtime.launch import Exit, Launch, Listener, Watch, run_invocation
 from orchestrator.stages import ImageIdentity, Stage
@@ -120,7 +121,7 @@ class Lanes:
         """See `orchestrator.run.scheduling.Executor`."""
         waiting = list(stages)
         succeeded = dict.fromkeys(done, True)
-        running: dict[Future[bool], Stage] = {}
+        running: dict[Future[End], Stage] = {}
         with ThreadPoolExecutor(self._count, thread_name_prefix="lane") as pool:
             try:
                 while waiting or running:
@@ -130,10 +131,14 @@ class Lanes:
                         skip(stage, next(need for need in stage.needs if succeeded.get(need) is False))
                     for stage in self._startable(waiting, list(running.values()), succeeded):
                         waiting.remove(stage)
-                        running[pool.submit(work, stage)] = stage
+                        running[pool.submit(work, stage, execute)] = stage
                     if running:
                         for future in wait(running, return_when=FIRST_COMPLETED).done:
-                            succeeded[running.pop(future).id] = future.result()
+                            stage, end = running.pop(future), future.result()
+                            if end is End.ELSEWHERE:
+                                waiting.append(stage)
+                            else:
+                                succeeded[stage.id] = end is End.RESULT
             except BaseException:
                 self._cancel.set()
                 raise

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar
+
+from pydantic import Field
 
 from harness.backends.following import Following
 from harness.backends.prompts import Prompts, drawn_prompts
@@ -53,6 +55,13 @@ class TimedRun:
     generated: tuple[Generated, ...] = ()
 
 
+class TensorParallel(Frozen):
+    """`tensor_parallel`: over how many GPUs of one host the matrices of each layer are split. They are those of the
+    request, which are held together."""
+
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+
+
 Options = TypeVar("Options", bound=Frozen)
 
 
@@ -77,6 +86,11 @@ class ServeOrder(Generic[Options]):
     def sequences(self) -> int:
         """The most at once."""
         return max(self.batch_sizes)
+
+    @property
+    def tensor_parallel(self) -> int:
+        """Over how many GPUs the model is split: 1 with a backend that has no such option."""
+        return self.options.tensor_parallel if isinstance(self.options, TensorParallel) else 1
 
 
 @dataclass(frozen=True)

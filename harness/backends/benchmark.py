@@ -21,14 +21,14 @@ from harness.contract import (
     Reason,
     StartUp,
 )
-from harness.device_telemetry import gpu_uuid
+from harness.device_telemetry import gpu_uuids
 from harness.errors import BadRequest, Unsupported
 from harness.inputs import input_folder
 from harness.models.decoding import check_lengths
 from harness.models.loading import TORCH_DTYPES, select_device
 from harness.operations import describe_image, offered_module
 from harness.options import parse_options
-from harness.profiling.memory import free_bytes, predict, refuse_if_too_large
+from harness.profiling.memory import free_bytes, free_bytes_of_all, predict, refuse_if_too_large
 from harness.profiling.profile import weight_bytes
 from harness.reporter import Reporter
 
@@ -55,20 +55,20 @@ def benchmark(request: BenchmarkRequest, reporter: Reporter) -> BenchmarkResult:
         options=options,
         work=Path(request.output),
     )
+    where = select_device(request.device, order.tensor_parallel)
     prediction = _predict(order, descriptor, config, backend.dense_dtype(order), prompt_tokens=parameters.prompt_tokens)
     if prediction is not None:
         refuse_if_too_large(prediction)
     process_seconds = seconds_since_process_start()
     with backend.serve(order) as engine:
-        timer = Timer(engine, parameters, prompts, gpu_uuid(select_device(request.device)))
+        timer = Timer(engine, parameters, prompts, gpu_uuids(where, order.tensor_parallel))
         speeds = timer.measure(reporter)
         weights, dtype = engine.weights, engine.info.dtype
-    where = select_device(request.device)
     bounds = SpeedBounds.of(where, parameters, weights, dtype, descriptor, config)
     speeds = tuple(bounds.hold(speed) for speed in speeds)
     return BenchmarkResult(
         backend=parameters.backend,
-        protocol=f"speed/{parameters.prompt_tokens}-{parameters.generate_tokens}",
+        protocol=parameters.protocol,
         speeds=speeds,
         load_seconds=engine.info.load_seconds,
         start_up=StartUp(
@@ -153,5 +153,12 @@ def _predict(
         kv_tokens=order.kv_tokens,
         batch_size=order.sequences,
         prompt_tokens=prompt_tokens,
-        free_bytes=free_bytes(select_device(order.device)),
+        free_bytes=_free_bytes(order),
     )
+
+
+def _free_bytes(order: ServeOrder[Any]) -> int | None:
+    where = select_device(order.device, order.tensor_parallel)
+    if order.tensor_parallel > 1:
+        return free_bytes_of_all(gpu_uuids(where, order.tensor_parallel))
+    return free_bytes(where)

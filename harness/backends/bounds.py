@@ -17,7 +17,8 @@ from harness.physics import BYTES_PER_SECOND, OPERATIONS_PER_SECOND, hold, produ
 
 @dataclass(frozen=True)
 class SpeedBounds:
-    """What a model's speeds are held against on `device`. `shape` None: its dimensions are not known."""
+    """What a model's speeds are held against on `device`, or on each that is like it. `shape` None: its dimensions are
+    not known."""
 
     device: torch.device
     parameters: BenchmarkParameters
@@ -52,6 +53,12 @@ class SpeedBounds:
         """
         return speed.model_copy(update={"bounds": (self._decoding(speed), *self._prefill(speed))})
 
+    @property
+    def _on_each(self) -> str:
+        """A model that is split has each GPU read and multiply its part."""
+        gpus = self.parameters.tensor_parallel
+        return f" on each of {gpus} GPUs" if gpus > 1 else ""
+
     def _decoding(self, speed: Speed) -> Bound:
         """The weights are read once for the whole batch, keys and values for each sequence of it."""
         positions = self.parameters.prompt_tokens + self.parameters.generate_tokens // 2
@@ -63,8 +70,9 @@ class SpeedBounds:
                 tokens=positions, batch_size=speed.batch_size, value_bytes=value_bytes
             )
         steps_per_second = speed.decode_tokens_per_second / speed.batch_size
+        size_bytes //= self.parameters.tensor_parallel
         return hold(
-            f"reading weights, keys and values while decoding at batch {speed.batch_size}",
+            f"reading weights, keys and values while decoding at batch {speed.batch_size}{self._on_each}",
             size_bytes * steps_per_second,
             BYTES_PER_SECOND,
             [partial(read_rate, self.device, size_bytes)],
@@ -74,10 +82,10 @@ class SpeedBounds:
         """The decoder's products with weights that are not zero, which no library can leave out."""
         if self.shape is None or not self.weights.products:
             return ()
-        operations = 2 * self.shape.decoder_weights * self.density
+        operations = 2 * self.shape.decoder_weights * self.density / self.parameters.tensor_parallel
         return (
             hold(
-                f"multiplying in the prefill at batch {speed.batch_size}",
+                f"multiplying in the prefill at batch {speed.batch_size}{self._on_each}",
                 operations * speed.prefill_tokens_per_second,
                 OPERATIONS_PER_SECOND,
                 [partial(product_rate, self.device, dtype) for dtype in self.weights.products],

@@ -5,11 +5,16 @@ one that greedily follows all before it. A difference is allowed where the two t
 another order of additions decides between them; how near is kept in the result.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from harness.contract import Dtype, TokenCheck
 from harness.errors import Implausible
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _EPSILONS = {Dtype.FLOAT32: 2.0**-23, Dtype.FLOAT16: 2.0**-10, Dtype.BFLOAT16: 2.0**-7}
 _ROUNDING_STEPS = 64
@@ -17,6 +22,8 @@ _LEAST_TIE_NATS = 1e-3
 _USUAL_SPREAD_NATS = 3.0
 _MOST_SPREADS = 2.0
 """Of tens of thousands of random logits the first stands about four of their standard deviations above the mean."""
+_MOST_NOISES = 8.0
+"""The difference of two logits has 1.4 times the noise of one, and the first of a near tie is sought among many."""
 _WHOLE_BITS = 16
 
 
@@ -42,6 +49,40 @@ def tie_nats(dtype: Dtype, activation_bits: int = _WHOLE_BITS, spread_nats: floa
     step = 2.0 ** (1 - activation_bits) if activation_bits < _WHOLE_BITS else 0.0
     steps = min(_ROUNDING_STEPS * max(_EPSILONS[dtype], step), _MOST_SPREADS)
     return max(_LEAST_TIE_NATS, steps * spread_nats)
+
+
+def measured_tie_nats(dtype: Dtype, noise_nats: float, spread_nats: float) -> float:
+    """What `tie_nats` estimates, for a model of which it was measured how its logits answer to other rounding.
+
+    `noise_nats` is the root of their mean square change when the input of every block is moved by one step of `dtype`.
+    Activations in codes of few bits flip at that, and how far it goes from there depends on the model: with random
+    weights it is a large part of the logits' spread.
+    """
+    usual = tie_nats(dtype, spread_nats=spread_nats)
+    return max(usual, min(_MOST_NOISES * noise_nats, _MOST_SPREADS * spread_nats))
+
+
+@contextmanager
+def moved_by_one_step(blocks: Iterable["nn.Module"], dtype: Dtype) -> Iterator[None]:
+    """Every block reads hidden states of which each was moved up or down by one step of `dtype`, at random."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+
+    def moved(
+        _: "nn.Module", arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        hidden = arguments[0] if arguments else named["hidden_states"]
+        signs = torch.randint(0, 2, hidden.shape, generator=generator).to(hidden.device) * 2 - 1
+        other = (hidden.double() * (1 + _EPSILONS[dtype] * signs)).to(hidden.dtype)
+        return ((other, *arguments[1:]), named) if arguments else ((), {**named, "hidden_states": other})
+
+    hooks = [block.register_forward_pre_hook(moved, with_kwargs=True) for block in blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def some_positions(count: int) -> tuple[int, ...]:

@@ -4,12 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel  # imported here, so that loading does not count the time it takes
 
+from harness.architectures.blocks import family_named
 from harness.backends.base import (
     BatchOrder,
     EngineInfo,
@@ -19,7 +20,7 @@ from harness.backends.base import (
     products_in,
     served_as_dense,
 )
-from harness.backends.following import Following, tie_nats
+from harness.backends.following import Following, measured_tie_nats, moved_by_one_step
 from harness.backends.serving_memory import ServingPeak
 from harness.checkpoint import open_checkpoint
 from harness.contract import Device, Dtype, MemoryParts
@@ -27,6 +28,8 @@ from harness.models.decoding import Decoded, rotary_changes_with_length
 from harness.models.loading import LoadedModel, choose_dtype, select_device
 from harness.profiling.memory import measured_parts, tensor_bytes
 from harness.telemetry import PeakMemory, resident_bytes
+
+_WHOLE_BITS = 16
 
 
 class InProcessEngine(ABC):
@@ -75,18 +78,32 @@ class InProcessEngine(ABC):
         if rotary_changes_with_length(loaded.model.config):
             return {}
         tokens = torch.tensor([[*prompt, *generated[:-1]]], device=loaded.device)
-        output = loaded.model(input_ids=tokens, use_cache=False, logits_to_keep=len(generated))
-        logits = output.logits[0].float()
+        logits = self._logits(tokens, len(generated))
         claimed = torch.tensor(generated, device=loaded.device)[:, None]
         best, chosen = logits.max(dim=-1)
         gaps, spreads = best - logits.gather(-1, claimed)[:, 0], logits.std(dim=-1)
-        quantization = loaded.descriptor.quantization
-        bits = 16 if quantization is None else quantization.activation_bits
+        noise_nats = self._noise_nats(tokens, logits)
         found = zip(chosen.tolist(), gaps.tolist(), spreads.tolist(), strict=True)
         return {
-            place: Following(token, gap, tie_nats(loaded.dtype, bits, spread))
+            place: Following(token, gap, measured_tie_nats(loaded.dtype, noise_nats, spread))
             for place, (token, gap, spread) in enumerate(found)
         }
+
+    def _noise_nats(self, tokens: Tensor, logits: Tensor) -> float:
+        """By how much `logits` change with rounding; 0 where activations are not rounded to codes."""
+        loaded = self.loaded
+        quantization = loaded.descriptor.quantization
+        if quantization is None or quantization.activation_bits >= _WHOLE_BITS:
+            return 0.0
+        blocks = loaded.model.get_submodule(family_named(type(loaded.model).__name__).blocks)
+        with moved_by_one_step(blocks.children(), loaded.dtype):
+            moved = self._logits(tokens, len(logits))
+        return (moved - logits).square().mean().sqrt().item()
+
+    def _logits(self, tokens: Tensor, kept: int) -> Tensor:
+        """float32 [kept, vocabulary], of the last places of int64 [1, tokens]."""
+        output = self.loaded.model(input_ids=tokens, use_cache=False, logits_to_keep=kept)
+        return cast(Tensor, output.logits[0].float())
 
 
 OpenedEngine = TypeVar("OpenedEngine", bound=InProcessEngine)

@@ -4,8 +4,8 @@ Also that of libraries that allocate by themselves, beside torch's allocator or 
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
@@ -13,6 +13,8 @@ from typing import Protocol, Self
 import torch
 
 from harness.contract import Memory
+from harness.device_telemetry import memory_of
+from harness.errors import WorkerError
 from harness.telemetry import PeakMemory
 
 _SAMPLE_SECONDS = 0.05
@@ -130,6 +132,52 @@ class PeakOfEverything:
             self._peak_bytes = max(self._peak_bytes, _used_bytes(self._device))
             if self._stopped.wait(_SAMPLE_SECONDS):
                 return
+
+
+class PeakOfDevices:
+    """Peak memory of several GPUs during a `with` block, in `memory` once it has ended: of their sum, and of each.
+
+    It is what their drivers have given out beyond `before_bytes`, whoever asked for it, sampled
+    (`cuda-devices-sampled-50ms`): what an engine's processes hold is not this process's to count otherwise.
+    """
+
+    def __init__(self, uuids: Sequence[str], before_bytes: Sequence[int]) -> None:
+        self.memory = Memory(peak_memory_bytes=0, method="not-measured")
+        self._uuids = uuids
+        self._before_bytes = before_bytes
+        self._each = [0] * len(uuids)
+        self._sum = 0
+        self._stopped = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, name="devices-memory-sampler", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._look()
+        self._sampler.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stopped.set()
+        self._sampler.join()
+        self._look()
+        self.memory = Memory(
+            peak_memory_bytes=self._sum, method="cuda-devices-sampled-50ms", per_device_bytes=tuple(self._each)
+        )
+
+    def _sample(self) -> None:
+        while not self._stopped.wait(_SAMPLE_SECONDS):
+            with suppress(WorkerError):  # `__exit__` asks once more, and raises
+                self._look()
+
+    def _look(self) -> None:
+        used = [one.used_bytes for one in memory_of(self._uuids)]
+        held = [max(now - before, 0) for now, before in zip(used, self._before_bytes, strict=True)]
+        self._each = [max(*pair) for pair in zip(self._each, held, strict=True)]
+        self._sum = max(self._sum, sum(held))
+
+
+def peaks_of_devices(uuids: Sequence[str]) -> Callable[[], PeakOfDevices]:
+    """Blocks that all count from what the GPUs' drivers have given out now, which is before an engine loads."""
+    return partial(PeakOfDevices, uuids, [one.used_bytes for one in memory_of(uuids)])
 
 
 def peaks_of_everything(device: torch.device) -> Callable[[], PeakOfEverything]:

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 
 from harness.backends.base import BatchOrder, Engine, TimedRun
 from harness.backends.following import compare, joined
@@ -24,14 +25,14 @@ class Timer:
     """Times `engine`. `first_token_seconds` is the very first prefill; `notes` what the figures do not say."""
 
     def __init__(
-        self, engine: Engine, parameters: BenchmarkParameters, prompts: Prompts | None, gpu: str | None
+        self, engine: Engine, parameters: BenchmarkParameters, prompts: Prompts | None, gpus: Sequence[str]
     ) -> None:
         self.first_token_seconds = 0.0
         self.notes: tuple[str, ...] = ()
         self._engine = engine
         self._parameters = parameters
         self._prompts = prompts
-        self._gpu = gpu
+        self._gpus = gpus
 
     def measure(self, reporter: Reporter) -> tuple[Speed, ...]:
         """Tokens are compared when all is timed, so that no peak of memory has what that takes.
@@ -104,10 +105,10 @@ class Timer:
         samples = tuple(decoded / run.decode_seconds for run in runs)
         first_token_seconds = statistics.median(run.prefill_seconds for run in runs)
         steps = [seconds for run in runs for seconds in run.step_seconds]
-        telemetry, telemetry_absent = watch(self._gpu, lambda: self._repeat(batch_size))
+        telemetry, telemetry_absent = watch(self._gpus, lambda: self._repeat(batch_size))
         return Speed(
             batch_size=batch_size,
-            protocol=f"speed/{parameters.prompt_tokens}-{parameters.generate_tokens}-b{batch_size}",
+            protocol=f"{parameters.protocol}-b{batch_size}",
             decode_tokens_per_second=statistics.median(samples),
             samples=samples,
             interval=median_interval(samples),

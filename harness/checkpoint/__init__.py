@@ -3,7 +3,7 @@
 `layout` is a Hugging Face folder whoever made it; `artifact` is one that `llmcbench.json` describes completely.
 """
 
-from harness.checkpoint.artifact import open_checkpoint, open_dataset, publish, read_rows
+from harness.checkpoint.artifact import open_checkpoint, open_dataset, open_states, publish, read_rows
 from harness.checkpoint.layout import (
     CONFIG_NAME,
     INDEX_NAME,
@@ -28,6 +28,7 @@ __all__ = [
     "inspect_foreign",
     "open_checkpoint",
     "open_dataset",
+    "open_states",
     "publish",
     "read_config",
     "read_index",

@@ -16,6 +16,7 @@ from harness.contract import (
     DatasetDescriptor,
     Descriptor,
     FileEntry,
+    StatesDescriptor,
     UnsafeTree,
     canonical_json,
     describe_tree,
@@ -23,7 +24,7 @@ from harness.contract import (
 )
 from harness.errors import BadCheckpoint, BadRequest
 
-_DESCRIPTOR: TypeAdapter[CheckpointDescriptor | DatasetDescriptor] = TypeAdapter(Descriptor)
+_DESCRIPTOR: TypeAdapter[Descriptor] = TypeAdapter(Descriptor)
 _FILE_MODE = 0o644
 _OUTPUT_EMBEDDING = "lm_head.weight"
 _INPUT_EMBEDDING = "embed_tokens.weight"
@@ -31,7 +32,7 @@ _SURROGATE = "\\ud"
 """How JSON begins the escape of half a character; that of a whole one has two."""
 _AGAIN = "fetch or compress it again; a published artifact is never changed by hand"
 
-Made = TypeVar("Made", bound=CheckpointDescriptor | DatasetDescriptor)
+Made = TypeVar("Made", bound=Descriptor)
 
 
 def open_checkpoint(folder: Path, *, verify: bool = False) -> CheckpointDescriptor:
@@ -42,7 +43,9 @@ def open_checkpoint(folder: Path, *, verify: bool = False) -> CheckpointDescript
     """
     descriptor = _read_descriptor(folder)
     if not isinstance(descriptor, CheckpointDescriptor):
-        raise BadCheckpoint(f"{folder} is a data set, not a checkpoint", hint="name a checkpoint as this input")
+        raise BadCheckpoint(
+            f"{folder} is {_what(descriptor)}, not a checkpoint", hint="name a checkpoint as this input"
+        )
     _compare(folder, descriptor.files, verify=verify)
     refuse_pickles(folder, descriptor.files)
     _check_layout(folder)
@@ -57,9 +60,29 @@ def open_dataset(folder: Path, *, verify: bool = False) -> DatasetDescriptor:
     """
     descriptor = _read_descriptor(folder)
     if not isinstance(descriptor, DatasetDescriptor):
-        raise BadCheckpoint(f"{folder} is a checkpoint, not a data set", hint="name a data set as this input")
+        raise BadCheckpoint(f"{folder} is {_what(descriptor)}, not a data set", hint="name a data set as this input")
     _compare(folder, descriptor.files, verify=verify)
     return descriptor
+
+
+def open_states(folder: Path, *, verify: bool = False) -> StatesDescriptor:
+    """The descriptor of a dense model's published states, once the folder was found to be what it says.
+
+    Raises:
+        BadCheckpoint: a file is missing, added, altered or linked.
+    """
+    descriptor = _read_descriptor(folder)
+    if not isinstance(descriptor, StatesDescriptor):
+        raise BadCheckpoint(
+            f"{folder} is {_what(descriptor)}, not a model's states", hint="name what `states` made as this input"
+        )
+    _compare(folder, descriptor.files, verify=verify)
+    return descriptor
+
+
+def _what(descriptor: Descriptor) -> str:
+    words = {"checkpoint": "a checkpoint", "dataset": "a data set", "states": "a model's states"}
+    return words[descriptor.artifact]
 
 
 def publish(staging: Path, destination: Path, make: Callable[[dict[str, FileEntry]], Made]) -> Made:
@@ -123,7 +146,7 @@ def _row(line: str, place: int, path: Path) -> dict[str, Any]:
     return row
 
 
-def _read_descriptor(folder: Path) -> CheckpointDescriptor | DatasetDescriptor:
+def _read_descriptor(folder: Path) -> Descriptor:
     path = folder / DESCRIPTOR_NAME
     if not path.is_file() or path.is_symlink():
         raise BadCheckpoint(

@@ -19,6 +19,7 @@ from harness.contract.artifact import (
     FileEntry,
     Quantization,
     Sparsity,
+    StatesDescriptor,
 )
 from harness.contract.base import (
     CONTRACT_VERSION,
@@ -38,6 +39,7 @@ from harness.contract.event import (
     EVENT,
     FINAL_EVENT,
     RESULT_NAME,
+    Environment,
     ErrorEvent,
     Event,
     FinalEvent,
@@ -48,7 +50,7 @@ from harness.contract.event import (
     Started,
     Telemetry,
 )
-from harness.contract.host import cpu_model
+from harness.contract.host import cpu_family, cpu_model
 from harness.contract.image import (
     OPTIONS_NAME,
     BackendDescription,
@@ -60,6 +62,7 @@ from harness.contract.image import (
     LayerWidths,
     MethodDescription,
     PackagedModelDescription,
+    QuestionForm,
     SplitDescription,
     TaskDescription,
 )
@@ -69,15 +72,19 @@ from harness.contract.measurement import (
     DeviceTelemetry,
     Extent,
     MedianInterval,
+    Memory,
     MemoryParts,
     MemoryPrediction,
+    Speed,
     StartUp,
     TokenCheck,
     TokenLatency,
 )
+from harness.contract.origin import DatasetSource, DirectoryModel, GgufModel, HubModel, PackageModel, Source, TextFile
 from harness.contract.request import (
     REFERENCE_ENGINE,
     REQUEST,
+    TENSOR_PARALLEL,
     VISIBLE_GPUS,
     BenchmarkParameters,
     BenchmarkRequest,
@@ -85,10 +92,8 @@ from harness.contract.request import (
     CalibrationPolicy,
     CompressParameters,
     CompressRequest,
-    DatasetSource,
     DescribeRequest,
     Device,
-    DirectoryModel,
     EvaluateParameters,
     EvaluateRequest,
     EvaluationSizes,
@@ -96,18 +101,17 @@ from harness.contract.request import (
     ExportRequest,
     FetchParameters,
     FetchRequest,
-    GgufModel,
-    HubModel,
+    FidelityParameters,
+    FidelityRequest,
     LayerWidthsExport,
     Operation,
-    PackageModel,
     Parameters,
     ProfileParameters,
     ProfileRequest,
     Request,
-    Source,
     SpeedSizes,
-    TextFile,
+    StatesParameters,
+    StatesRequest,
     WorkRequest,
 )
 from harness.contract.result import (
@@ -115,20 +119,20 @@ from harness.contract.result import (
     CompressionCost,
     CompressResult,
     DescribeResult,
-    Environment,
     EvaluateResult,
     EvaluationCost,
     ExportResult,
     FetchResult,
+    FidelityResult,
     LayerReport,
-    Memory,
     ProfileResult,
     ProtocolDetails,
     Result,
-    Speed,
+    StatesResult,
     WorkResult,
 )
 from harness.contract.setting import Setting
+from harness.contract.slices import Slice
 from harness.contract.source import export_module, harness_digest, harness_folder, operation_module, work_source
 from harness.contract.suggest import did_you_mean, quoted, unknown
 from harness.contract.text import one_line, unshowable_in
@@ -156,6 +160,7 @@ __all__ = [
     "REQUEST",
     "RESULT_NAME",
     "RESUME_NAME",
+    "TENSOR_PARALLEL",
     "VISIBLE_GPUS",
     "AttentionRounding",
     "BackendDescription",
@@ -203,6 +208,9 @@ __all__ = [
     "FetchParameters",
     "FetchRequest",
     "FetchResult",
+    "FidelityParameters",
+    "FidelityRequest",
+    "FidelityResult",
     "FileEntry",
     "FinalEvent",
     "Frozen",
@@ -229,6 +237,7 @@ __all__ = [
     "Progress",
     "ProtocolDetails",
     "Quantization",
+    "QuestionForm",
     "Reason",
     "Request",
     "Result",
@@ -236,6 +245,7 @@ __all__ = [
     "Scalar",
     "Setting",
     "Sha256",
+    "Slice",
     "Source",
     "Sparsity",
     "Speed",
@@ -243,6 +253,10 @@ __all__ = [
     "SplitDescription",
     "StartUp",
     "Started",
+    "StatesDescriptor",
+    "StatesParameters",
+    "StatesRequest",
+    "StatesResult",
     "TaskDescription",
     "Telemetry",
     "TextFile",
@@ -253,6 +267,7 @@ __all__ = [
     "WorkRequest",
     "WorkResult",
     "canonical_json",
+    "cpu_family",
     "cpu_model",
     "describe_tree",
     "did_you_mean",

@@ -137,4 +137,31 @@ class DatasetDescriptor(_Artifact):
     rows: dict[str, NonNegativeInt]
 
 
-Descriptor = Annotated[CheckpointDescriptor | DatasetDescriptor, Field(discriminator="artifact")]
+class StatesDescriptor(_Artifact):
+    """What a dense model makes of a text: its last hidden states where a token is predicted, its output embedding, and
+    the tokens themselves, from which its distributions can be had again.
+
+    `checkpoint` and `dataset` are the digests of model and text. `items` counts segments or pages, `requests`
+    the sequences that they are cut into, `tokens` those predicted. The states are in `dtype`, which they were computed
+    in, so that nothing is lost; `batch_tokens` bounded the tokens of one forward pass. Files: `tokens.safetensors` has
+    `tokens`, all sequences one after the other, and `requests` [requests, 3]: of each its item, tokens of context and
+    tokens predicted; `head.safetensors` has `weight` [vocabulary, hidden] and perhaps `bias`;
+    `states-NNNNN.safetensors` have `states.N` [tokens predicted, hidden] of request N.
+    """
+
+    artifact: Literal["states"] = "states"
+    checkpoint: Sha256
+    dataset: Sha256
+    task: str
+    protocol: str
+    items: PositiveInt
+    items_available: PositiveInt
+    requests: PositiveInt
+    tokens: PositiveInt
+    hidden_size: PositiveInt
+    vocabulary_size: PositiveInt
+    dtype: Dtype
+    batch_tokens: PositiveInt
+
+
+Descriptor = Annotated[CheckpointDescriptor | DatasetDescriptor | StatesDescriptor, Field(discriminator="artifact")]

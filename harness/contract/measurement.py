@@ -1,8 +1,21 @@
-"""What stands beside a measured cost: memory by what it holds, the GPU's state, start-up, how sure a median is."""
+"""Memory and speed, and what stands beside them: memory by what it holds, the GPU's state, how sure a median is."""
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from harness.contract.base import Answer
+
+
+class Memory(Answer):
+    """Peak memory and how it was taken: `peak-rss` (host process) or `cuda-allocator` (allocated by torch, or kept by
+    CUDA graphs).
+
+    Where several GPUs hold one model together it is the peak of their sum, and `per_device_bytes` has the peak of each,
+    in the order of the request.
+    """
+
+    peak_memory_bytes: NonNegativeInt
+    method: str
+    per_device_bytes: tuple[NonNegativeInt, ...] = ()
 
 
 class MemoryParts(Answer):
@@ -136,3 +149,36 @@ class DeviceTelemetry(Answer):
     power_limit_watts: PositiveFloat | None = None
     bounds: tuple[Bound, ...] = ()
     absent: dict[str, str] = {}
+
+
+class Speed(Answer):
+    """One batch size. The figure is the median of `samples`, each the whole batch's decode tokens/s in a timed run.
+
+    `protocol` names the lengths and this batch size. `noise_floor` is the relative difference that two halves of these
+    same runs show by chance: a speed-up within it is none. `token_latency` is None where the library does not tell when
+    each token came; `token_latency_absent` is then the reason. `greedy_tokens` begins what followed the first prompt,
+    empty where the library gives no token numbers; `repeatable` is whether every timed run generated the same, None
+    where the library does not say what it generated. `bounds` are what the speeds are possible by, measured in the same
+    process; `token_check` is None where no tokens can be compared, for the reason `token_check_absent`, and
+    `noise_floor` where there are too few runs to show it, for `noise_floor_absent`.
+    """
+
+    batch_size: PositiveInt
+    decode_tokens_per_second: PositiveFloat
+    samples: tuple[PositiveFloat, ...]
+    prefill_tokens_per_second: PositiveFloat
+    protocol: str = ""
+    interval: MedianInterval | None = None
+    noise_floor: NonNegativeFloat | None = None
+    noise_floor_absent: str | None = None
+    time_to_first_token_seconds: PositiveFloat | None = None
+    token_latency: TokenLatency | None = None
+    token_latency_absent: str | None = None
+    warmup_runs: NonNegativeInt | None = None
+    greedy_tokens: tuple[NonNegativeInt, ...] = ()
+    repeatable: bool | None = None
+    bounds: tuple[Bound, ...] = ()
+    token_check: TokenCheck | None = None
+    token_check_absent: str | None = None
+    telemetry: DeviceTelemetry | None = None
+    telemetry_absent: str | None = None

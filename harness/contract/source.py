@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from harness.contract.artifact import CheckpointFormat
@@ -21,8 +21,10 @@ from harness.contract.request import (
     CompressParameters,
     EvaluateParameters,
     ExportParameters,
+    FidelityParameters,
     Operation,
     Parameters,
+    StatesParameters,
 )
 
 _SUFFIXES = {".py", ".yaml", ".toml"}
@@ -31,6 +33,8 @@ _ROOMS = {
     Operation.COMPRESS: "methods",
     Operation.EXPORT: "exporting",
     Operation.EVALUATE: "evaluation",
+    Operation.STATES: "fidelity.keeping",
+    Operation.FIDELITY: "fidelity.comparing",
     Operation.PROFILE: "profiling",
     Operation.BENCHMARK: "backends",
 }
@@ -55,7 +59,7 @@ def harness_digest() -> str:
 
 
 def operation_module(operation: Operation) -> str:
-    """The package whose `run` performs `operation`."""
+    """The package or module whose `run` performs `operation`."""
     return f"harness.{_ROOMS[operation]}"
 
 
@@ -74,9 +78,9 @@ def work_source(image: ImageDescription, operation: Operation, parameters: Param
     roots = tuple(_roots(image, operation, parameters))
     if any(name.partition(".")[0] != harness_folder().name for name in roots):
         roots += tree.modules()
-    files = tree.loadable(roots)
-    if isinstance(parameters, EvaluateParameters):
-        files |= tree.data(f"{operation_module(operation).replace('.', '/')}/tasks/{parameters.task}.yaml")
+    files = dict(tree.loadable(roots))
+    if isinstance(parameters, EvaluateParameters | StatesParameters):
+        files |= tree.data(f"{operation_module(Operation.EVALUATE).replace('.', '/')}/tasks/{parameters.task}.yaml")
     return dict(sorted(files.items()))
 
 
@@ -88,7 +92,7 @@ def _roots(image: ImageDescription, operation: Operation, parameters: Parameters
         yield export_module(parameters.target)
     elif isinstance(parameters, CompressParameters):
         yield from (one.module for one in image.methods if one.module and one.name == parameters.method)
-    elif isinstance(parameters, BenchmarkParameters | EvaluateParameters):
+    elif isinstance(parameters, BenchmarkParameters | EvaluateParameters | FidelityParameters):
         name = parameters.backend if isinstance(parameters, BenchmarkParameters) else parameters.engine
         yield from (one.module for one in image.backends if one.module and one.name == name)
 
@@ -100,12 +104,10 @@ def _tree(folder: Path) -> "SourceTree":
 
 @dataclass(frozen=True)
 class _Module:
-    """`names` are modules that it loads; some are no modules but attributes. `data` are files beside it, by name."""
+    """`names` are modules that it loads; some are no modules but attributes. `files` are its own and data beside it."""
 
-    path: Path
-    sha256: Sha256
+    files: Mapping[str, Sha256]
     names: frozenset[str]
-    data: Mapping[str, Sha256]
 
 
 class SourceTree:
@@ -115,6 +117,8 @@ class SourceTree:
         self._folder = folder
         self._parent = folder.parent
         self._modules: dict[str, _Module | None] = {}
+        self._loadable: dict[tuple[str, ...], Mapping[str, Sha256]] = {}
+        self._data: dict[str, Mapping[str, Sha256]] = {}
 
     def modules(self) -> tuple[str, ...]:
         """The name of every module of the package."""
@@ -123,8 +127,13 @@ class SourceTree:
             for path in sorted(self._folder.rglob("*.py"))
         )
 
-    def loadable(self, roots: Iterable[str]) -> dict[str, Sha256]:
+    def loadable(self, roots: tuple[str, ...]) -> Mapping[str, Sha256]:
         """Every file that importing the modules `roots` and using them can load, with its sha256."""
+        if roots not in self._loadable:
+            self._loadable[roots] = self._found_from(roots)
+        return self._loadable[roots]
+
+    def _found_from(self, roots: Iterable[str]) -> Mapping[str, Sha256]:
         files: dict[str, Sha256] = {}
         seen: set[str] = set()
         pending = list(roots)
@@ -136,8 +145,7 @@ class SourceTree:
             above, _, _ = name.rpartition(".")
             pending += [above] if above else []
             if module := self._module(name):
-                files[self._name(module.path)] = module.sha256
-                files |= module.data
+                files |= module.files
                 pending += module.names
         return files
 
@@ -152,13 +160,16 @@ class SourceTree:
         content = path.read_bytes()
         text = content.decode("utf-8")
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        names = {found.group(2) for found in _NAMED_MODULE.finditer(text)}
-        names |= set(_imports(ast.parse(text, str(path)), package))
-        data = dict(self._named_data(path.parent, text))
-        return _Module(path, hashlib.sha256(content).hexdigest(), frozenset(names), data)
+        own = {self._name(path): hashlib.sha256(content).hexdigest()}
+        return _Module(own | dict(self._named_data(path.parent, text)), _names(text, package))
 
-    def data(self, name: str) -> dict[str, Sha256]:
+    def data(self, name: str) -> Mapping[str, Sha256]:
         """A file that is no module, or all files of a folder that is no package, with their sha256; empty for none."""
+        if name not in self._data:
+            self._data[name] = self._digests(name)
+        return self._data[name]
+
+    def _digests(self, name: str) -> Mapping[str, Sha256]:
         path = self._parent / name
         files = [path] if path.is_file() else (file for file in path.rglob("*") if file.is_file())
         return {self._name(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
@@ -172,6 +183,13 @@ class SourceTree:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._parent).as_posix()
+
+
+@lru_cache(maxsize=1024)
+def _names(text: str, package: str) -> frozenset[str]:
+    """The names of modules that a module of `package` has in its text, in strings or imports. Of the text alone."""
+    named = {found.group(2) for found in _NAMED_MODULE.finditer(text)}
+    return frozenset(named.union(_imports(ast.parse(text), package)))
 
 
 def _imports(tree: ast.Module, package: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Accuracy as deployed: a task's requests answered by the backend that is to serve the checkpoint.
+"""As deployed: requests answered, or their distributions given, by the backend that is to serve the checkpoint.
 
 Which backends can: those that give the log-likelihoods of a prompt's own tokens. See docs/evaluation.md.
 """
@@ -8,19 +8,45 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from harness.contract import REFERENCE_ENGINE, EvaluateParameters, Reason, did_you_mean
+from harness.contract import REFERENCE_ENGINE, Reason, did_you_mean
 from harness.errors import BadRequest, Unsupported
 from harness.evaluation.engine import EngineFacts, EngineJob, TokenCounts
 from harness.evaluation.pieces import Answered, Piece, RequestScorer, answer_piece
 from harness.evaluation.prepared import Answer, PreparedTask, TokenRequest
 from harness.operations import describe_image, offered_module
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _STEP_TOKENS = 2048
 """Tokens of one step, where none are asked for. Each takes a float32 logit for every token of the vocabulary."""
 _STEPS_AT_HAND = 2
 _MOST_SEQUENCES = 64
+
+
+@dataclass(frozen=True)
+class Likeliest:
+    """Of n distributions the m tokens that are known, int64 [n, m], and their log-likelihoods in nats, float64 [n, m].
+
+    -inf fills up a row that has fewer; its tokens there mean nothing.
+    """
+
+    tokens: "Tensor"
+    log_likelihoods: "Tensor"
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """Of request `number` those of the continuation's tokens from `first` on, in order.
+
+    `known` is float32 logits [n, vocabulary], or what is known of the likeliest tokens.
+    """
+
+    number: int
+    first: int
+    known: "Tensor | Likeliest"
 
 
 class Scorer(RequestScorer, Protocol):
@@ -29,16 +55,21 @@ class Scorer(RequestScorer, Protocol):
     @property
     def facts(self) -> EngineFacts: ...
 
+    def distributions(self, requests: Sequence[TokenRequest]) -> Iterator[Distributions]:
+        """Of every token of each continuation, in order. Each request fits into what the scorer was opened for."""
+
 
 @dataclass(frozen=True)
 class Scoring:
     """What the module of a backend that scores offers as its constant `SCORING`.
 
-    Of a full context, `lost_positions` fewer are used than by the reference.
+    Of a full context, `lost_positions` fewer are used than by the reference. Of a distribution it gives the `likeliest`
+    so many tokens and the right one; all of it where that is None.
     """
 
     open_scorer: Callable[..., AbstractContextManager[Scorer]]
     lost_positions: int
+    likeliest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,14 +80,13 @@ class ScoringBackend:
     scoring: Scoring
 
 
-def find_scoring_backend(parameters: EvaluateParameters) -> ScoringBackend | None:
-    """The backend that `parameters.engine` names; None for the reference.
+def find_scoring_backend(name: str, processes: int = 1) -> ScoringBackend | None:
+    """The backend of this `name`; None for the reference.
 
     Raises:
         Unsupported: this image offers none of that name that gives log-likelihoods.
         BadRequest: several processes are asked of it.
     """
-    name = parameters.engine
     if name == REFERENCE_ENGINE:
         return None
     offered = [one for one in describe_image().backends if one.scores]
@@ -68,9 +98,9 @@ def find_scoring_backend(parameters: EvaluateParameters) -> ScoringBackend | Non
             f"{did_you_mean(name, known)}",
             hint=f"the engines are: {', '.join(known)}",
         )
-    if parameters.processes != 1:
+    if processes != 1:
         raise BadRequest(
-            f"{name} works in one process, and {parameters.processes} are asked for",
+            f"{name} works in one process, and {processes} are asked for",
             hint="leave `processes` at 1; the engine batches by itself",
         )
     return ScoringBackend(name, offered_module(offered, name, Reason.BACKEND).SCORING)
@@ -131,29 +161,34 @@ def _within(request: TokenRequest, room: int) -> Asked:
     return Asked(request, [*request.context, *request.continuation][-room:])
 
 
-class DeployedEngine:
-    """A `harness.evaluation.engine.Engine` over a backend's scorer, loaded for requests of up to `longest` tokens.
+def open_scorer(backend: ScoringBackend, job: EngineJob, longest: int, work: Path) -> AbstractContextManager[Scorer]:
+    """The backend's scorer of the checkpoint, with room for requests of up to `longest` tokens.
 
     `work` is a folder with room for a model, where the backend may put files and removes them again.
+    """
+    step_tokens = job.token_budget or _STEP_TOKENS
+    return backend.scoring.open_scorer(
+        job.checkpoint,
+        job.device,
+        job.dtype,
+        context_tokens=longest + 1,
+        sequences=max(1, min(_MOST_SEQUENCES, _STEPS_AT_HAND * step_tokens // longest)),
+        step_tokens=step_tokens,
+        work=work,
+    )
+
+
+class DeployedEngine:
+    """A `harness.evaluation.engine.Engine` over a backend's scorer, opened as `open_scorer` says.
+
     Raises what the backend's `open_scorer` and its scorer raise.
     """
 
     def __init__(self, backend: ScoringBackend, job: EngineJob, longest: int, work: Path) -> None:
-        step_tokens = job.token_budget or _STEP_TOKENS
         self._room = longest
         self._tokens = TokenCounts()
         self._opened = ExitStack()
-        self._scorer = self._opened.enter_context(
-            backend.scoring.open_scorer(
-                job.checkpoint,
-                job.device,
-                job.dtype,
-                context_tokens=longest + 1,
-                sequences=max(1, min(_MOST_SEQUENCES, _STEPS_AT_HAND * step_tokens // longest)),
-                step_tokens=step_tokens,
-                work=work,
-            )
-        )
+        self._scorer = self._opened.enter_context(open_scorer(backend, job, longest, work))
 
     def __enter__(self) -> Self:
         return self

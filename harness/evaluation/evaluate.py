@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.checkpoint import open_checkpoint, open_dataset, read_rows
+from harness.checkpoint import open_checkpoint
 from harness.contract import (
     CheckpointDescriptor,
     DatasetDescriptor,
@@ -22,9 +22,10 @@ from harness.contract import (
     digest_of,
     work_source,
 )
+from harness.contract.items import NOT_FINITE
 from harness.contract.tasks import Task
 from harness.environment import describe_environment
-from harness.errors import BadRequest, MissingData
+from harness.evaluation.data import Rows, open_data
 from harness.evaluation.deployed import DeployedEngine, ScoringBackend, find_scoring_backend, longest_request
 from harness.evaluation.engine import Engine, EngineFacts, EngineJob, TokenCounts
 from harness.evaluation.outcomes import write_items
@@ -38,8 +39,6 @@ from harness.reporter import Reporter
 
 if TYPE_CHECKING:
     from harness.evaluation.definitions import ModelFacts, Prepared
-
-Rows = Mapping[str, Sequence[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,14 @@ class _Inputs:
     checkpoint: CheckpointDescriptor
     backend: ScoringBackend | None
 
-    @property
-    def protocol(self) -> str:
-        return self.task.protocol if self.backend is None else f"{self.backend.name}/{self.task.protocol}"
-
 
 @dataclass(frozen=True)
 class _Attempt:
-    """What this attempt came to. `items` are all outcomes, of which `resumed_items` are an earlier one's."""
+    """What this attempt came to. `chosen` are the numbers of the items that were asked for, `items` their outcomes, of
+    which `resumed_items` are an earlier one's."""
 
     prepared: "Prepared[Any]"
+    chosen: range | tuple[int, ...]
     loaded: EngineFacts
     items: tuple[Frozen, ...]
     resumed_items: int
@@ -99,20 +96,22 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> EvaluateResult:
     remarks = _Remarks(reporter)
     attempt = _attempt(request, inputs, remarks, reporter)
     prepared, loaded = attempt.prepared, attempt.loaded
-    summary = prepared.summarise(attempt.items)
+    summary, asked = prepared.summarise(attempt.items), request.parameters.slice
     cost = _bounded(_cost(attempt, inputs.checkpoint.parameter_count), request.device, loaded.dtype)
     items_file = write_items(attempt.items, output)
-    discard(output)
+    if asked is None:
+        discard(output)
     return EvaluateResult(
         task=inputs.task.name,
         engine=request.parameters.engine,
-        protocol=inputs.protocol,
+        protocol=request.parameters.protocol_of(inputs.task.protocol),
         metric=inputs.task.metric,
         metrics=summary.metrics,
         items=summary.scored,
         items_available=prepared.available,
-        excluded=summary.excluded,
-        truncated_items=prepared.truncated,
+        drawn_from=None if asked is None else len(prepared),
+        excluded=summary.excluded if asked is None else _of_scoring(summary.excluded),
+        truncated_items=len(set(prepared.truncated).intersection(attempt.chosen)),
         items_file=items_file,
         dataset_origin=inputs.data.origin,
         details=prepared.details,
@@ -135,19 +134,21 @@ def _attempt(request: EvaluateRequest, inputs: _Inputs, remarks: _Remarks, repor
         with _open(inputs.backend, job, parameters.processes, facts, preparing, remarks, work) as engine:
             prepared, prepare_seconds = preparing.result()
             loaded = engine.facts()
+            chosen = range(len(prepared)) if parameters.slice is None else parameters.slice.numbers(len(prepared))
             size = PieceSize.suiting(
                 request.device.kind,
                 inputs.checkpoint.parameter_count,
-                items=len(prepared),
+                items=len(chosen),
                 processes=loaded.processes,
             )
             fingerprint = _fingerprint(request, inputs)
             with KeptOutcomes(Path(request.output), fingerprint, prepared.item_type, len(prepared)) as kept:
                 begin = time.monotonic()
-                _score(prepared, engine, kept, size, reporter)
+                resumed = _score(prepared, chosen, engine, kept, size, reporter)
                 score_seconds = time.monotonic() - begin
             tokens = engine.tokens
-    return _Attempt(prepared, loaded, kept.in_order(), kept.resumed, tokens, prepare_seconds, score_seconds)
+    items = tuple(kept.items[number] for number in chosen)
+    return _Attempt(prepared, chosen, loaded, items, resumed, tokens, prepare_seconds, score_seconds)
 
 
 def _open(
@@ -167,28 +168,11 @@ def _open(
 
 
 def _open_inputs(request: EvaluateRequest) -> _Inputs:
-    backend = find_scoring_backend(request.parameters)
+    backend = find_scoring_backend(request.parameters.engine, request.parameters.processes)
     task = find_task(request.parameters.task)
-    dataset = input_folder(request, "dataset")
-    data = open_dataset(dataset, verify=True)
-    if data.name != task.dataset:
-        raise BadRequest(
-            f"task {task.name!r} needs the data set {task.dataset!r}, but the input is {data.name!r}",
-            hint=f"give the data set {task.dataset!r} as the input 'dataset'",
-        )
-    rows = {split: _read_split(dataset, data, split) for split in task.splits}
+    data, rows = open_data(input_folder(request, "dataset"), task)
     folder = input_folder(request, "checkpoint")
     return _Inputs(task, data, rows, folder, open_checkpoint(folder), backend)
-
-
-def _read_split(folder: Path, data: DatasetDescriptor, split: str) -> list[dict[str, Any]]:
-    if not data.rows.get(split):
-        has = ", ".join(name for name, count in data.rows.items() if count) or "none"
-        raise MissingData(
-            f"{data.name} from {data.origin} has no rows of the split {split!r}; it has: {has}",
-            hint=f"fetch {data.name} from a source with its {split} split",
-        )
-    return read_rows(folder, split)
 
 
 def _model_facts(inputs: _Inputs) -> "ModelFacts":
@@ -212,11 +196,11 @@ def _prepare(inputs: _Inputs, facts: "ModelFacts", limit: int | None) -> tuple["
 
 
 def _fingerprint(request: EvaluateRequest, inputs: _Inputs) -> str:
-    """Equal for two attempts whose outcomes may stand in one result."""
+    """Equal for two attempts whose outcomes may stand in one result: which items are asked for has no say in them."""
     environment = describe_environment(request)
     return digest_of(
         {
-            "parameters": request.parameters.model_dump(mode="json", exclude={"processes"}),
+            "parameters": request.parameters.model_dump(mode="json", exclude={"processes", "slice"}),
             "device": request.device.kind.value,
             "checkpoint": inputs.checkpoint.digest,
             "data": inputs.data.digest,
@@ -228,19 +212,34 @@ def _fingerprint(request: EvaluateRequest, inputs: _Inputs) -> str:
 
 
 def _score(
-    prepared: "Prepared[Any]", engine: Engine, kept: KeptOutcomes[Any], size: PieceSize, reporter: Reporter
-) -> None:
-    """Score what is left, and keep each outcome as soon as it is known."""
-    total = len(prepared)
-    if kept.resumed:
-        reporter.log(f"{kept.resumed} of {total} {prepared.unit} were scored by an earlier attempt")
-    reporter.progress(kept.resumed, total, prepared.unit)
-    for answered in engine.answers(cut_pieces(prepared, size, done=frozenset(kept.items))):
+    prepared: "Prepared[Any]",
+    chosen: Sequence[int],
+    engine: Engine,
+    kept: KeptOutcomes[Any],
+    size: PieceSize,
+    reporter: Reporter,
+) -> int:
+    """Score what is left of the items `chosen`, and keep each outcome as soon as it is known.
+
+    Returns how many an earlier attempt had scored.
+    """
+    total, resumed = len(chosen), len(kept.items.keys() & set(chosen))
+    beside = len(kept.items) - resumed
+    if resumed:
+        reporter.log(f"{resumed} of {total} {prepared.unit} were scored by an earlier attempt")
+    reporter.progress(resumed, total, prepared.unit)
+    for answered in engine.answers(cut_pieces(prepared, size, among=chosen, done=frozenset(kept.items))):
         for index, answers in answered.items:
             kept.add(index, prepared.judge(index, answers))
         if answered.ends_piece:
             kept.write()
-        reporter.progress(len(kept.items), total, prepared.unit)
+        reporter.progress(len(kept.items) - beside, total, prepared.unit)
+    return resumed
+
+
+def _of_scoring(excluded: Mapping[str, int]) -> dict[str, int]:
+    """Without what cannot be scored by any model, of which no slice is drawn."""
+    return {reason: count for reason, count in excluded.items() if reason == NOT_FINITE}
 
 
 def _bounded(cost: EvaluationCost, device: Device, dtype: Dtype) -> EvaluationCost:

@@ -33,7 +33,7 @@ class TokenLikelihood:
         self.device = loaded.device
         model: Any = loaded.model
         self._body: Any = model.base_model
-        self._head: Any = model.get_output_embeddings()
+        self.head: Any = model.get_output_embeddings()
         self._rows = max(1, _LOGITS_BYTES // (4 * loaded.model.config.vocab_size))
         self._check_split(loaded)
 
@@ -61,7 +61,7 @@ class TokenLikelihood:
         wanted = copy_to_device(np.stack([row_of % self._rows, targets]), self.device)
         likelihoods, greedy = [], []
         for piece, start, stop in zip(torch.split(hidden, self._rows), cuts, cuts[1:], strict=False):
-            log_softmax = torch.log_softmax(self._head(piece), dim=-1, dtype=torch.float32)
+            log_softmax = torch.log_softmax(self.head(piece), dim=-1, dtype=torch.float32)
             rows, tokens = wanted[:, start:stop]
             likelihoods.append(log_softmax[rows, tokens])
             greedy.append(likelihoods[-1] == log_softmax.amax(dim=-1)[rows])
@@ -71,7 +71,7 @@ class TokenLikelihood:
     def _check_split(self, loaded: "LoadedModel") -> None:
         tokens = torch.arange(min(_PROBE_TOKENS, loaded.model.config.vocab_size), device=self.device)[None]
         whole = loaded.model(input_ids=tokens, use_cache=False).logits.float()
-        parts = self._head(self.hidden(tokens)).float()
+        parts = self.head(self.hidden(tokens)).float()
         if not torch.allclose(parts, whole, rtol=_PROBE_TOLERANCE, atol=_PROBE_TOLERANCE, equal_nan=True):
             raise Unsupported(
                 Reason.ARCHITECTURE,

@@ -11,19 +11,13 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from harness.contract import Frozen, digest_of
+from harness.contract import Frozen
 from harness.errors import BadRequest
 
 ITEMS_NAME = "items.jsonl.zst"
-_DIGEST_CHARACTERS = 16
 _COMPRESSION_LEVEL = 12
 
 ItemT = TypeVar("ItemT", bound=Frozen)
-
-
-def document_digest(row: object) -> str:
-    """Names a data set's row without quoting it."""
-    return digest_of(row)[:_DIGEST_CHARACTERS]
 
 
 def finite_or_none(value: float) -> float | None:

@@ -5,7 +5,7 @@ that was interrupted meets the same pieces again.
 """
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -60,12 +60,15 @@ class PieceSize:
         return cls(tokens=max(1, int(tokens)), items=max(1, min(_MOST_ITEMS, share)))
 
 
-def cut_pieces(task: PreparedTask[Frozen], size: PieceSize, *, done: Collection[int] = ()) -> Iterator[Piece]:
-    """The pieces of `task` in order. Items that are `done` count for the cuts, but are left out of their piece."""
+def cut_pieces(
+    task: PreparedTask[Frozen], size: PieceSize, *, among: Iterable[int] | None = None, done: Collection[int] = ()
+) -> Iterator[Piece]:
+    """The pieces of `task` in order, of the items `among` or of all. Items that are `done` count for the cuts, but are
+    left out of their piece."""
     members: list[tuple[int, tuple[TokenRequest, ...]]] = []
     tokens = 0
     before: tuple[int, ...] = ()
-    for index in range(len(task)):
+    for index in range(len(task)) if among is None else among:
         requests = tuple(task.requests(index))
         new = _new_tokens(requests, before)
         if members and (tokens + new > size.tokens or len(members) == size.items):

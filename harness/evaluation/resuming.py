@@ -1,6 +1,7 @@
 """Outcomes kept while an evaluation runs, so that one that was interrupted goes on with the items that are left.
 
 One file in the output's `resume` folder: a head with the fingerprint of what is evaluated, then one JSON line an item.
+A slice that has been scored leaves it for the next one, or for the evaluation of all items.
 Lines are appended and brought to the disk at least every 20 s. A line that was cut off by a kill is dropped.
 """
 
@@ -40,7 +41,6 @@ class KeptOutcomes(Generic[ItemT]):
         self._waiting: list[bytes] = []
         self._written = time.monotonic()
         whole_bytes = self._read(fingerprint)
-        self.resumed = len(self._items)
         self._file = self._open(fingerprint, whole_bytes)
 
     def __enter__(self) -> Self:
@@ -53,9 +53,6 @@ class KeptOutcomes(Generic[ItemT]):
     @property
     def items(self) -> Mapping[int, ItemT]:
         return self._items
-
-    def in_order(self) -> tuple[ItemT, ...]:
-        return tuple(item for _, item in sorted(self._items.items()))
 
     def add(self, index: int, item: ItemT) -> None:
         """Keep an item's outcome; it is on disk when `write` is called, or 20 s after the last time that it was."""

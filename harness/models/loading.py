@@ -137,18 +137,23 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def select_device(device: Device) -> torch.device:
+def select_device(device: Device, gpus: int = 1) -> torch.device:
     """The torch device for `device`, with its thread count set and TF32 off, so that float32 means float32.
 
-    A GPU is `cuda:0`, the only one that this process sees: see `harness.visible_devices`.
+    A GPU is `cuda:0`, the only one that this process sees: see `harness.visible_devices`. Work that is split over
+    several `gpus` sees as many, and is named by the first.
 
     Raises:
-        Unsupported: there is no CUDA here, another GPU is visible, or more than one is named.
+        Unsupported: there is no CUDA here, other GPUs are visible, or others than so many are named.
     """
     torch.set_num_threads(device.threads or available_threads())
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     if device.kind is DeviceKind.CPU:
+        if gpus > 1:
+            raise Unsupported(
+                Reason.DEVICE, f"{gpus} GPUs are to share a model, and this is a CPU", hint="leave tensor_parallel out"
+            )
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise Unsupported(
@@ -156,7 +161,7 @@ def select_device(device: Device) -> torch.device:
             "a GPU was asked for, but torch finds none",
             hint="use the image's cuda lock on a machine with an NVIDIA driver, or ask for the cpu",
         )
-    _refuse_other_gpus(device)
+    _refuse_other_gpus(device, gpus)
     return torch.device("cuda", 0)
 
 
@@ -171,22 +176,25 @@ def choose_dtype(stored: Dtype, kind: DeviceKind, asked: Dtype | None) -> tuple[
     return Dtype.FLOAT32, f"float32 on the cpu, where {stored.value} is slower without special units and less exact"
 
 
-def _refuse_other_gpus(device: Device) -> None:
-    if len(device.uuids) > 1:
+def _refuse_other_gpus(device: Device, gpus: int) -> None:
+    if len(device.uuids) > gpus or (gpus > 1 and len(device.uuids) < gpus):
+        uses = "one" if gpus == 1 else str(gpus)
         raise Unsupported(
             Reason.DEVICE,
-            f"{len(device.uuids)} GPUs were named, but this work uses one",
-            hint="name one GPU for this stage",
+            f"{len(device.uuids)} GPUs were named, but this work uses {uses}",
+            hint=f"name {'one GPU' if gpus == 1 else f'{gpus} GPUs'} for this stage",
         )
-    name = device.uuids[0] if device.uuids else device.variables(os.environ)[VISIBLE_GPUS]
-    hint = f"start the process with {VISIBLE_GPUS}={name}"
-    if (count := torch.cuda.device_count()) != 1:
+    names = device.uuids or (device.variables(os.environ)[VISIBLE_GPUS],)
+    hint = f"start the process with {VISIBLE_GPUS}={','.join(names)}"
+    if (count := torch.cuda.device_count()) != gpus:
+        single = "a single one" if gpus == 1 else f"the {gpus} that were named"
         raise Unsupported(
-            Reason.DEVICE, f"this process sees {count} GPUs, and computes only where it sees a single one", hint=hint
+            Reason.DEVICE, f"this process sees {count} GPUs, and computes only where it sees {single}", hint=hint
         )
-    found = _plain_uuid(torch.cuda.get_device_properties(0).uuid)
-    if name.startswith(_WHOLE_GPU) and found != _plain_uuid(name):
-        raise Unsupported(Reason.DEVICE, f"this process sees GPU {found}, and not {name}", hint=hint)
+    for place, name in enumerate(names):
+        found = _plain_uuid(torch.cuda.get_device_properties(place).uuid)
+        if name.startswith(_WHOLE_GPU) and found != _plain_uuid(name):
+            raise Unsupported(Reason.DEVICE, f"this process sees GPU {found}, and not {name}", hint=hint)
 
 
 def _plain_uuid(uuid: object) -> str:

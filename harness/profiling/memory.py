@@ -1,11 +1,12 @@
 """Memory before and after: what a model will need, whether that is free, and what a measured peak consisted of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.architectures.shape import Shape
 from harness.contract import Memory, MemoryParts, MemoryPrediction
+from harness.device_telemetry import memory_of
 from harness.errors import OutOfMemory
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ def free_bytes(device: "torch.device") -> int | None:
 
         return int(torch.cuda.mem_get_info(device)[0])
     return min((one for one in (_available_bytes(), _left_in_container()) if one is not None), default=None)
+
+
+def free_bytes_of_all(uuids: Sequence[str]) -> int:
+    """What GPUs can still give to a model that is split evenly over them. Raises as `memory_of` does."""
+    return len(uuids) * min(one.free_bytes for one in memory_of(uuids))
 
 
 def measured_parts(

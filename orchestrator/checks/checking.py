@@ -8,7 +8,8 @@ from orchestrator.checks.conformance import Check, check_image
 from orchestrator.checks.using import EVALUATED_TASK, Bench, Evaluator, use_image
 from orchestrator.errors import OrchestratorError
 from orchestrator.host.files import remove_if_there
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.image import Image
 from orchestrator.runtime.launch import Launcher
 
 CHECKED_NAME = "checked"

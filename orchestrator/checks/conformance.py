@@ -36,9 +36,9 @@ from harness.contract import (
     read_regular,
 )
 from orchestrator.documents import first_difference, why_invalid
-from orchestrator.host.files import scratch_folder
+from orchestrator.host.scratch import own_scratch
 from orchestrator.host.worker_user import worker_user
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.runtime.base import Completed, Ending, Invocation, RuntimeName
 from orchestrator.runtime.launch import Launch, Launcher, RawAnswer, run_raw
 from orchestrator.stages import Limits
@@ -137,7 +137,7 @@ def _refuses(worker: _Worker, stdin: bytes) -> str:
 def _declines(worker: _Worker) -> str:
     """Ask, as a stage would, for an operation that the image does not list; this also tests `/out/result.json`."""
     operation, parameters = _not_offered(worker.image)
-    with scratch_folder() as scratch:
+    with own_scratch() as scratch:
         completed, output = _invoke(worker, operation, parameters, scratch)
         if completed.violation is not None:
             raise _Broken(completed.violation)

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.contract import DeviceKind, Operation, cpu_model
 from orchestrator.checks.backends import read_verification
 from orchestrator.errors import OrchestratorError
-from orchestrator.host.devices import Gpu, find_gpus, list_gpus, why_no_gpu
+from orchestrator.host.gpus import Gpu, find_gpus, list_gpus, why_no_gpu
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest.data_sources import DATA_VARIABLE, data_folder
 from orchestrator.plan.requirements import older, version_numbers

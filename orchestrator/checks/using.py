@@ -31,6 +31,7 @@ from harness.contract import (
     Operation,
     Parameters,
     Setting,
+    TaskDescription,
     canonical_json,
     describe_tree,
 )
@@ -40,7 +41,7 @@ from orchestrator.checks.backends.checks import check_result
 from orchestrator.checks.backends.record import Outcome
 from orchestrator.checks.conformance import Check
 from orchestrator.checks.probe import write_probe
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.plan.resolving import planned_format
 from orchestrator.run.verdict import judge
 from orchestrator.runtime.base import Invocation, Runtime
@@ -109,12 +110,20 @@ class Bench:
             inputs=inputs,
             device=self.device,
             limits=_LIMITS,
+            task=_task(image, parameters),
         )
         completed = self.runtime.run(invocation, lambda event: None, threading.Event())
         verdict = judge(invocation, completed)
         if isinstance(verdict, Failure):
             return _Answer(None, f"{verdict.message} ({verdict.hint})" if verdict.hint else verdict.message, folder)
         return _Answer(verdict.result, "", invocation.output)
+
+
+def _task(image: Image, parameters: Parameters) -> TaskDescription | None:
+    """Of an evaluation, by the image that does it."""
+    if not isinstance(parameters, EvaluateParameters):
+        return None
+    return next((task for task in image.tasks if task.name == parameters.task), None)
 
 
 @dataclass(frozen=True)

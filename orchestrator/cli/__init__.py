@@ -31,7 +31,9 @@ def main() -> None:
     try:
         _heed(_interrupt)
         status, failure = _perform(lambda: app(prog_name="orchestrator", standalone_mode=True))
-    except KeyboardInterrupt:
+    except BaseException as end:
+        if not _comes_of_an_interruption(end):
+            raise
         status, failure = _INTERRUPTED, stopped
     _heed(signal.SIG_IGN)  # nothing is left to interrupt: threads that still end have been told to
     if failure is not None or status == _INTERRUPTED:
@@ -72,6 +74,14 @@ def _leave(signum: int, frame: FrameType | None) -> None:
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _comes_of_an_interruption(end: BaseException) -> bool:
+    """Whether it is one, or what a second one made of the first: a lock that is waited for is given back unheld."""
+    seen: BaseException | None = end
+    while seen is not None and not isinstance(seen, KeyboardInterrupt):
+        seen = seen.__cause__ or seen.__context__
+    return seen is not None
 
 
 def _raise_again(lost: "sys.UnraisableHookArgs") -> None:

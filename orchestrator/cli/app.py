@@ -5,15 +5,21 @@ from typing import Annotated
 import typer
 
 from harness.contract import CONTRACT_VERSION
-from orchestrator import __version__
+from orchestrator.cli.artifact import app as artifact
 from orchestrator.cli.backends import app as backends
+from orchestrator.cli.deciding import recommend
+from orchestrator.cli.exchanging import export, import_results
 from orchestrator.cli.images import app as images
 from orchestrator.cli.inspection import clean, doctor, paper, report, status
 from orchestrator.cli.manifest import app as manifest
-from orchestrator.cli.measuring import bench, plan, run
+from orchestrator.cli.measuring import bench, run, run_stage
+from orchestrator.cli.planning import plan
+from orchestrator.cli.racing import race
 from orchestrator.cli.scoring import agreement, claims, compare, score
+from orchestrator.cli.serving import serve
 from orchestrator.cli.store import app as store
 from orchestrator.cli.support import support
+from orchestrator.installation import DISTRIBUTION, installed_version
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,7 +31,8 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"llmcbench {__version__} (contract {CONTRACT_VERSION})")
+        known = installed_version() or "of no installed version"
+        typer.echo(f"{DISTRIBUTION} {known} (contract {CONTRACT_VERSION})")
         raise typer.Exit
 
 
@@ -42,15 +49,22 @@ app.add_typer(images, name="images")
 app.add_typer(backends, name="backends")
 app.add_typer(manifest, name="manifest")
 app.add_typer(store, name="store")
+app.add_typer(artifact, name="artifact")
 app.command()(bench)
 app.command()(run)
+app.command(name="run-stage")(run_stage)
 app.command()(plan)
 app.command()(status)
 app.command()(report)
+app.command()(serve)
+app.command()(recommend)
+app.command()(race)
 app.command()(score)
 app.command()(compare)
 app.command()(agreement)
 app.command()(claims)
+app.command()(export)
+app.command(name="import")(import_results)
 app.command()(paper)
 app.command()(support)
 app.command()(doctor)

@@ -85,6 +85,7 @@ class BenchRequest:
             document["models"] = [{"name": _model_name(self.model), "source": self.model}]
         if "benchmark" in document:
             document["benchmark"] |= {"backends": [self.backend]}
+            document["decide"].pop("backend", None)
         return document
 
     def _target(self, manifest: Manifest, catalog: ImageCatalog, elsewhere: ChosenDevice | None) -> Target | None:

@@ -1,4 +1,4 @@
-"""`images list | base | build | lock | check | new`: looking after the images, apart from running them."""
+"""`images list | base | build | lock | check | sbom | new`: looking after the images, apart from running them."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,8 @@ import typer
 from harness.contract import DeviceKind, unknown
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest, CommandExit
-from orchestrator.images.catalog import Image
+from orchestrator.host.files import write_atomically
+from orchestrator.images.image import Image
 from orchestrator.images.scaffold import Kind, Language, write_image
 from orchestrator.installation import shipped_images
 
@@ -100,7 +101,7 @@ def install_lock(
     lock: Annotated[Path, typer.Argument(help="Hash-pinned requirements.")],
 ) -> None:
     """Install pinned requirements into the environment of this command, by the rule for torch that images keep."""
-    from orchestrator.images.catalog import torch_cuda_lock
+    from orchestrator.images.image import torch_cuda_lock
     from orchestrator.images.installing import install_file
 
     install_file(lock, torch_cuda_lock(shipped_images()), _note)
@@ -138,6 +139,37 @@ def check(
 
 
 @app.command()
+def sbom(
+    names: Annotated[list[str] | None, typer.Argument(help="Images; all that do something if left out.")] = None,
+    device: Annotated[DeviceKind | None, typer.Option("--device", "-d", help="Of one device; else of all.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write a file into this folder instead.")
+    ] = None,
+    more_images: options.Images = None,
+) -> None:
+    """Say what images are made of, as CycloneDX: Python packages with hashes, Debian packages, models, data sets.
+
+    Example: orchestrator images sbom gptq --device cpu
+    """
+    from orchestrator.images.sbom import bill_of_materials
+
+    if device is None:
+        chosen = [(image, kind) for image in _named(names, more_images) for kind in image.description.devices]
+    else:
+        chosen = [(image, device) for image in _chosen(names, device, more_images)]
+    document = bill_of_materials(chosen)
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    if output is None:
+        typer.echo(text)
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    version = document["metadata"]["component"]["version"]
+    path = output / f"llmcbench-{version}-sbom.cdx.json"
+    write_atomically(path, text + "\n")
+    typer.echo(path)
+
+
+@app.command()
 def new(
     name: Annotated[str, typer.Argument(help="What the image, and the method or backend in it, is called.")],
     kind: Annotated[Kind, typer.Option("--kind", help="What it offers.")],
@@ -153,16 +185,23 @@ def new(
 
 def _chosen(names: list[str] | None, device: DeviceKind, more_images: list[Path] | None) -> list[Image]:
     """The named images, or every image that does something on the device."""
+    found = _named(names, more_images)
+    for image in found if names else ():
+        if device not in image.description.devices:
+            kinds = " and ".join(image.description.devices)
+            raise BadManifest(
+                f"image {image.name!r} is for {kinds}, not for {device.value}", hint="name it with --device"
+            )
+    return [image for image in found if device in image.description.devices]
+
+
+def _named(names: list[str] | None, more_images: list[Path] | None) -> list[Image]:
+    """The named images, or every image that does something."""
     images = options.catalog(more_images).images
     for name in names or []:
         if name not in images:
             raise BadManifest(unknown("image", name, images), hint="`orchestrator images list` has all")
-        if device not in images[name].description.devices:
-            kinds = " and ".join(images[name].description.devices)
-            raise BadManifest(f"image {name!r} is for {kinds}, not for {device.value}", hint="name it with --device")
-    if names:
-        return [images[name] for name in names]
-    return [image for image in images.values() if image.description.operations and device in image.description.devices]
+    return [images[name] for name in names] if names else [one for one in images.values() if one.description.operations]
 
 
 def _note(message: str) -> None:

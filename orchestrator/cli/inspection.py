@@ -3,8 +3,9 @@
 import json
 from collections import Counter
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -12,9 +13,13 @@ from rich.table import Table
 from harness.contract import unknown
 from orchestrator.cli import options
 from orchestrator.errors import BadManifest, CommandExit, RuntimeUnavailable
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import shipped_images
 from orchestrator.store import RunRecord, Store, history
 from orchestrator.tracks import Mode
+
+if TYPE_CHECKING:
+    from orchestrator.report import RunReport
 
 STDOUT = Path("-")
 
@@ -60,30 +65,51 @@ def _print_run(record: RunRecord, *, details: bool) -> None:
 
 
 def report(
-    run: Annotated[str, typer.Argument(help="A run's name, the beginning of it, or 'last'.")] = "last",
-    formats: Annotated[str, typer.Option("--format", "-f", help="markdown, html, json, svg; several with commas.")] = (
-        "markdown,html,svg"
-    ),
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A run's name, the beginning of it, or 'last'; of several, report.json files of other machines among "
+            "them, one leaderboard is made."
+        ),
+    ] = None,
+    formats: Annotated[
+        str,
+        typer.Option("--format", "-f", help="markdown, html, json, svg, latex, csv, parquet; several with commas."),
+    ] = "markdown,html,svg",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write to; the run's own. - is stdout.")
     ] = None,
     mode: Annotated[Mode, typer.Option("--mode", help="How the generalization metric averages.")] = Mode.PAPER,
+    questions: Annotated[
+        bool,
+        typer.Option(help="Quote a few items that compressed models pick otherwise than dense; else numbers alone."),
+    ] = True,
     store: options.Store = options.DEFAULT_STORE,
     more_images: options.Images = None,
 ) -> None:
-    """Write a run's report from what is stored. Prints the paths of the files, or with `-o -` one format's text."""
+    """Write a run's report from what is stored. Prints the paths of the files, or with `-o -` one format's text.
+
+    Example: orchestrator report last ../other-machine/report.json --format html,csv -o leaderboard
+    """
     from orchestrator.report.building import build_report
-    from orchestrator.report.files import FORMATS, SINGLE, render, write_reports
+    from orchestrator.report.files import FORMATS, SINGLE, render, write_leaderboard, write_reports
 
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
     for name in wanted:
         if name not in FORMATS:
             raise BadManifest(unknown("report format", name, FORMATS), hint=f"use: {', '.join(FORMATS)}")
     to_stdout = output == STDOUT
-    if to_stdout and (len(wanted) != 1 or wanted[0] not in SINGLE):
-        raise BadManifest("one report at a time goes to stdout", hint=f"add --format and one of: {', '.join(SINGLE)}")
-    record, opened, whole = options.open_run(store, run)
-    document = build_report(record, opened, options.catalog(more_images), mode)
+    if to_stdout and (len(wanted) != 1 or wanted[0] not in SINGLE or len(runs or ()) > 1):
+        raise BadManifest(
+            "one report of one run at a time goes to stdout", hint=f"add --format and one of: {', '.join(SINGLE)}"
+        )
+    if runs and len(runs) > 1:
+        several = _several(runs, store, options.catalog(more_images), mode, questions=questions)
+        for path in write_leaderboard(several, _folder_of_several(output), _of_several(wanted)):
+            typer.echo(path)
+        return
+    record, opened, whole = options.open_run(store, runs[0] if runs else "last")
+    document = build_report(record, opened, options.catalog(more_images), mode, quoted=questions)
     folder = output or opened.runs.folder / record.run
     if to_stdout:
         typer.echo(render(document, wanted[0]), nl=False)
@@ -94,10 +120,62 @@ def report(
     options.ends(whole=whole)
 
 
-def paper(as_json: options.Json = False) -> None:
+def _of_several(wanted: list[str]) -> list[str]:
+    """Those of the formats that several runs have; what only one run has is left out of the default."""
+    from orchestrator.report.files import OF_SEVERAL
+
+    for name in wanted:
+        if name not in OF_SEVERAL and name != "svg":
+            raise BadManifest(f"several runs are not written as {name}", hint=f"use: {', '.join(OF_SEVERAL)}")
+    return [name for name in wanted if name in OF_SEVERAL]
+
+
+def _folder_of_several(output: Path | None) -> Path:
+    if output is None:
+        raise BadManifest("several runs have no folder of their own", hint="name one with --output")
+    return output
+
+
+def _several(
+    runs: list[str], store: Path, catalog: ImageCatalog, mode: Mode, *, questions: bool
+) -> "tuple[RunReport, ...]":
+    from orchestrator.report.building import build_report
+    from orchestrator.report.files import read_report
+
+    reports = []
+    for run in runs:
+        if run.endswith(".json"):
+            reports.append(read_report(Path(run)))
+            continue
+        record, opened, _ = options.open_run(store, run)
+        reports.append(build_report(record, opened, catalog, mode, quoted=questions))
+    names = [report.run_id for report in reports]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadManifest(f"the run {name} is named twice", hint="name each run once")
+    return tuple(reports)
+
+
+class PaperForm(StrEnum):
+    """What `paper` prints: a table for a terminal, or the page docs/paper-audit.md."""
+
+    TEXT = "text"
+    MARKDOWN = "markdown"
+
+
+def paper(
+    form: Annotated[
+        PaperForm, typer.Option("--format", "-f", help="text: a table; markdown: a page with all that is known.")
+    ] = PaperForm.TEXT,
+    as_json: options.Json = False,
+) -> None:
     """Recompute every overall metric that the LLMCBench paper prints from its own tables, and judge each."""
+    from orchestrator.report.paper_audit import audit_page
     from orchestrator.score.paper import suspicious_cells, suspicious_columns, verify
 
+    if form is PaperForm.MARKDOWN and not as_json:
+        typer.echo(audit_page(), nl=False)
+        return
     rows, cells, columns = verify(), suspicious_cells(), suspicious_columns()
     if as_json:
         document = {

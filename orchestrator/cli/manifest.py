@@ -1,4 +1,4 @@
-"""`manifest pin | show`: looking after a manifest, apart from running it."""
+"""`manifest pin | show | schema`: looking after a manifest, apart from running it."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from orchestrator.errors import CommandExit
 from orchestrator.installation import find_manifest
 from orchestrator.manifest import Manifest, hub_source, read_manifest
 
-app = typer.Typer(help="Pin the models of a manifest, or show what it says.", no_args_is_help=True)
+app = typer.Typer(help="Pin the models of a manifest, show what it says, or what any may say.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(help="The manifest.")]
 
@@ -66,6 +66,14 @@ def show(manifest: File, as_json: options.Json = False) -> None:
     typer.echo(f"  scoring  {', '.join(chosen)}")
     for excluded in read.exclude:
         typer.echo(f"  {excluded.words}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of manifests, by which an editor completes one and marks mistakes."""
+    from orchestrator.manifest.schema import PATH
+
+    typer.echo(PATH.read_text(encoding="utf-8"), nl=False)
 
 
 def _unpinned(manifest: Manifest) -> list[str]:

@@ -1,10 +1,11 @@
-"""`bench`, `run`, `plan`: from a request to measurements."""
+"""`bench`, `run`, `run-stage`: from a request to measurements."""
 
 import json
 import shlex
 import threading
 from collections import Counter
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,26 +13,29 @@ import typer
 
 from orchestrator.cli import options
 from orchestrator.cli.benching import BenchRequest, read_options
-from orchestrator.errors import CommandExit
-from orchestrator.host.devices import ChosenDevice
+from orchestrator.cli.planning import prepare, read_for, show_plan
+from orchestrator.errors import BadManifest, CommandExit
 from orchestrator.host.gpu_models import planned_device
-from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import find_manifest
-from orchestrator.manifest import Manifest, pointing_at, read_manifest
+from orchestrator.manifest import pointing_at, read_manifest
 from orchestrator.plan.impossible import announcements, refuse_the_impossible
 from orchestrator.plan.resolving import resolve_method
 from orchestrator.run.progress import Display, ProgressMode, choose_display
+from orchestrator.run.progress.wording import outcome
 from orchestrator.run.run import Run, Setup
 from orchestrator.store import RunRecord
 from orchestrator.store.history import as_it_is
 
 if TYPE_CHECKING:
-    from orchestrator.run.keys import KeyChange
-    from orchestrator.run.preview import StagePreview
+    from orchestrator.run.ray_cluster import RayCluster
+    from orchestrator.run.scheduling import Hosts
 
 SIZES = Path("quick")
-MOST_NAMES = 4
-"""Changed files, parameters or inputs that a line of a plan names."""
+
+
+class ExecutorName(StrEnum):
+    LOCAL = "local"
+    RAY = "ray"
 
 
 def bench(
@@ -70,11 +74,11 @@ def bench(
     here = "auto" if elsewhere else device
     asked = BenchRequest(method, backend, model, setting, here, runtime, read_options(method_options or ()))
     manifest, why = asked.manifest(read_manifest(find_manifest(sizes or SIZES)), catalog, elsewhere)
-    setup = _prepare(manifest, store, catalog, elsewhere)
+    setup = prepare(manifest, store, catalog, elsewhere)
     if why is not None:
         setup = replace(setup, decisions=(*setup.decisions, why))
     if dry_run:
-        _show_plan(setup, jsonl=as_json)
+        show_plan(setup, jsonl=as_json)
         return
     described, timed = resolve_method(method, catalog)[1], manifest.benchmark is not None
     gpu = asked.gpu_command
@@ -89,125 +93,115 @@ def run(
     manifest: Annotated[Path, typer.Argument(help=f"The manifest to run: {options.MANIFEST_HELP}")],
     device: Annotated[str | None, typer.Option("--device", "-d", help="Instead of the manifest's device.")] = None,
     runtime: Annotated[str | None, typer.Option("--runtime", "-r", help="Instead of the manifest's runtime.")] = None,
+    exclusive_host: Annotated[
+        bool, typer.Option("--exclusive-host", help="Time with the whole host alone, not the device only.")
+    ] = False,
+    keep_checkpoints: options.Keep = None,
+    store: options.Store = options.DEFAULT_STORE,
+    more_images: options.Images = None,
+    progress: options.ProgressOption = ProgressMode.AUTO,
+    executor: Annotated[
+        ExecutorName, typer.Option("--executor", help="local: on this host; ray: on the nodes of a Ray cluster.")
+    ] = ExecutorName.LOCAL,
+    address: Annotated[str, typer.Option("--address", help="Of the Ray cluster, such as 10.0.0.1:6379.")] = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Run a manifest. Run it again to go on after an interruption; what is known is not measured again.
+
+    With --executor ray the store has to be a folder that all nodes have by the same path.
+    """
+    catalog, path = options.catalog(more_images), find_manifest(manifest)
+    display, cluster, chosen = choose_display(progress), None, None
+    with pointing_at(path):
+        asked = read_for(path, device, runtime, exclusive_host=exclusive_host, keep_checkpoints=keep_checkpoints)
+        if executor is ExecutorName.RAY:
+            cluster = join_cluster(address, store, display)
+            chosen = cluster.choose(device or asked.device)
+        setup = prepare(asked, store, catalog, chosen, runs_here=True)
+    gpu = shlex.join(["orchestrator", "run", str(manifest), "--device", "cuda"])
+    refuse_the_impossible(setup.plan, gpu)
+    _measure(setup, display, gpu, as_json=as_json, hosts=cluster)
+
+
+def run_stage(
+    manifest: Annotated[Path, typer.Argument(help=f"The manifest of which it is a stage: {options.MANIFEST_HELP}")],
+    stage: Annotated[str, typer.Argument(help="The stage's id, or its key where that is known: see `plan --jsonl`.")],
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", "-d", help="Instead of the manifest's device; cuda:H200 is any GPUs here of this model."
+        ),
+    ] = None,
+    devices: Annotated[
+        int, typer.Option("--devices", help="How many GPUs the plan is made for where --device names a model.")
+    ] = 1,
+    runtime: Annotated[str | None, typer.Option("--runtime", "-r", help="Instead of the manifest's runtime.")] = None,
+    exclusive_host: Annotated[
+        bool, typer.Option("--exclusive-host", help="Time with the whole host alone, not the device only.")
+    ] = False,
     store: options.Store = options.DEFAULT_STORE,
     more_images: options.Images = None,
     progress: options.ProgressOption = ProgressMode.AUTO,
     as_json: options.Json = False,
 ) -> None:
-    """Run a manifest. Run it again to go on after an interruption; what is known is not measured again."""
-    catalog, path = options.catalog(more_images), find_manifest(manifest)
-    with pointing_at(path):
-        setup = _prepare(_read(path, device, runtime), store, catalog)
-    gpu = shlex.join(["orchestrator", "run", str(manifest), "--device", "cuda"])
-    refuse_the_impossible(setup.plan, gpu)
-    _measure(setup, choose_display(progress), gpu, as_json=as_json)
+    """Run one stage of a manifest into the store, for schedulers that start each as a job. Safe to be started again.
 
+    What it needs has to have a result there. A result that stands already is taken; where another is at the stage, that
+    is waited for. No run's record is made: `run MANIFEST` finds the results, does what is left, and reports.
 
-def plan(
-    manifest: Annotated[Path, typer.Argument(help=f"The manifest to plan: {options.MANIFEST_HELP}")],
-    device: Annotated[
-        str | None,
-        typer.Option("--device", "-d", help="Instead of the manifest's device; cuda:H200 plans for a GPU not here."),
-    ] = None,
-    gpu_memory: Annotated[
-        str | None, typer.Option("--gpu-memory", help="Plan for a GPU with so much memory, such as 80GiB.")
-    ] = None,
-    devices: Annotated[int, typer.Option("--devices", help="How many GPUs there are where one is planned for.")] = 1,
-    runtime: Annotated[str | None, typer.Option("--runtime", "-r", help="Instead of the manifest's runtime.")] = None,
-    summary: Annotated[bool, typer.Option("--summary", help="A page instead of all stages.")] = False,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a stage on stdout.")] = False,
-    store: options.Store = options.DEFAULT_STORE,
-    more_images: options.Images = None,
-) -> None:
-    """Show what a manifest would run, and what is known already. Builds and runs nothing.
-
-    Of a stage that was run before and is to run again, the parts of its key that differ are named.
-
-    Example: orchestrator plan full --device cuda:H200 --devices 8 --summary
+    Example: orchestrator run-stage quick fetch/smollm2-135m --store /shared/store
     """
+    from orchestrator.run.resources import on_gpus_here
+    from orchestrator.run.single import find_stage, run_one
+
     catalog, path = options.catalog(more_images), find_manifest(manifest)
-    elsewhere = planned_device(device, gpu_memory, devices)
+    of_model = planned_device(device, None, devices)
     with pointing_at(path):
-        setup = _prepare(_read(path, None if elsewhere else device, runtime), store, catalog, elsewhere)
-    if summary:
-        _show_summary(setup)
-    else:
-        _show_plan(setup, jsonl=jsonl)
-
-
-def _show_summary(setup: Setup) -> None:
-    from orchestrator.run.estimate import estimate
-    from orchestrator.run.overview import overview
-    from orchestrator.run.preview import look_ahead
-
-    for line in overview(setup, estimate(setup, look_ahead(setup).missing)):
-        typer.echo(line)
-
-
-def _show_plan(setup: Setup, *, jsonl: bool) -> None:
-    from orchestrator.run.estimate import estimate
-    from orchestrator.run.overview import not_planned_lines
-    from orchestrator.run.preview import look_ahead, preview
-
+        read = read_for(path, None if of_model else device, runtime, exclusive_host=exclusive_host)
+        setup = prepare(read, store, catalog, of_model, runs_here=True)
+    asked, display = find_stage(setup, stage), choose_display(progress)
+    if of_model is not None:
+        asked = on_gpus_here(asked, of_model.model)
     for decision in setup.decisions:
-        typer.echo(f"note: {decision}", err=True)
-    known = look_ahead(setup)
-    for stage in preview(setup, known):
-        if jsonl:
-            typer.echo(json.dumps(stage.model_dump(mode="json"), ensure_ascii=False))
-        else:
-            needs = f"  after {', '.join(stage.needs)}" if stage.needs else ""
-            typer.echo(f"{stage.status:8} {stage.id}  [{stage.image}]{needs}")
-            if stage.before is not None or stage.not_used is not None:
-                typer.echo(f"{'':8} again{_why(stage)}")
-    for line in not_planned_lines(setup.plan.not_planned):
-        typer.echo(line, err=True)
-    for line in estimate(setup, known.missing).lines:
-        typer.echo(line, err=True)
+        display.note(decision)
+    state = run_one(setup, asked, display, threading.Event())
+    if as_json:
+        typer.echo(json.dumps({"id": asked.id, **state.model_dump(mode="json")}, ensure_ascii=False))
+    else:
+        typer.echo(f"{asked.id}: {outcome(state)}")
+    if not state.has_result:
+        typer.echo(CommandExit.INCOMPLETE.meaning, err=True)
+        raise typer.Exit(CommandExit.INCOMPLETE)
 
 
-def _why(stage: "StagePreview") -> str:
-    """Why a stage with a stored result is to run again."""
-    if stage.not_used is not None:
-        return f": {stage.not_used}"
-    if stage.changes:
-        return f": {', '.join(_changed(change) for change in stage.changes)}"
-    if stage.unknown:
-        return f", unless {' and '.join(stage.unknown)} {'is' if len(stage.unknown) == 1 else 'are'} as before"
-    return ": what it made is no longer there"
+def join_cluster(address: str, store: Path, display: Display) -> "RayCluster":
+    if ":/" in str(store):
+        raise BadManifest(
+            f"the store is {store}, and nodes of a cluster share it as a folder",
+            hint="mount it on all nodes, and name the path with --store",
+        )
+    from orchestrator.run.ray_cluster import RayCluster
+
+    return RayCluster.connect(address, store.absolute(), display.note)
 
 
-def _changed(change: "KeyChange") -> str:
-    more = len(change.names) - MOST_NAMES
-    names = (*change.names[:MOST_NAMES], *([f"{more} more"] if more > 0 else []))
-    return f"{change.part.value} changed" + (f" ({', '.join(names)})" if names else "")
-
-
-def _read(path: Path, device: str | None, runtime: str | None) -> Manifest:
-    manifest = read_manifest(path)
-    changes = {name: value for name, value in (("device", device), ("runtime", runtime)) if value is not None}
-    return Manifest.model_validate({**manifest.model_dump(), **changes})
-
-
-def _prepare(manifest: Manifest, store: Path, catalog: ImageCatalog, elsewhere: ChosenDevice | None = None) -> Setup:
-    from orchestrator.run.setup import prepare_setup
-
-    return prepare_setup(manifest, store, catalog, elsewhere)
-
-
-def _measure(setup: Setup, display: Display, gpu_command: str, *, as_json: bool) -> None:
+def _measure(setup: Setup, display: Display, gpu_command: str, *, as_json: bool, hosts: "Hosts | None" = None) -> None:
     from orchestrator.run.estimate import estimate
+    from orchestrator.run.expected import expected_seconds
     from orchestrator.run.preview import look_ahead
-    from orchestrator.run.scheduling import LocalExecutor
+    from orchestrator.run.scheduling import QueueExecutor, ThisHost
 
     for decision in setup.decisions:
         display.note(decision)
     for line in announcements(setup.plan, gpu_command):
         display.note(line)
-    for line in estimate(setup, look_ahead(setup).missing).lines:
+    known = look_ahead(setup)
+    for line in estimate(setup, known).lines:
         display.note(line)
     cancel = threading.Event()
-    record = Run(setup, display, cancel).perform(LocalExecutor(cancel))
+    seconds = expected_seconds(setup, known.missing, several_hosts=hosts is not None)
+    executor = QueueExecutor(cancel, seconds, hosts or ThisHost())
+    record = Run(setup, display, cancel).perform(executor)
     found = as_it_is(setup.store, record)
     whole = not options.warn(found.unreadable)
     _show(setup, found.record, display, as_json=as_json)
@@ -229,13 +223,15 @@ def _show(setup: Setup, record: RunRecord, display: Display, *, as_json: bool) -
     from orchestrator.report.building import build_report
     from orchestrator.report.files import write_reports
     from orchestrator.report.outcome import outcome
+    from orchestrator.report.recommendation import recommendations
 
     report = build_report(record, setup.store, setup.catalog)
     files = write_reports(report, setup.store.runs.folder / record.run)
     written = f"Report: {', '.join(map(str, files))}"
+    said = (outcome(report), *recommendations(report), written)
     if as_json:
         typer.echo(report.model_dump_json(indent=1))
-        display.note(outcome(report))
-        display.note(written)
+        for line in said:
+            display.note(line)
     else:
-        options.console().print(summary_table(report), plain_text(outcome(report)), plain_text(written), sep="\n")
+        options.console().print(summary_table(report), *map(plain_text, said), sep="\n")

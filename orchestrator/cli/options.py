@@ -11,6 +11,7 @@ from rich.console import Console
 from orchestrator.errors import CommandExit
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import shipped_images
+from orchestrator.manifest import KeepCheckpoints
 from orchestrator.run.progress import ProgressMode
 from orchestrator.store import RunRecord, Unreadable, history
 from orchestrator.store import Store as StoreFolder
@@ -29,6 +30,10 @@ ProgressOption = Annotated[
 Device = Annotated[
     str,
     typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:all, or GPUs: GPU-a,GPU-b or cuda:1."),
+]
+Keep = Annotated[
+    KeepCheckpoints | None,
+    typer.Option("--keep-checkpoints", help="What of them stays after its last reader, instead of the manifest's."),
 ]
 Runtime = Annotated[str, typer.Option("--runtime", "-r", help="auto, docker or process.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]

@@ -47,7 +47,7 @@ def score(
     if as_json:
         typer.echo(document.model_dump_json(indent=1))
     else:
-        _print(score_blocks(document))
+        print_blocks(score_blocks(document))
     options.ends(whole=whole)
 
 
@@ -84,7 +84,7 @@ def compare(
     if as_json:
         typer.echo(document.model_dump_json(indent=1))
     else:
-        _print(comparison_blocks(document))
+        print_blocks(comparison_blocks(document))
     options.ends(whole=whole)
 
 
@@ -109,7 +109,7 @@ def agreement(
     elif not document.tasks:
         typer.echo(f"{record.run} evaluates by one engine alone: there is nothing to compare")
     else:
-        _print(agreement_blocks(document, items), SIDE_BY_SIDE_WIDTH)
+        print_blocks(agreement_blocks(document, items), SIDE_BY_SIDE_WIDTH)
     options.ends(whole=whole)
 
 
@@ -141,7 +141,7 @@ def claims(
     if as_json:
         typer.echo(document.model_dump_json(indent=1))
     else:
-        _print(claims_blocks(document), SIDE_BY_SIDE_WIDTH)
+        print_blocks(claims_blocks(document), SIDE_BY_SIDE_WIDTH)
     options.ends(whole=whole and document.all_met)
 
 
@@ -149,7 +149,7 @@ def _tracks(number: int | None) -> tuple[Track, ...]:
     return tuple(Track) if number is None else (Track(number),)
 
 
-def _print(blocks: list[RenderableType], log_width: int = options.LOG_WIDTH) -> None:
+def print_blocks(blocks: list[RenderableType], log_width: int = options.LOG_WIDTH) -> None:
     console = options.console(log_width)
     for block in blocks:
         console.print(block)

@@ -19,6 +19,7 @@ from orchestrator.evidence.served_memory import (
     PROFILE,
     MemoryFigure,
     ServedMemory,
+    memories_by,
     memory_protocol,
     served_memory,
     unlike_the_format,
@@ -136,7 +137,23 @@ def measured_by(record: RunRecord, results: Mapping[str, StageRecord]) -> str | 
     return _memory(record, results).measured_by
 
 
+def memories(record: RunRecord, results: Mapping[str, StageRecord]) -> Values:
+    """The peak memory of each variant by each that measured it, a backend's name or `the profile` as the part."""
+    figures, absent = _memory_figures(record, results)
+    return Values(
+        joined(memories_by(figures)),
+        [Gap(variant=variant, model=model, part=by, reason=reason) for (variant, model, by), reason in absent.items()],
+    )
+
+
 def _memory(record: RunRecord, results: Mapping[str, StageRecord]) -> ServedMemory:
+    return served_memory(*_memory_figures(record, results))
+
+
+def _memory_figures(
+    record: RunRecord, results: Mapping[str, StageRecord]
+) -> tuple[list[MemoryFigure], dict[tuple[Variant, str, str], str]]:
+    """All that were measured, and why others were not, by variant, model and what was to measure."""
     figures, absent = [], {}
     for name, state in record.stages.items():
         subject = state.subject
@@ -160,7 +177,7 @@ def _memory(record: RunRecord, results: Mapping[str, StageRecord]) -> ServedMemo
     for refused in record.not_planned:
         if refused.operation is Operation.BENCHMARK:
             absent[Variant.of(refused.subject), refused.subject.model, refused.backend] = refused.message
-    return served_memory(figures, absent)
+    return figures, absent
 
 
 def _backends(record: RunRecord) -> tuple[str, ...]:

@@ -25,12 +25,7 @@ def counted_task(task: str, subject: Subject, record: RunRecord, catalog: ImageC
     stands_for = catalog.tasks[task][1].stands_for if task in catalog.tasks else None
     if stands_for is None:
         return task
-    evaluated = {
-        state.parameters["task"]
-        for state in record.stages.values()
-        if state.operation is Operation.EVALUATE and state.subject is not None and state.subject.model == subject.model
-    }
-    return task if stands_for in evaluated else stands_for
+    return task if stands_for in record.evaluated.get(subject.model, ()) else stands_for
 
 
 def stage_gaps(

@@ -1,6 +1,6 @@
 """The outcomes behind one figure, as arrays to draw from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,10 @@ class NoInterval(Exception):
 class Items:
     """One metric's outcome of each item, sorted by group, then by number.
 
-    `identity` is equal for the same items in the same groups. `groups` holds the number of items of each group, in
-    order. `values` [items] is NaN where an item was excluded; `weights` [items] are all 1 but for pages of text, where
-    each word counts the same. With `exponential` the figure is the exponential of the mean.
+    `identity` is equal for the same items in the same groups, `names` [items] for the same item in the same group, and
+    empty where that is not known. `groups` holds the number of items of each group, in order. `values` [items] is NaN
+    where an item was excluded; `weights` [items] are all 1 but for pages of text, where each word counts the same. With
+    `exponential` the figure is the exponential of the mean.
     """
 
     identity: str
@@ -27,6 +28,7 @@ class Items:
     values: Floats
     weights: Floats
     exponential: bool
+    names: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
 
     @property
     def scored(self) -> int:
@@ -42,6 +44,15 @@ class Items:
         """Which items are right [items], none that was excluded; None where an item can be partly right."""
         whole = np.isin(self.values[self.has_outcome], (0.0, 1.0)).all()
         return self.values == 1.0 if whole and not self.exponential else None
+
+
+def of_a_slice(items: Items, smaller: Items) -> Items | None:
+    """The outcomes of the items of a `smaller` slice among `items`; None where these do not hold all of them."""
+    places = {name: place for place, name in enumerate(items.names.tolist())}
+    found = [places.get(name) for name in smaller.names.tolist()]
+    if not found or None in found:
+        return None
+    return replace(smaller, values=items.values[found], weights=items.weights[found])  # type: ignore[index]
 
 
 def over_common(one: Items, other: Items) -> tuple[Items, Items]:
@@ -67,6 +78,7 @@ def items_of(outcomes: Outcomes, metric: str) -> Items:
         values=values,
         weights=outcomes.weights.get(name, np.ones_like(values)),
         exponential=outcomes.exponential,
+        names=outcomes.names,
     )
     if found.scored != outcomes.scored:
         raise NoInterval(f"{found.scored} of {outcomes.scored} items have the metric {metric}")

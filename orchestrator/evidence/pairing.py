@@ -20,7 +20,7 @@ def paired_with_dense(values: Sequence[Value], outcomes: Mapping[str, Outcomes])
     dense = {value.place: value for value in values if value.variant.is_dense}
     for value in values:
         reference = dense.get(value.place)
-        if reference is None or value.variant.is_dense or reference.protocol != value.protocol:
+        if reference is None or value.variant.is_dense or reference.whole_protocol != value.whole_protocol:
             yield value
             continue
         try:

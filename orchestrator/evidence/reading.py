@@ -8,14 +8,16 @@ from harness.contract.text import showable, unshowable_in
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.baselines import Baseline, run_baselines
 from orchestrator.evidence.categories import Category, run_categories
-from orchestrator.evidence.collecting import collect, expectations, printed_figures, with_intervals
+from orchestrator.evidence.collecting import collect, expectations, memories, printed_figures, with_intervals
 from orchestrator.evidence.draws import Draws
+from orchestrator.evidence.fidelity import RunFidelity, run_fidelity
 from orchestrator.evidence.measured import StageFigures, measured_figures
 from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import DENSE, Values, Variant
 from orchestrator.figures.outcomes import Outcomes
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.store import RunRecord, StageRecord, Store
+from orchestrator.store.imported import Imported
 from orchestrator.tracks import Expectation
 
 
@@ -24,7 +26,10 @@ class Evidence:
     """`variants` begins with dense. `checkpoints` has the digest of each dense model that something was measured of,
     `outcomes` the items' outcomes behind the values whose `source` is the key. `draws` is None where nothing was
     resampled. `results` are the finished stages by their names, `measured` all that they hold, `baselines` the variants
-    that a variant has to beat, `categories` those of the paper's Table 5."""
+    that a variant has to beat, `categories` those of the paper's Table 5. `memories` are by what measured them, a
+    backend or the profile, which is their part; the one that counts in track 4 is among `values`, too. `fidelity` has
+    how far each compressed model is from the dense one. `imported` are figures of others, which are
+    among none of these."""
 
     run: str
     device: str
@@ -38,6 +43,9 @@ class Evidence:
     baselines: Mapping[Variant, tuple[Baseline, ...]] = field(default_factory=dict)
     measured: tuple[StageFigures, ...] = ()
     categories: Mapping[Variant, Category] = field(default_factory=dict)
+    memories: Values = field(default_factory=Values)
+    fidelity: RunFidelity = field(default_factory=RunFidelity)
+    imported: tuple[Imported, ...] = ()
 
     def variant(self, name: str) -> Variant:
         """The variant with this label, also as stages write it (`wanda-50%`), or the only one of this method.
@@ -87,6 +95,9 @@ def read_evidence(
         baselines=run_baselines(record, results, catalog),
         measured=measured_figures(record, results),
         categories=run_categories(record, catalog),
+        imported=store.imported.of(record.run),
+        memories=memories(record, results),
+        fidelity=run_fidelity(record, results, outcomes, store),
     )
 
 

@@ -11,7 +11,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from harness.contract import Frozen
 from orchestrator.evidence.estimate import Estimate
 from orchestrator.evidence.interval import CONFIDENCE_PERCENT
-from orchestrator.evidence.items import Items, NoInterval, over_common
+from orchestrator.evidence.items import Items, NoInterval, of_a_slice, over_common
 from orchestrator.figures.metrics import Floats
 
 Strata = tuple[int, ...]
@@ -106,13 +106,14 @@ class Pair:
 
 
 def pair(value: float, items: Items, reference: float, others: Items) -> Pair | None:
-    """Two figures over the items that both have an outcome of; None where these are all of both.
+    """Two figures over the items that both have an outcome of; None where these are all of both. Of two slices, one of
+    which holds the other, these are the smaller one's.
 
     Raises:
         NoInterval: they are not of the same items, or have none in common.
     """
     if items.identity != others.identity:
-        raise NoInterval("not of the same items")
+        return _pair_of_slices(items, others)
     if np.array_equal(items.has_outcome, others.has_outcome):
         return None
     ways = _averages_giving(value, items)
@@ -124,6 +125,16 @@ def pair(value: float, items: Items, reference: float, others: Items) -> Pair | 
     if math.isnan(over) or math.isnan(against):
         raise NoInterval("there is a group of which they have no item in common")
     return Pair(over, against, own.scored, own, other)
+
+
+def _pair_of_slices(items: Items, others: Items) -> Pair:
+    smaller_is_own = len(items.values) < len(others.values)
+    smaller, larger = (items, others) if smaller_is_own else (others, items)
+    if (part := of_a_slice(larger, smaller)) is None:
+        raise NoInterval("not of the same items")
+    own, other = over_common(*((smaller, part) if smaller_is_own else (part, smaller)))
+    everything = (len(own.values),)
+    return Pair(_figure(own, everything), _figure(other, everything), own.scored, own, other)
 
 
 def columns_of(printed: Mapping[Key, tuple[float, Items]], refused: dict[Key, NoInterval]) -> dict[Key, Column]:

@@ -60,6 +60,14 @@ def memory_protocol(result: ProfileResult | BenchmarkResult) -> str:
     return f"{result.memory.method} of {result.backend}, {result.protocol} at batch {sizes}{room}"
 
 
+def memories_by(figures: Iterable[MemoryFigure]) -> list[Value]:
+    """Each as what it is for whoever deploys it so, made dense or not: the part of its place is what measured it."""
+    return [
+        one.value.model_copy(update={"place": one.value.place.model_copy(update={"part": one.measured_by})})
+        for one in figures
+    ]
+
+
 def choose(figures: Sequence[MemoryFigure]) -> str | None:
     """Of what measured memory, the one that held the most as it is stored; of equals the profile, then the first."""
     names = dict.fromkeys(sorted((figure.measured_by for figure in figures), key=lambda name: name != PROFILE))

@@ -5,7 +5,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from harness.contract import BenchmarkResult, CompressResult, EvaluateResult, ProfileResult, TaskDescription
+from harness.contract import (
+    BenchmarkResult,
+    CompressResult,
+    EvaluateResult,
+    FidelityResult,
+    ProfileResult,
+    StatesResult,
+    TaskDescription,
+)
 from harness.contract.items import UNLABELLED
 from orchestrator.evidence.gaps import counted_task
 from orchestrator.evidence.value import Measurement, Value, Variant
@@ -44,6 +52,7 @@ class MeasuredStage:
         protocol: str,
         *,
         higher_is_better: bool = False,
+        slice_of: str | None = None,
         metric: str = "",
         items: int | None = None,
         excluded: Mapping[str, int] | None = None,
@@ -57,6 +66,7 @@ class MeasuredStage:
             unit=unit,
             higher_is_better=higher_is_better,
             protocol=protocol,
+            slice_of=slice_of,
             metric=metric,
             items=items,
             excluded=dict(excluded or {}),
@@ -84,7 +94,7 @@ class MeasuredStage:
 def notes_of(stage: StageRecord) -> tuple[str, ...]:
     """What the worker remarked, of its result or of what it made."""
     result = stage.final.result
-    if isinstance(result, EvaluateResult | ProfileResult | BenchmarkResult):
+    if isinstance(result, EvaluateResult | StatesResult | FidelityResult | ProfileResult | BenchmarkResult):
         return result.notes
     return stage.artifact.notes if stage.artifact is not None else ()
 
@@ -130,6 +140,7 @@ def _accuracy(
     counts = result.engine == catalog.full_name(scoring.engine)
     name = counted_task(result.task, made.subject, record, catalog)
     places = parts_of_task(name, scoring) if counts else ()
+    protocol, slice_of = _protocols(result, made.state.parameters.get("limit"))
     for track, part in places or ((Track(task.track), UNCOUNTED),):
         yield made.value(
             track,
@@ -137,7 +148,8 @@ def _accuracy(
             (name if places else result.task) if counts else f"{result.task} by {result.engine}",
             value,
             "fraction" if task.higher_is_better else "perplexity",
-            _protocol(result),
+            protocol,
+            slice_of=slice_of,
             higher_is_better=task.higher_is_better,
             metric=metric,
             items=outcomes.scored,
@@ -145,14 +157,19 @@ def _accuracy(
         )
 
 
-def _protocol(result: EvaluateResult) -> str:
-    """The protocol's name, and what else keeps figures apart: a segment's length where the model sets it, the items."""
+def _protocols(result: EvaluateResult, limit: int | None) -> tuple[str, str | None]:
+    """The protocol's name, and what else keeps figures apart: a segment's length where the model sets it, the items.
+    Of a slice that lacks some of the items it was drawn from, that of all of them, too."""
     name = result.protocol
     length = result.details.sequence_length if result.details is not None else None
     if length is not None and str(length) not in name.split("-"):
         name = f"{name} of {length} tokens"
     asked = result.items + sum(result.excluded.values())
-    return name if asked == result.items_available else f"{name} first {asked}"
+    due = asked if result.drawn_from is None else min(limit or result.items_available, result.items_available)
+    whole = name if due == result.items_available else f"{name} first {due}"
+    if result.drawn_from in (None, asked):
+        return whole, None
+    return f"{whole}, {asked} of {result.drawn_from} drawn", whole
 
 
 def _training_cost(made: MeasuredStage, result: CompressResult) -> Iterator[Value]:

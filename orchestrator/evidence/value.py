@@ -82,8 +82,9 @@ class Measurement(Frozen):
 class Value(Frozen):
     """One measured value, made once from stored results (or a printed table) and handed on as it is.
 
-    `protocol` says how it was measured; values of different protocols are never compared. `metric` is which of the
-    result's metrics it is, where that has several, and `items` how many items were scored. `excluded` counts those that
+    `protocol` says how it was measured; values of different protocols are never compared. Over a slice of the items,
+    `slice_of` is the protocol of all of them, to which it belongs. `metric` is which of the result's metrics it is,
+    where that has several, and `items` how many items were scored. `excluded` counts those that
     were not, by reason. A value over other items than the dense one's has both over the common ones in `paired`, or in
     `unpaired` the reason why there are none: then it must not be set against the dense value. An interval that is None
     has its reason in `interval_reason`, where one was sought. `measurements` are those of a cost, of which the value is
@@ -101,6 +102,7 @@ class Value(Frozen):
     unit: str = ""
     higher_is_better: bool
     protocol: str = ""
+    slice_of: str | None = None
     metric: str = ""
     items: PositiveInt | None = None
     excluded: dict[str, PositiveInt] = {}
@@ -114,6 +116,11 @@ class Value(Frozen):
     caveat: str | None = None
     notes: tuple[str, ...] = ()
     source: str = ""
+
+    @property
+    def whole_protocol(self) -> str:
+        """That of all items, of which these may be a slice."""
+        return self.slice_of or self.protocol
 
     @property
     def lost(self) -> str | None:
@@ -174,6 +181,9 @@ class Values:
         self._values: list[Value] = []
         self._by_place: dict[Place, dict[Variant, Value]] = {}
         self._by_variant: dict[Variant, list[Value]] = {}
+        self._gaps: dict[tuple[Variant, str | None], list[tuple[int, Gap]]] = {}
+        for number, gap in enumerate(self.gaps):
+            self._gaps.setdefault((gap.variant, gap.model), []).append((number, gap))
         for value in values:
             self._add(value)
 
@@ -208,7 +218,10 @@ class Values:
         """Why there is no value, in a clause that a report can print."""
         if not variant.is_scored_in(place.track):
             return NOT_COMPRESSED
-        return next((gap.reason for gap in self.gaps if gap.covers(place, variant)), NOT_MEASURED)
+        about = (self._gaps.get((variant, model), ()) for model in (place.model, None))
+        first = (next((found for found in gaps if found[1].covers(place, variant)), None) for gaps in about)
+        found = min((one for one in first if one is not None), default=None, key=lambda one: one[0])
+        return NOT_MEASURED if found is None else found[1].reason
 
     @property
     def variants(self) -> tuple[Variant, ...]:

@@ -14,14 +14,18 @@ from harness.contract import (
     CompressResult,
     EvaluateResult,
     EvaluationCost,
+    FidelityResult,
     Memory,
     ProfileResult,
     Result,
+    Slice,
     Speed,
 )
-from harness.contract.items import NOT_FINITE
+from harness.contract.divergence import divergence_metrics
+from harness.contract.items import NOT_FINITE, FidelityItem
 from harness.contract.measurement import ENERGY_COUNTER_SECONDS, DeviceTelemetry, Extent, MemoryParts
-from orchestrator.figures.outcomes import Contradiction, Outcomes, OutcomesFile, read_outcomes
+from orchestrator.figures.items_file import Contradiction, OutcomesFile, read_divergences
+from orchestrator.figures.outcomes import Outcomes, read_outcomes
 
 _ROUNDING = 1e-6
 """Relative distance within which two figures are the same: more than is lost by writing one in 32 bits."""
@@ -41,9 +45,29 @@ class Kept:
     data: str = ""
     sha256: str | None = None
 
-    def outcomes(self, result: EvaluateResult) -> OutcomesFile:
+    def outcomes(self, result: EvaluateResult | FidelityResult) -> OutcomesFile:
+        """The file of the outcomes of the items, with what is known of it.
+
+        Raises:
+            Contradiction: of a slice, the result does not say of how many items it was drawn.
+        """
+        path = self.path(result)
+        if (drawn := self.slice) is None or isinstance(result, FidelityResult):
+            return OutcomesFile(path, self.data, self.sha256)
+        if result.drawn_from is None or result.drawn_from > result.items_available:
+            said = "nothing" if result.drawn_from is None else f"{result.drawn_from} of {result.items_available} items"
+            raise Contradiction(f"a slice is asked for, and drawn_from says {said}")
+        return OutcomesFile(path, self.data, self.sha256, drawn.numbers(result.drawn_from))
+
+    def path(self, result: EvaluateResult | FidelityResult) -> Path:
         """Where the outcomes of the items lie: in the folder itself, whatever the result names."""
-        return OutcomesFile(self.folder / Path(result.items_file).name, self.data, self.sha256)
+        return self.folder / Path(result.items_file).name
+
+    @property
+    def slice(self) -> Slice | None:
+        """What an evaluation was asked for in place of all items."""
+        asked = self.parameters.get("slice")
+        return None if asked is None else Slice.model_validate(asked)
 
 
 def check(result: Result, kept: Kept) -> Outcomes | None:
@@ -54,9 +78,11 @@ def check(result: Result, kept: Kept) -> Outcomes | None:
     """
     if isinstance(result, EvaluateResult):
         outcomes = read_outcomes(kept.outcomes(result))
-        _raise_first(_against_outcomes(result, outcomes, kept.parameters))
+        _raise_first(_against_outcomes(result, outcomes, kept))
         return outcomes
-    if isinstance(result, BenchmarkResult):
+    if isinstance(result, FidelityResult):
+        _raise_first(_against_divergences(result, read_divergences(kept.outcomes(result))))
+    elif isinstance(result, BenchmarkResult):
         _raise_first(_against_samples(result, kept.parameters))
     elif isinstance(result, ProfileResult):
         _raise_first(_against_parts(result.memory, result.memory_parts))
@@ -70,9 +96,7 @@ def _raise_first(contradictions: Iterator[str]) -> None:
         raise Contradiction(one)
 
 
-def _against_outcomes(result: EvaluateResult, outcomes: Outcomes, parameters: Mapping[str, Any]) -> Iterator[str]:
-    asked, available = result.items + sum(result.excluded.values()), result.items_available
-    due = min(parameters.get("limit") or available, available)
+def _against_outcomes(result: EvaluateResult, outcomes: Outcomes, kept: Kept) -> Iterator[str]:
     if outcomes.scored != result.items:
         yield f"{result.items} items are said to be scored, and there are outcomes of {outcomes.scored}"
     if outcomes.excluded != result.excluded.get(NOT_FINITE, 0):
@@ -80,8 +104,7 @@ def _against_outcomes(result: EvaluateResult, outcomes: Outcomes, parameters: Ma
             f"{result.excluded.get(NOT_FINITE, 0)} items are said to be excluded as {NOT_FINITE}, and"
             f" {outcomes.excluded} are"
         )
-    if asked != due:
-        yield f"{asked} items are scored or excluded, and it is asked for {due} of {available}"
+    yield from _against_asked(result, kept)
     if result.truncated_items > outcomes.scored + outcomes.excluded:
         yield f"{result.truncated_items} of {outcomes.scored + outcomes.excluded} items are said to be truncated"
     length = result.details.sequence_length if result.details is not None else None
@@ -95,6 +118,31 @@ def _against_outcomes(result: EvaluateResult, outcomes: Outcomes, parameters: Ma
         yield f"{giver} {result.metric}, which is its metric"
     if result.cost is not None:
         yield from _against_seconds(result.cost, outcomes.scored + outcomes.excluded)
+
+
+def _against_asked(result: EvaluateResult, kept: Kept) -> Iterator[str]:
+    asked, available = result.items + sum(result.excluded.values()), result.items_available
+    due = min(kept.parameters.get("limit") or available, available)
+    if kept.slice is not None:
+        due = min(kept.slice.items, result.drawn_from or available, due)
+    elif result.drawn_from is not None:
+        yield f"it is said to be drawn from {result.drawn_from} items, and all are asked for"
+    if asked != due:
+        yield f"{asked} items are scored or excluded, and it is asked for {due} of {available}"
+
+
+def _against_divergences(result: FidelityResult, items: tuple[FidelityItem, ...]) -> Iterator[str]:
+    scored = [item for item in items if item.is_scored]
+    if (len(scored), len(items)) != (result.items, result.items + sum(result.excluded.values())):
+        yield f"{result.items} items are said to be scored, and there are outcomes of {len(scored)} of {len(items)}"
+    if sum(item.tokens for item in scored) != result.tokens:
+        yield f"{result.tokens} tokens are said to be scored, and there are {sum(item.tokens for item in scored)}"
+    found = divergence_metrics(items)
+    for name in found.keys() ^ result.metrics.keys():
+        yield f"{name} stands in the result or follows from its items, and not both"
+    for name, value in result.metrics.items():
+        if not _same(value, found[name]):
+            yield f"{name} is said to be {value:.12g}, and the outcomes of its items give {found[name]:.12g}"
 
 
 def _against_seconds(cost: EvaluationCost, items: int) -> Iterator[str]:

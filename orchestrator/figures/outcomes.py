@@ -1,56 +1,20 @@
-"""Reads what an evaluation kept of each item: whole, each item once, and none that contradicts itself."""
+"""What an evaluation found of its items, as arrays by metric, with all figures that follow from them."""
 
-import gzip
 import hashlib
-import io
-import json
 import math
-import zlib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from numpy.typing import NDArray
 
-from harness.contract import read_regular
-from harness.contract.items import (
-    ORIGINAL,
-    ChoiceItem,
-    Item,
-    JudgedItem,
-    PageItem,
-    SegmentItem,
-    TruthItem,
-    item_type,
-)
+from harness.contract.items import OF_PICK, ChoiceItem, JudgedItem, PageItem, SegmentItem, TruthItem
+from orchestrator.figures.items_file import OutcomesFile, read_items
 from orchestrator.figures.metrics import Floats, choice_metrics, page_metrics, segment_metrics
 
-MOST_BYTES = 2**30
-"""Unpacked; the outcomes of the largest task take 5 MB."""
-
-_DAMAGES = (OSError, EOFError, zlib.error, ValueError, RecursionError)
-"""All that reading, unpacking and parsing bytes of any kind can raise."""
-
-
-class Contradiction(Exception):
-    """A result is not what its parts give, or these are missing or damaged; the message is a clause."""
-
-
-@dataclass(frozen=True)
-class OutcomesFile:
-    """Where the outcomes of one evaluation lie, of items of the data set with the digest `data`.
-
-    The digest tells segments of one text from those of another; questions name their own row of the data set, so the
-    same questions from another source are the same items. `sha256` is the file's, where that was written down.
-    """
-
-    path: Path
-    data: str = ""
-    sha256: str | None = None
+NOTHING = -1
+"""Picked where a log-likelihood is no finite number."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +24,12 @@ class Outcomes:
     `metrics` are all figures that follow from them. `identity` is equal for the same items in the same groups. `groups`
     holds the number of items of each group, in order. `values` has, for each metric of an item, its outcomes [items],
     NaN where an item was excluded; `weights` the same for pages of text, where each word or byte counts the same. With
-    `exponential` a figure is the exponential of the mean. `excluded` items have no outcome. `tokens` are the numbers of
+    `exponential` a figure is the exponential of the mean. `picked` has, for each metric of a pick, the number of the
+    choice that was picked in each item, or `NOTHING`. `excluded` items have no outcome. `tokens` are the numbers of
     tokens that segments have. `answers` and `lengths` are equal for items of which the data set says the same: right
     answers and numbers of choices, or words and bytes; and the lengths of choices, None where they are not told.
+    `guessing` is the share that picking by chance gets right, of questions that have one right answer. `numbers` and
+    `names` [items] are each item's number, and what is equal for the same item in the same group wherever it stands.
     """
 
     metrics: Mapping[str, float]
@@ -74,8 +41,12 @@ class Outcomes:
     scored: int
     excluded: int
     tokens: frozenset[int] = frozenset()
+    picked: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     answers: str = ""
     lengths: str | None = None
+    guessing: float | None = None
+    numbers: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    names: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
 
 
 def read_outcomes(file: OutcomesFile) -> Outcomes:
@@ -91,7 +62,7 @@ def read_outcomes(file: OutcomesFile) -> Outcomes:
 
 
 def _of_questions(items: list[JudgedItem]) -> Outcomes:
-    ordered = sorted(items, key=lambda item: (item.group or "", item.index))
+    ordered = in_order(items)
     listing = [f"{item.group or ''} {item.index} {item.document}" for item in ordered]
     groups = Counter(item.group or "" for item in ordered)
     correct = [item.correct for item in ordered]
@@ -99,6 +70,7 @@ def _of_questions(items: list[JudgedItem]) -> Outcomes:
     lengths = [str(item.lengths) for item in choices if item.lengths is not None]
     names = [name for kind in dict.fromkeys(map(tuple, correct)) for name in kind]
     values = {name: np.array([one.get(name, math.nan) for one in correct]) for name in dict.fromkeys(names)}
+    picks = {name: OF_PICK[name] for name in values if name in OF_PICK}
     return Outcomes(
         metrics=choice_metrics(values, {} if groups.keys() == {""} else groups),
         identity=_digest(listing),
@@ -108,9 +80,30 @@ def _of_questions(items: list[JudgedItem]) -> Outcomes:
         exponential=False,
         scored=sum(map(bool, correct)),
         excluded=len(items) - sum(map(bool, correct)),
+        picked={name: np.array([_pick(item, field) for item in ordered], np.int64) for name, field in picks.items()},
         answers=_digest([f"{item.gold} {len(item.log_likelihoods)} {_truth(item)}" for item in choices]),
         lengths=_digest(lengths) if lengths and len(lengths) == len(choices) else None,
+        guessing=_guessing(items),
+        numbers=np.array([item.index for item in ordered], np.int64),
+        names=_names(listing),
     )
+
+
+def in_order(items: Iterable[JudgedItem]) -> list[JudgedItem]:
+    """In the order of the arrays of `Outcomes`."""
+    return sorted(items, key=lambda item: (item.group or "", item.index))
+
+
+def _guessing(items: list[JudgedItem]) -> float | None:
+    choices = [len(item.log_likelihoods) for item in items if isinstance(item, ChoiceItem)]
+    if len(choices) < len(items) or any(isinstance(item, TruthItem) for item in items):
+        return None
+    return math.fsum(1 / count for count in choices) / len(choices)
+
+
+def _pick(item: JudgedItem, field: str) -> int:
+    pick = getattr(item, field, None)
+    return NOTHING if pick is None else int(pick)
 
 
 def _truth(item: ChoiceItem) -> str:
@@ -130,9 +123,10 @@ def _of_texts(items: list[SegmentItem], data: str) -> Outcomes:
     else:
         metrics, values = segment_metrics(losses / tokens), {"perplexity": losses / tokens}
     scored = int(np.count_nonzero(~np.isnan(losses)))
+    listing = [f" {item.index} {getattr(item, 'document', data)}" for item in items]
     return Outcomes(
         metrics=metrics,
-        identity=_digest([f" {item.index} {getattr(item, 'document', data)}" for item in items]),
+        identity=_digest(listing),
         groups=(len(items),),
         values=values,
         weights=weights,
@@ -141,6 +135,8 @@ def _of_texts(items: list[SegmentItem], data: str) -> Outcomes:
         excluded=len(items) - scored,
         tokens=frozenset() if pages else frozenset(item.tokens for item in items),
         answers=_digest([f"{page.words} {page.bytes}" for page in pages]),
+        numbers=np.array([item.index for item in items], np.int64),
+        names=_names(listing),
     )
 
 
@@ -148,90 +144,6 @@ def _digest(listing: list[str]) -> str:
     return hashlib.sha256("\n".join(listing).encode()).hexdigest()
 
 
-def read_items(file: OutcomesFile) -> tuple[Item, ...]:
-    """The items by their numbers, which go from 0 without a gap; there is at least one.
-
-    Raises:
-        Contradiction: the file is missing, damaged, not the one that was written, or has items that contradict
-            themselves or each other.
-    """
-    name = file.path.name
-    lines = _lines(file)
-    if not lines:
-        raise Contradiction(f"{name} holds no items")
-    items = sorted(_parsed(name, lines), key=lambda item: item.index)
-    for number, item in enumerate(items):
-        if item.index != number:
-            problem = f"holds item {item.index} twice" if item.index < number else f"lacks item {number}"
-            raise Contradiction(f"{name} {problem}")
-    judged = {tuple(item.correct) for item in items if isinstance(item, JudgedItem)}
-    if len({frozenset(names) - {ORIGINAL} for names in judged if names}) > 1:
-        raise Contradiction(f"{name} has items of different metrics")
-    return tuple(items)
-
-
-def _parsed(name: str, lines: list[bytes]) -> list[Item]:
-    """All lines at once, which takes half the time of one by one."""
-    kinds = {item_type(_object(name, number, lines[number])) for number in (0, len(lines) - 1)}
-    if len(kinds) > 1:
-        raise Contradiction(f"{name} holds items of different kinds")
-    try:
-        return _items_of(kinds.pop()).validate_json(b"[%s]" % b",".join(lines), extra="ignore")
-    except ValidationError as invalid:
-        first = invalid.errors(include_url=False)[0]
-        if not first["loc"]:
-            for number, line in enumerate(lines):
-                _object(name, number, line)
-        at, *field = first["loc"] or (0,)
-        where = "".join(f"{part}: " for part in [".".join(map(str, field))] if part)
-        reason = first["msg"].removeprefix("Value error, ")
-        raise Contradiction(f"line {int(at) + 1} of {name}: {where}{reason}") from invalid
-
-
-@cache
-def _items_of(kind: type[Item]) -> TypeAdapter[list[Item]]:
-    return TypeAdapter(list[kind])  # type: ignore[valid-type]
-
-
-def _object(name: str, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as malformed:
-        raise Contradiction(f"line {number + 1} of {name} is not readable: {malformed}") from malformed
-    if not isinstance(found, dict):
-        raise Contradiction(f"line {number + 1} of {name} is not readable: no JSON object")
-    return found
-
-
-def _lines(file: OutcomesFile) -> list[bytes]:
-    name = file.path.name
-    try:
-        content = read_regular(file.path, MOST_BYTES)
-        if file.sha256 is not None and hashlib.sha256(content).hexdigest() != file.sha256:
-            raise Contradiction(f"{name} is not what was written: it has another sha256")
-        return [line for line in _unpacked(content, file.path.suffix).splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise Contradiction(f"the outcomes of the items ({name}) are not there") from None
-    except _DAMAGES as damaged:
-        raise Contradiction(f"{name} is not readable: {damaged}") from damaged
-
-
-def _unpacked(content: bytes, ending: str) -> bytes:
-    """A compressed file's content; the ending of its name says how it is compressed."""
-    import zstandard
-
-    packed = io.BytesIO(content)
-    if ending == ".gz":
-        with gzip.open(packed) as plain:
-            found = plain.read(MOST_BYTES + 1)
-    elif ending == ".zst":
-        try:
-            with zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as stream:
-                found = stream.read(MOST_BYTES + 1)
-        except zstandard.ZstdError as damaged:
-            raise OSError(str(damaged)) from damaged
-    else:
-        raise OSError(f"no form is known by the ending {ending!r}")
-    if len(found) > MOST_BYTES:
-        raise OSError(f"it unpacks to more than {MOST_BYTES} bytes")
-    return found
+def _names(listing: list[str]) -> NDArray[np.uint64]:
+    digests = b"".join(hashlib.blake2b(one.encode(), digest_size=8).digest() for one in listing)
+    return np.frombuffer(digests, np.uint64)

@@ -2,12 +2,12 @@
 
 import os
 import secrets
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.contract import list_tree
+from orchestrator.host.owner import Owner
 
 REMOVING = ".removing"
 """Ends the name of what was being deleted when a process died."""
@@ -20,9 +20,12 @@ _BLOCK_BYTES, _LEAST_BYTES = 512, 4096
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace `path` as a whole; the content is on disk before the name points at it."""
+    """Replace `path` as a whole; the content is on disk before the name points at it.
+
+    What a kill leaves beside it is called by its owner, for `sweep_unfinished`.
+    """
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{Owner.current().mark}-{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -31,6 +34,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep_unfinished(folder: Path) -> None:
+    """Remove what dead owners on this host were writing at, in the folder and below."""
+    for path in folder.rglob(".*.tmp"):
+        owner = Owner.marked(path.name.split(".")[-2].rpartition("-")[0])
+        if owner is not None and owner.is_dead():
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -132,15 +143,14 @@ def size_bytes(path: Path) -> int:
 
 
 @contextmanager
-def scratch_folder(path: Path | None = None) -> Iterator[Path]:
-    """A folder at `path`, or else one of this machine's temporary ones, removed with whatever somebody put into it."""
-    folder = Path(tempfile.mkdtemp(prefix="llmcbench-")) if path is None else path
-    folder.mkdir(mode=0o700, exist_ok=path is None)
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A new folder at `path`, removed with whatever somebody put into it."""
+    path.mkdir(mode=0o700)
     try:
-        yield folder
+        yield path
     finally:
         with suppress(OSError):
-            _delete(folder)
+            _delete(path)
 
 
 def _held(status: os.stat_result) -> int:

@@ -62,7 +62,7 @@ def planned_device(requested: str | None, memory: str | None, count: int = 1) ->
     name = model.name if model else "an NVIDIA GPU"
     source = f"by {model.source}" if model and memory is None else "as given"
     what = f"{count} x {name}" if count > 1 else name
-    spread = ", evaluations on all of them, all else on the first" if count > 1 else ""
+    spread = ", each stage on whichever is free" if count > 1 else ""
     device = Device(kind=DeviceKind.CUDA, uuids=tuple(f"GPU-planned-{number}" for number in range(1, count + 1)))
     reason = f"{what} with {size:g} GiB{' each' if count > 1 else ''} ({source}){spread}: planned for, not looked for"
     return ChosenDevice(device, name, reason, memory_bytes=int(size * 2**30))

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import struct
 import tempfile
 import threading
 import time
@@ -13,6 +14,12 @@ from orchestrator.errors import Interrupted, StoreError
 
 _POLL_SECONDS = 0.1
 _QUIET_SECONDS = 2.0
+_OPENED = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_RANGE = "hhqqi4x"
+"""`struct flock`: kind, whence, start, length, and a process that is always 0 for locks of an open file."""
+_RANGE_DIGITS = 15
+"""Of a hexadecimal digest: an offset has 63 bits. Two that share them are wanted together, which is safe."""
+_TABLE = Path("/proc/locks")
 _SHARED = Path("/var/tmp/llmcbench")  # noqa: S108  the same for every user and every TMPDIR
 
 
@@ -51,9 +58,15 @@ def hold(
 
 @contextmanager
 def attempt(path: Path, *, shared: bool = False) -> Iterator[bool]:
-    """Take the lock if it is free right now; yields whether it was taken, and releases it at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    """Take the lock if it is free right now; yields whether it was taken, and releases it at the end.
+
+    Its folder is made, and none above: a store that was taken away must not come back as an empty one.
+    """
+    try:
+        descriptor = os.open(path, _OPENED, 0o666)
+    except FileNotFoundError:
+        path.parent.mkdir(exist_ok=True)
+        descriptor = os.open(path, _OPENED, 0o666)
     try:
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -73,6 +86,63 @@ def hold_existing(path: Path) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def is_held(path: Path, *, alone: bool = False) -> bool:
+    """Whether a process that the kernel shows to this one holds the lock; with `alone`, whether it shares it with none.
+
+    For who only looks: the lock is neither taken, which somebody else might find it to be, nor made. Where the kernel
+    has no table of locks, and for holders on other machines, the answer is no.
+    """
+    try:
+        inode, table = str(path.stat().st_ino), _TABLE.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return False
+    rows = (line.split() for line in table.splitlines())
+    held = (row[3] for row in rows if len(row) > 5 and row[1] == "FLOCK" and row[5].rpartition(":")[2] == inode)
+    return any(kind == "WRITE" or not alone for kind in held)
+
+
+class Interests:
+    """Who wants which of many things, each by its digest: byte ranges of one file, so that thousands take one
+    descriptor. Safe to use from several threads; each instance is an owner of its own, in one process, too.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._opening = threading.Lock()
+
+    def share(self, digest: str) -> None:
+        """Want it, together with others; waits for one who has it alone. Raises OSError."""
+        self._lock(fcntl.F_OFD_SETLKW, fcntl.F_RDLCK, digest)
+
+    def alone(self, digest: str) -> bool:
+        """Want it alone, whether it was shared before or not; False where others want it. Raises OSError."""
+        try:
+            self._lock(fcntl.F_OFD_SETLK, fcntl.F_WRLCK, digest)
+        except BlockingIOError:
+            return False
+        return True
+
+    def forget(self, digest: str) -> None:
+        """Want it no more. Raises OSError."""
+        self._lock(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, digest)
+
+    def close(self) -> None:
+        """Want nothing any more."""
+        with self._opening:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+    def _lock(self, command: int, kind: int, digest: str) -> None:
+        with self._opening:
+            if self._descriptor is None:
+                self._path.parent.mkdir(exist_ok=True)
+                self._descriptor = os.open(self._path, _OPENED, 0o666)
+            descriptor = self._descriptor
+        fcntl.fcntl(descriptor, command, struct.pack(_RANGE, kind, os.SEEK_SET, int(digest[:_RANGE_DIGITS], 16), 1, 0))
 
 
 def shared_folder() -> Path:

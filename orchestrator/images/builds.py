@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING
 from harness.contract import DeviceKind
 from orchestrator.host.locks import hold, shared_lock
 from orchestrator.images.base_image import INPUTS_LABEL, PACKAGES_LABEL, build_base
-from orchestrator.images.catalog import Image
 from orchestrator.images.engine import Build, build, image_labels
+from orchestrator.images.image import Image
 from orchestrator.images.inputs import (
     ENVIRONMENT_STAGE,
     base_tag,
@@ -37,6 +36,7 @@ from orchestrator.images.staging import pip_secrets, stage_environment, stage_wo
 from orchestrator.images.torch_build import pins_torch
 from orchestrator.images.torch_source import CONTAINER, Decision, choose_build
 from orchestrator.images.vendor_wheels import vendor_wheels
+from orchestrator.installation import installed_version
 from orchestrator.stages import ImageIdentity
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def _labels(image: Image, inputs: str) -> dict[str, str]:
     said = {
         "title": image.name,
         "description": image.description.summary,
-        "version": version("llmcbench"),
+        "version": installed_version(),
         "licenses": _LICENSE,
         "revision": _commit(image.folder),
     }

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from harness.contract import DeviceKind, Sha256, digest_file, digest_of, harness_digest
-from orchestrator.images.catalog import DESCRIPTION_NAME, LOCKS_NAME, Image
+from orchestrator.images.image import DESCRIPTION_NAME, LOCKS_NAME, Image
 from orchestrator.stages import ImageIdentity
 
 BASE_NAME = "base"

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from harness.contract import DeviceKind
 from orchestrator.errors import BadImage
 from orchestrator.host.files import write_atomically
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.uv import UvFailed, run_uv
 

@@ -16,7 +16,8 @@ from urllib.request import url2pathname
 
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy")
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
-HUB_VARIABLES = ("HF_ENDPOINT", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+HUB_VARIABLES = ("HF_ENDPOINT", *HUB_TOKENS)
 MACHINE_FILE = Path("/etc/pip.conf")
 _SECTIONS = ("global", "install", "download")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -70,15 +71,14 @@ class PackageSources:
         return tuple(location for location in self.find_links if local_path(location) is None)
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """Of all indexes, pages of links and proxies; there may be names and passwords in them."""
+        return (self.index or "", *self.extra_indexes, *self.remote_links, *(value for _, value in self.proxies))
+
+    @property
     def uses_loopback(self) -> bool:
         """True when an index or a proxy listens on this machine only, out of reach of a container's own network."""
-        addresses = [
-            self.index or "",
-            *self.extra_indexes,
-            *self.remote_links,
-            *(value for _, value in self.proxies),
-        ]
-        return any(urlsplit(address).hostname in _LOOPBACK for address in addresses)
+        return any(urlsplit(address).hostname in _LOOPBACK for address in self.addresses)
 
     def uv_arguments(self) -> tuple[str, ...]:
         """Options for `uv pip`. Hashes decide what is accepted, so all indexes are searched alike."""

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import BadImage
-from orchestrator.images.catalog import Image
 from orchestrator.images.engine import builder_command, run_command
+from orchestrator.images.image import Image
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -17,7 +17,7 @@ from harness.contract import DeviceKind, Frozen
 from orchestrator.host.files import write_atomically
 from orchestrator.host.locks import hold, shared_folder, shared_lock
 from orchestrator.images.base_image import DEBIAN_TAG, INPUTS_LABEL, ORIGIN_LABEL
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.images.inputs import BASE_NAME, all_tags
 
 if TYPE_CHECKING:

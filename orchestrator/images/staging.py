@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.contract import DeviceKind, digest_file, harness_folder
 from orchestrator.errors import BadImage
-from orchestrator.images.catalog import DESCRIPTION_NAME, Image, distribution_name
+from orchestrator.images.image import DESCRIPTION_NAME, Image, distribution_name
 from orchestrator.images.inputs import brings_own_worker, copied_files, own_modules
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.torch_source import CONTAINER, installable

@@ -7,6 +7,7 @@ version computes on a CPU too, but cannot even be loaded without the CUDA librar
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
 _ENTRY = re.compile(r"^(?=[A-Za-z0-9])", re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -42,6 +43,7 @@ def pins_torch(lock: str) -> bool:
     return any(_name(entry) == "torch" for entry in _entries(lock))
 
 
+@lru_cache(maxsize=16)  # of locks there are few, and each is asked for image by image
 def with_pypi_build(lock: str, cuda_lock: str) -> str | None:
     """The lock with PyPI's build of the same torch, and the CUDA libraries without which that cannot be loaded.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.contract import DeviceKind
 from orchestrator.errors import BadImage
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.images.locking import PLATFORM, PYTHON_VERSION
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.torch_build import CpuBuild, added_entries, cpu_build, from_address

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from harness.contract import Frozen, digest_file
 from orchestrator.errors import BadImage
-from orchestrator.images.catalog import VENDOR_WHEELS_NAME, Image
+from orchestrator.images.image import VENDOR_WHEELS_NAME, Image
 from orchestrator.images.package_sources import PackageSources
 
 
@@ -38,21 +38,34 @@ def vendor_wheels(image: Image) -> tuple[VendorWheel, ...]:
     Raises:
         BadImage: the file is not valid, or a sha256 is not filled in.
     """
-    path = image.folder / VENDOR_WHEELS_NAME
-    if not path.is_file():
+    listed = _listed(image)
+    if listed is None:
         return ()
-    try:
-        listed = _VendorWheels.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, ValidationError) as invalid:
-        raise BadImage(f"{path} is not valid: {invalid}", hint=f"see the README of image {image.name!r}") from invalid
     for wheel in listed.wheels:
         if not wheel.sha256:
             raise BadImage(
-                f"image {image.name!r} needs {wheel.project} {wheel.version}, and its sha256 in {path} is empty",
+                f"image {image.name!r} needs {wheel.project} {wheel.version}, and its sha256 in"
+                f" {image.folder / VENDOR_WHEELS_NAME} is empty",
                 hint=f"get the wheel from {listed.source}, put it into a find-links folder of pip's configuration, and"
                 " write its version and sha256 (`sha256sum FILE`) into that file",
             )
     return listed.wheels
+
+
+def listed_wheels(image: Image) -> tuple[VendorWheel, ...]:
+    """As `vendor_wheels`, with those of which nobody has said yet which file they are."""
+    listed = _listed(image)
+    return () if listed is None else listed.wheels
+
+
+def _listed(image: Image) -> _VendorWheels | None:
+    path = image.folder / VENDOR_WHEELS_NAME
+    if not path.is_file():
+        return None
+    try:
+        return _VendorWheels.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, ValidationError) as invalid:
+        raise BadImage(f"{path} is not valid: {invalid}", hint=f"see the README of image {image.name!r}") from invalid
 
 
 def find_vendor_wheels(image: Image, sources: PackageSources) -> list[Path]:

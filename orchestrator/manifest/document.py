@@ -1,9 +1,10 @@
 """A YAML text as plain values, each with its line: what a manifest may be written in, and nothing else of YAML.
 
 YAML 1.2, so that `2:4`, `50%`, `on` and `no` are texts. A date is a text, too. Refused, with the line: a key written
-twice or that is no single word, a tag that says other than the value does by itself, merge keys, control characters,
-and what only grows a text into something that nobody meant: nesting without end, aliases of aliases, numbers that no
-machine counts to. What is refused for its size is counted while it is read, and not read to its end.
+twice or that is no single word, an empty list, which asks for nothing, a tag that says other than the value does by
+itself, merge keys, control characters, and what only grows a text into something that nobody meant: nesting without
+end, aliases of aliases, numbers that no machine counts to. What is refused for its size is counted while it is read,
+and not read to its end.
 """
 
 import os
@@ -162,6 +163,9 @@ class _Reader:
             raise _tagged(node)
         if isinstance(node, MappingNode):
             return {key: self.value(value, (*path, key)) for key, value in self._items(node, path)}
+        if not node.value:
+            where = ".".join(map(str, path)) or "manifest"
+            raise _refusal(_line(node), f"{where}: an empty list asks for nothing", "fill it, or leave it out")
         return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
 
     def _items(self, node: MappingNode, path: Path) -> Iterator[tuple[str, Node]]:

@@ -3,20 +3,18 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from harness.contract import REFERENCE_ENGINE, Frozen
-from orchestrator.manifest.fields import Different, Word, as_tuple
+from orchestrator.manifest.fields import Different, Word, one_or_more
 
 DENSE = "dense"
 """The name of the model as it is, in the place of a method's."""
 
 _SHOWN = 4
 """Models that a line about an exclusion names."""
-_Names = Annotated[tuple[Word, ...], Different, BeforeValidator(lambda value: as_tuple(value))]
-_Tracks = Annotated[
-    tuple[Annotated[int, Field(ge=1, le=6)], ...], Different, BeforeValidator(lambda value: as_tuple(value))
-]
+_Names = Annotated[tuple[Word, ...], Different, one_or_more(str)]
+_Tracks = Annotated[tuple[Annotated[int, Field(ge=1, le=6)], ...], Different, one_or_more(int)]
 
 
 class ExclusionEntry(Frozen):

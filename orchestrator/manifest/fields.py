@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, BeforeValidator
 
 from harness.contract import quoted
 from orchestrator.manifest.document import has_control
@@ -41,6 +41,16 @@ def check_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
             raise ValueError(f"{quoted(str(identity))} stands there twice; remove one")
         seen.add(identity)
     return values
+
+
+def one_or_more(kind: type) -> BeforeValidator:
+    """A single value stands for a list of one."""
+    return BeforeValidator(as_tuple, json_schema_input_type=kind | list[kind])  # type: ignore[valid-type]
+
+
+def joined_by(separator: str) -> BeforeValidator:
+    """A list of texts stands for the form of the command line, with a separator between them."""
+    return BeforeValidator(lambda value: joined(value, separator), json_schema_input_type=str | list[str])
 
 
 Name = Annotated[str, AfterValidator(_check_name)]

@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _ANSWER_SECONDS = 10.0
 _MOST_CONFIG_BYTES = 2**20
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _BY_HAND = "write the commit yourself, all 40 digits"
 
 
@@ -39,6 +41,19 @@ def current_commit(repository: str, revision: str | None) -> str:
     if commit is None:
         raise NotOnHub(f"the hub names no commit of {repository}", hint=_BY_HAND)
     return str(commit)
+
+
+def weights_bytes(repository: str, revision: str) -> int | None:
+    """The size of a model's weights at a commit, as the hub states it; None where it has none that we would fetch.
+
+    Raises:
+        HubUnavailable: the hub's client is not installed, is set to be offline, or gets no answer.
+        NotOnHub: there is no such model or revision, or it is not ours to see.
+    """
+    with _explained(repository, revision, "model"):
+        info = _client().model_info(repository, revision=revision, files_metadata=True, timeout=_ANSWER_SECONDS)
+    sizes = [one.size or 0 for one in info.siblings or () if _WEIGHTS.fullmatch(one.rfilename)]
+    return sum(sizes) or None
 
 
 def find_dataset(repository: str, revision: str) -> None:

@@ -128,8 +128,6 @@ def _texts(named: _Node) -> Iterator[_Node]:
         if not isinstance(one.value, str) or not one.value:
             raise _refusal(one.origin, f"{INCLUDE} is a list of files, and this is none", "write their paths")
         yield one
-    if not nodes:
-        raise _refusal(named.origin, f"{INCLUDE} names no file", "leave it out")
 
 
 def _tree(value: Any, path: Path, document: Document, file: FilePath) -> _Node:

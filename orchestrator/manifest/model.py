@@ -1,9 +1,9 @@
 """What a user asks for: the manifest, as written in YAML or built from the options of `bench`."""
 
+from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import (
-    BeforeValidator,
     Field,
     PositiveInt,
     ValidationInfo,
@@ -23,12 +23,16 @@ from harness.contract import (
     did_you_mean,
     digest_of,
 )
+from orchestrator.manifest.deciding import DecideEntry
 from orchestrator.manifest.excluding import ExclusionEntry
-from orchestrator.manifest.fields import Different, Line, Name, Word, as_tuple, check_different, joined
+from orchestrator.manifest.fields import Different, Line, Name, Word, check_different, joined_by, one_or_more
 
 _MOST_PROCESSES = 1024
 _TRUTHFULNESS, _PAPERS_TRUTHFULNESS = "truthfulqa", "truthfulqa-paper"
 MOST_ROUNDS = 1000
+MOST_GPUS = 64
+"""Of one evaluation."""
+_NOT_ASKED = {"device", "runtime", "exclusive_host", "keep_checkpoints", "decide"}
 MOST_STAGES = 200_000
 """Of one manifest: more than any that was tried."""
 
@@ -41,7 +45,7 @@ class ModelEntry(Frozen):
     """
 
     name: Name
-    source: Annotated[Line, BeforeValidator(lambda value: joined(value, " + "))]
+    source: Annotated[Line, joined_by(" + ")]
     family: Word | None = None
     dtype: Dtype | None = None
     architecture: Word | None = None
@@ -87,16 +91,19 @@ class EvaluateEntry(EvaluationSizes):
     `stand_ins` names, for a task whose data may not be had everywhere, one that is evaluated and counts in its place
     where they cannot.
     `engine` computes the log-likelihoods: the reference, `transformers`, or a backend, so that the accuracy is that of
-    what is deployed. With several each task is scored by each of them; `processes` are those of the reference.
+    what is deployed. With several each task is scored by each of them; `processes` are those of the reference, and
+    `gpus` those of a run over which one of its evaluations is spread.
+    `fidelity` names those of `tasks`, all of text, over which each compressed model is held against the dense one as
+    well, token by token.
     """
 
     tasks: Annotated[tuple[Word, ...], Field(min_length=1), Different]
-    engine: Annotated[
-        tuple[Word, ...], Field(min_length=1), Different, BeforeValidator(lambda value: as_tuple(value))
-    ] = (REFERENCE_ENGINE,)
+    engine: Annotated[tuple[Word, ...], Field(min_length=1), Different, one_or_more(str)] = (REFERENCE_ENGINE,)
     stand_ins: dict[Word, Word] = {}
+    fidelity: Annotated[tuple[Word, ...], Different, one_or_more(str)] = ()
     limit: PositiveInt | dict[Word, PositiveInt] | None = None
     processes: Annotated[PositiveInt, Field(le=_MOST_PROCESSES)] = 1
+    gpus: Annotated[PositiveInt, Field(le=MOST_GPUS)] = 1
 
     @field_validator("stand_ins")
     @classmethod
@@ -107,6 +114,16 @@ class EvaluateEntry(EvaluationSizes):
             near = did_you_mean(strangers[0], tasks)
             raise ValueError(f"something stands in for {strangers[0]!r}, which tasks does not list{near}")
         return stand_ins
+
+    @field_validator("fidelity")
+    @classmethod
+    def _fidelity_is_of_listed_tasks(cls, fidelity: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        tasks = info.data.get("tasks", ())
+        strangers = [task for task in fidelity if task not in tasks] if tasks else []
+        if strangers:
+            near = did_you_mean(strangers[0], tasks)
+            raise ValueError(f"fidelity is asked for over {strangers[0]!r}, which tasks does not list{near}")
+        return fidelity
 
     @field_validator("limit")
     @classmethod
@@ -194,6 +211,17 @@ class ScoringEntry(Frozen):
         return "mc2" if self.truthfulness == "paper" else self.truthfulness
 
 
+class KeepCheckpoints(StrEnum):
+    """What is left of the checkpoints that a run makes, each dropped after its last reader.
+
+    `last` drops fetched and exported ones, and a model's states; `none` also drops the compressed ones.
+    """
+
+    NONE = "none"
+    LAST = "last"
+    ALL = "all"
+
+
 class LimitsEntry(Frozen):
     """`deadline_seconds` bounds each stage; `memory_gib` bounds a container's memory."""
 
@@ -202,7 +230,11 @@ class LimitsEntry(Frozen):
 
 
 class Manifest(Frozen):
-    """`device`: see `orchestrator.host.devices.choose_device`; several UUIDs may stand in a list, too."""
+    """`device`: see `orchestrator.host.devices.choose_device`; several UUIDs may stand in a list, too.
+
+    `exclusive_host`: what is timed has its whole host alone, not its device only. `keep_checkpoints`: which of those
+    that the run makes it leaves on the disk; of all, the digest and how they were made are kept.
+    """
 
     schema_version: Literal[1] = 1
     name: Name
@@ -214,9 +246,12 @@ class Manifest(Frozen):
     benchmark: BenchmarkEntry | None = None
     rounds: RoundsEntry = RoundsEntry()
     scoring: ScoringEntry = ScoringEntry()
+    decide: DecideEntry = DecideEntry()
     exclude: tuple[ExclusionEntry, ...] = ()
-    device: Annotated[str, BeforeValidator(lambda value: joined(value, ","))] = "auto"
+    device: Annotated[str, joined_by(",")] = "auto"
     runtime: Literal["auto", "docker", "process"] = "auto"
+    exclusive_host: bool = False
+    keep_checkpoints: KeepCheckpoints = KeepCheckpoints.ALL
     limits: LimitsEntry = LimitsEntry()
 
     @field_validator("models")
@@ -231,6 +266,17 @@ class Manifest(Frozen):
             raise ValueError(f"it asks for some {self.stages} stages, and {MOST_STAGES} are the most; ask for less")
         return self
 
+    @model_validator(mode="after")
+    def _what_decides_is_timed(self) -> Self:
+        timed = self.benchmark.backends if self.benchmark else ()
+        if self.decide.backend is not None and self.decide.backend not in timed:
+            near = did_you_mean(self.decide.backend, timed)
+            raise ValueError(f"decide.backend is {self.decide.backend!r}, which benchmark.backends does not list{near}")
+        sizes = self.benchmark.batch_sizes if self.benchmark else ()
+        if self.decide.batch is not None and self.decide.batch not in sizes:
+            raise ValueError(f"decide.batch is {self.decide.batch}, which benchmark.batch_sizes does not list")
+        return self
+
     @property
     def stages(self) -> int:
         """About how many stages a plan of it has at most."""
@@ -238,9 +284,12 @@ class Manifest(Frozen):
         measured = (1 + variants) * self.rounds.profile if self.profile else 0
         measured += (1 + variants) * self.rounds.benchmark * len(self.benchmark.backends) if self.benchmark else 0
         evaluated = variants * len(self.evaluate.tasks) * len(self.evaluate.engine) if self.evaluate else 0
+        evaluated += variants * len(self.evaluate.fidelity) if self.evaluate else 0
         return len(self.models) * (1 + compressions + measured + evaluated)
 
     @property
     def digest(self) -> str:
-        """Of what is asked for. What `device` and `runtime` resolve to is a fact of each run."""
-        return digest_of(self.model_dump(mode="json", exclude={"device", "runtime"}))
+        """Of what is asked for. What `device` and `runtime` resolve to is a fact of each run; what is to be decided by
+        changes nothing of it, and can be asked again of what was measured. When a stage runs is no part of it, too, nor
+        what is left on the disk."""
+        return digest_of(self.model_dump(mode="json", exclude=_NOT_ASKED))

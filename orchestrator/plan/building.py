@@ -1,6 +1,7 @@
 """Manifest to stages: which images do what, in which order, and what is known beforehand to be impossible."""
 
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from harness.contract import (
@@ -30,6 +31,7 @@ from orchestrator.plan.evaluating import task_for
 from orchestrator.plan.exclusions import planned_exclusions
 from orchestrator.plan.measuring import Measuring, Variant
 from orchestrator.plan.options import check_options
+from orchestrator.plan.ordering import depth_first
 from orchestrator.plan.resolving import (
     resolve_calibration,
     resolve_method,
@@ -147,7 +149,7 @@ class _Models:
             ),
             inputs={"checkpoint": StageOutput(checkpoint)}
             | {name: StageOutput(self.draft.add(text)) for name, text in texts.items()},
-            device=self.draft.first_device,
+            device=self.draft.device,
             limits=self.draft.limits,
             subject=subject,
             timed=True,
@@ -206,6 +208,7 @@ def build_plan(
     models = _Models(draft, Measuring(draft))
     architecture_of = known_architectures(draft.fetch_image.description, look_up)
     architectures = {}
+    stages: list[Stage] = []
     for index, model in planned.items():
         with located("models", index, "source"):
             parsed = parse_model(model.source)
@@ -214,10 +217,12 @@ def build_plan(
             architecture = stated_architecture(model, architecture_of(parsed))
         if architecture is not None:
             architectures[model.name] = architecture
+        before = len(draft.stages)
         models.plan_model(model, parsed, architecture)
+        stages += depth_first(tuple(islice(draft.stages.values(), before, None)))
     models.refuse_useless_methods()
     return Plan(
-        tuple(draft.stages.values()),
+        tuple(draft.stages[stage.id] for stage in stages),
         tuple(draft.not_planned),
         (*draft.decisions, *(entry.words for entry in manifest.exclude)),
         architectures,

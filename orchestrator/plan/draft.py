@@ -1,7 +1,7 @@
 """A plan in the making: its stages so far, what was not planned and why, and what was chosen on the way."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.contract import (
@@ -9,7 +9,8 @@ from harness.contract import (
     Operation,
 )
 from orchestrator.errors import BadManifest
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.image import Image
 from orchestrator.manifest import Manifest
 from orchestrator.manifest.excluding import Exclusions
 from orchestrator.plan.data import DataSources
@@ -35,11 +36,6 @@ class Draft:
     chosen: dict[str, list[str]] = field(default_factory=dict)
 
     @property
-    def first_device(self) -> Device:
-        """For what works on one device: all but evaluations, which are spread over all GPUs."""
-        return self.device.model_copy(update={"uuids": self.device.uuids[:1]})
-
-    @property
     def fetch_image(self) -> Image:
         return self.catalog.only(Operation.FETCH)
 
@@ -61,6 +57,8 @@ class Draft:
 
     def add(self, stage: Stage) -> str:
         """Keep the stage once; of a data set all splits that are asked for. Two others of one id would be a fault."""
+        if stage.timed and self.manifest.exclusive_host:
+            stage = replace(stage, host_alone=True)
         before = self.stages.get(stage.id)
         if before is not None and before != stage:
             joined = self.fetches.with_splits_of(stage, before)

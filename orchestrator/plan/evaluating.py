@@ -8,16 +8,19 @@ from harness.contract import (
     BackendDescription,
     EvaluateParameters,
     EvaluationSizes,
+    FidelityParameters,
     Operation,
     Reason,
+    StatesParameters,
     TaskDescription,
     unknown,
 )
 from orchestrator.errors import BadManifest, located
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.image import Image
 from orchestrator.manifest import EvaluateEntry
 from orchestrator.plan.support import Refused
-from orchestrator.stages import Stage, StageOutput
+from orchestrator.stages import Stage, StageOutput, Subject
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,69 @@ def task_stages(
             ),
             inputs={"checkpoint": StageOutput(checkpoint), "dataset": StageOutput(dataset)},
         )
+
+
+def fidelity_stages(
+    common: Stage,
+    dense: str,
+    checkpoints: Sequence[tuple[Subject, str]],
+    entry: EvaluateEntry,
+    catalog: ImageCatalog,
+    fetch: Callable[[TaskDescription], str | None],
+    left_out: Callable[[Subject, str], bool],
+    engine: Engine | None = None,
+    *,
+    architecture: str | None = None,
+) -> Iterator[Stage]:
+    """The dense model's states over each task that `fidelity` names, and each of `checkpoints` held against them.
+
+    `common` is about the dense model, whose stage is `dense` and whose states are the reference's; `checkpoints`, each
+    with its subject, are read by the reference or by `engine`. The states of a task that is `left_out` of all of them
+    are not kept.
+
+    Raises:
+        BadManifest: a task is none of text.
+    """
+    for index, task in enumerate(entry.fidelity):
+        with located("evaluate", "fidelity", index):
+            taken = task_for(architecture, task, entry.tasks, catalog)
+            image, description = catalog.tasks[taken]
+            if description.higher_is_better:
+                raise BadManifest(
+                    f"{task} is a task of choices, and fidelity is measured over text",
+                    hint="name a task of perplexity; flips of choices are counted without being asked for",
+                )
+            if Operation.STATES not in image.description.operations:
+                raise BadManifest(f"image {image.name} does not keep the dense model's states", hint="leave it out")
+        compared = [one for one in checkpoints if not left_out(one[0], task)]
+        dataset = fetch(description) if compared else None
+        if dataset is None:
+            continue
+        about = replace(common, image=image.name)
+        limit = entry.limit_of(task)
+        states = replace(
+            about,
+            id=f"states/{common.id}/{taken}",
+            operation=Operation.STATES,
+            parameters=StatesParameters(task=taken, limit=limit, token_budget=entry.token_budget, dtype=entry.dtype),
+            inputs={"checkpoint": StageOutput(dense), "dataset": StageOutput(dataset)},
+        )
+        yield states
+        for subject, checkpoint in compared:
+            yield replace(
+                about,
+                id=f"fidelity/{subject.label}/{taken}" + (f"/{engine.backend.name}" if engine else ""),
+                image=engine.image.name if engine else image.name,
+                subject=subject,
+                operation=Operation.FIDELITY,
+                parameters=FidelityParameters(
+                    task=taken,
+                    engine=engine.backend.name if engine else REFERENCE_ENGINE,
+                    limit=limit,
+                    dtype=entry.dtype,
+                ),
+                inputs={"checkpoint": StageOutput(checkpoint), "states": StageOutput(states.id)},
+            )
 
 
 def task_for(architecture: str | None, asked: str, tasks: Sequence[str], catalog: ImageCatalog) -> str:

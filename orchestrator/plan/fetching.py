@@ -11,7 +11,7 @@ from harness.contract import (
     TaskDescription,
     TextFile,
 )
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.manifest import ModelEntry
 from orchestrator.manifest.data_sources import dataset_source, is_text_file, text_file
 from orchestrator.manifest.sources import ModelSource

@@ -8,6 +8,7 @@ from harness.contract import (
     REFERENCE_ENGINE,
     BackendDescription,
     BenchmarkParameters,
+    DeviceKind,
     Operation,
     ProfileParameters,
     Reason,
@@ -15,10 +16,10 @@ from harness.contract import (
     TaskDescription,
 )
 from orchestrator.errors import located
-from orchestrator.manifest import BenchmarkEntry
+from orchestrator.manifest import BenchmarkEntry, EvaluateEntry
 from orchestrator.manifest.data_sources import without_folder
 from orchestrator.plan.draft import Draft
-from orchestrator.plan.evaluating import Engine, scoring_refusal, task_stages
+from orchestrator.plan.evaluating import Engine, fidelity_stages, scoring_refusal, task_stages
 from orchestrator.plan.exporting import Way, export_stage, find_way
 from orchestrator.plan.options import check_options
 from orchestrator.plan.resolving import (
@@ -66,6 +67,8 @@ class Measuring:
             profiles += self._profiles(common, variant)
             for backend, stage in self._benchmarks(common, variant):
                 benchmarks.setdefault(backend, []).append(stage)
+        for stage in self._fidelity(variants):
+            self.draft.add(stage)
         rounds = self.draft.manifest.rounds
         self.draft.add_in_rounds(profiles, rounds.profile)
         for stages in benchmarks.values():
@@ -78,17 +81,16 @@ class Measuring:
             image="",
             operation=Operation.PROFILE,
             parameters=ProfileParameters(),
-            device=self.draft.first_device,
+            device=self.draft.device,
             limits=self.draft.limits,
             subject=subject,
         )
 
     def _evaluations(self, common: Stage, variant: Variant) -> Iterator[Stage]:
         """By the reference, and by each backend that can evaluate this checkpoint, in the way that it serves it."""
-        entry, benchmark = self.draft.manifest.evaluate, self.draft.manifest.benchmark
-        fallback = benchmark is not None and benchmark.dense_fallback
+        entry = self.draft.manifest.evaluate
         subject, checkpoint, known = variant.subject, variant.checkpoint, variant.known
-        labelled = replace(common, id=subject.label, device=self.draft.device)
+        labelled = replace(common, id=subject.label)
         for index, name in enumerate(entry.engine if entry else ()):
             assert entry is not None  # noqa: S101  narrows the type; the loop is empty otherwise
             with located("evaluate", "engine", index):
@@ -96,8 +98,9 @@ class Measuring:
             if found is None:
                 data = self._task_data(subject, REFERENCE_ENGINE)
                 left_out = partial(self.draft.leaves_out_task, subject, engine=REFERENCE_ENGINE)
+                spread = replace(labelled, device_count=min(entry.gpus, len(self.draft.device.uuids) or 1))
                 yield from task_stages(
-                    labelled, checkpoint, entry, self.draft.catalog, data, left_out, architecture=known.architecture
+                    spread, checkpoint, entry, self.draft.catalog, data, left_out, architecture=known.architecture
                 )
                 continue
             engine = Engine(*found)
@@ -105,22 +108,59 @@ class Measuring:
             left_out = partial(self.draft.leaves_out_task, subject, engine=backend.name)
             if all(map(left_out, entry.tasks)):
                 continue
-            way = scoring_refusal(backend) or find_way(
-                backend.name,
-                self.draft.catalog,
-                self.draft.device,
-                computed_in(known, entry.dtype),
-                dense_fallback=fallback,
-            )
+            way = self._way_to_score(variant, backend, entry)
             if isinstance(way, Refused):
                 self.draft.refuse(subject, backend.name, way, Operation.EVALUATE)
             else:
-                served = replace(labelled, caveat=way.caveat, device=common.device)
+                served = replace(labelled, caveat=way.caveat)
                 read = self._exported(checkpoint, subject, way)
                 data = self._task_data(subject, backend.name)
                 yield from task_stages(
                     served, read, entry, self.draft.catalog, data, left_out, engine, architecture=known.architecture
                 )
+
+    def _way_to_score(self, variant: Variant, backend: BackendDescription, entry: EvaluateEntry) -> Way | Refused:
+        benchmark = self.draft.manifest.benchmark
+        return scoring_refusal(backend) or find_way(
+            backend.name,
+            self.draft.catalog,
+            self.draft.device,
+            computed_in(variant.known, entry.dtype),
+            dense_fallback=benchmark is not None and benchmark.dense_fallback,
+        )
+
+    def _fidelity(self, variants: Sequence[Variant]) -> Iterator[Stage]:
+        """Of each compressed variant by each engine. By one that is not the reference, of dense as well: how far its
+        arithmetic alone is from the reference's. What it cannot read, it cannot evaluate, which is said there."""
+        entry, (dense, *compressed) = self.draft.manifest.evaluate, variants
+        if entry is None or not entry.fidelity or not compressed:
+            return
+        for name in entry.engine:
+            found = resolve_engine(name, self.draft.catalog)
+            engine = None if found is None else Engine(*found)
+            by = REFERENCE_ENGINE if engine is None else engine.backend.name
+            yield from fidelity_stages(
+                replace(self._common(dense.subject), id=dense.subject.label),
+                dense.checkpoint,
+                [(one.subject, one.checkpoint) for one in compressed]
+                if engine is None
+                else list(self._read_by(engine.backend, variants, entry)),
+                entry,
+                self.draft.catalog,
+                self._task_data(dense.subject, REFERENCE_ENGINE),
+                partial(self.draft.leaves_out_task, engine=by),
+                engine,
+                architecture=dense.known.architecture,
+            )
+
+    def _read_by(
+        self, backend: BackendDescription, variants: Sequence[Variant], entry: EvaluateEntry
+    ) -> Iterator[tuple[Subject, str]]:
+        """The variants that the backend can score, each with the stage of the checkpoint that it reads."""
+        for variant in variants:
+            way = self._way_to_score(variant, backend, entry)
+            if not isinstance(way, Refused):
+                yield variant.subject, self._exported(variant.checkpoint, variant.subject, way)
 
     def _task_data(self, subject: Subject, engine: str) -> Callable[[TaskDescription], str | None]:
         """Plans the fetch of a task's data, and notes a task of which no source has them."""
@@ -161,7 +201,8 @@ class Measuring:
             with located("benchmark", "options", name):
                 check_options(image, "backends", backend.name, options)
             asked = computed_in(variant.known, entry.dtype)
-            way = find_way(
+            parameters = _benchmark_parameters(backend, entry, options)
+            way = self._too_few_gpus(parameters) or find_way(
                 backend.name, self.draft.catalog, self.draft.device, asked, dense_fallback=entry.dense_fallback
             )
             if isinstance(way, Refused):
@@ -177,7 +218,8 @@ class Measuring:
                         id=f"benchmark/{subject.label}/{backend.name}",
                         image=image.name,
                         operation=Operation.BENCHMARK,
-                        parameters=_benchmark_parameters(backend, entry, options),
+                        parameters=parameters,
+                        device_count=parameters.tensor_parallel,
                         inputs={
                             "checkpoint": StageOutput(self._exported(variant.checkpoint, subject, way)),
                             **self._prompts(entry.prompts),
@@ -186,6 +228,17 @@ class Measuring:
                         caveat=way.caveat,
                     ),
                 )
+
+    def _too_few_gpus(self, parameters: BenchmarkParameters) -> Refused | None:
+        """Why a model cannot be split over as many GPUs as is asked for."""
+        wanted, device = parameters.tensor_parallel, self.draft.device
+        there = len(device.uuids) or (1 if device.kind is DeviceKind.CUDA else 0)
+        if wanted == 1 or wanted <= there:
+            return None
+        has = f"has {there or 'none'}"
+        return Refused(
+            Reason.DEVICE, f"tensor_parallel splits a model over {wanted} GPUs, and this run {has}", "the run's device"
+        )
 
     def _with_closest(self, why: Refused, variant: Variant, backend: str, asked: Checkpoint) -> Refused:
         """The refusal of a quantized variant, with what the backend serves that comes closest."""

@@ -14,7 +14,7 @@ from referencing.exceptions import Unresolvable
 
 from harness.contract import OPTIONS_NAME, Scalar, did_you_mean
 from orchestrator.errors import BadImage, BadManifest, located
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 
 _Validator = extend(  # type: ignore[no-untyped-call]
     Draft202012Validator,

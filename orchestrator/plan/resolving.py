@@ -15,7 +15,8 @@ from harness.contract import (
     unknown,
 )
 from orchestrator.errors import BadManifest
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.image import Image
 from orchestrator.manifest import CalibrationEntry, CompressEntry
 
 

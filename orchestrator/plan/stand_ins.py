@@ -81,6 +81,7 @@ def _evaluated(entry: EvaluateEntry, taken: Mapping[str, str]) -> EvaluateEntry:
         update={
             "tasks": tuple(dict.fromkeys(taken.get(task, task) for task in entry.tasks)),
             "stand_ins": {asked: other for asked, other in entry.stand_ins.items() if asked not in taken},
+            "fidelity": tuple(dict.fromkeys(taken.get(task, task) for task in entry.fidelity)),
             "limit": limit,
         }
     )

@@ -8,7 +8,8 @@ from typing import Any
 
 from harness.contract import CheckpointFormat, Device, MethodDescription, Operation, Scalar, Setting
 from orchestrator.errors import BadManifest
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.image import Image
 from orchestrator.plan.exporting import Way, find_way
 from orchestrator.plan.options import check_options
 from orchestrator.plan.resolving import accepts, bits_name

@@ -1,7 +1,7 @@
-"""A run's report: the data (`RunReport`), and three ways to show it. The data hold no presentation, and the renderers
+"""A run's report: the data (`RunReport`), and the ways to show it. The data hold no presentation, and the renderers
 compute no score.
 
-Not covered: reading stored results, which makes a `RunReport`; comparing two runs; LaTeX and CSV.
+Not covered: reading stored results, which makes a `RunReport`; comparing two variants item by item.
 """
 
 from orchestrator.report.model import (

@@ -1,5 +1,6 @@
 """What `orchestrator score`, `compare`, `agreement` and `claims` print."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rich import box
@@ -11,6 +12,8 @@ from orchestrator.evidence.value import Interval, Value, Values, Variant
 from orchestrator.report.agreement import agreement_table, disagreement_table
 from orchestrator.report.claims import VERDICTS, claims_table, counts_text
 from orchestrator.report.formats import MISSING, interval_text, score_text, value_text
+from orchestrator.report.imported import READING as OF_OTHERS
+from orchestrator.report.imported import imported_table
 from orchestrator.report.measured import measured_tables, remarks
 from orchestrator.report.table import Cell, Footnotes, Table, cells, columns
 from orchestrator.report.terminal import plain_text, rich_table
@@ -31,6 +34,7 @@ from orchestrator.score.comparison import Comparison, Contender, TrackDifference
 from orchestrator.score.overall import Score
 from orchestrator.score.ratio import Ratio
 from orchestrator.score.scores import RunScores
+from orchestrator.store.imported import Imported
 from orchestrator.tracks import Track
 
 _TESTS = (
@@ -57,7 +61,7 @@ def score_blocks(document: RunScores) -> list[RenderableType]:
     if noted:
         blocks += [Text(), plain_text("What the workers noted", style="bold")]
         blocks += [plain_text(f"- {entry}") for entry in noted]
-    return [*blocks, *_closing(document.resampling, document.warnings)]
+    return [*blocks, *_of_others(document.imported), *_closing(document.resampling, document.warnings)]
 
 
 def comparison_blocks(document: Comparison) -> list[RenderableType]:
@@ -68,7 +72,15 @@ def comparison_blocks(document: Comparison) -> list[RenderableType]:
     blocks: list[RenderableType] = [plain_text(f"A: {a}"), plain_text(f"B: {b}")]
     blocks += [rich_table(table, box.ROUNDED) for table in tables if table.rows]
     blocks += [plain_text(f"[{number}] {reason}") for number, reason in footnotes.entries]
-    return [*blocks, plain_text(_TESTS, style="dim"), *_closing(document.resampling, document.warnings)]
+    tested = plain_text(_TESTS, style="dim")
+    return [*blocks, tested, *_of_others(document.imported), *_closing(document.resampling, document.warnings)]
+
+
+def _of_others(results: Sequence[Imported]) -> list[RenderableType]:
+    """What was imported, apart from all that was measured; nothing where nothing was."""
+    if not results:
+        return []
+    return [rich_table(imported_table(results), box.ROUNDED), plain_text(OF_OTHERS)]
 
 
 def agreement_blocks(document: RunAgreement, most: int) -> list[RenderableType]:

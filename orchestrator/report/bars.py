@@ -83,6 +83,10 @@ class Chart:
     left: int = _LEFT
     bar: int = _BAR
 
+    @property
+    def bars(self) -> int:
+        return sum(len(row.bars) for panel in self.panels for row in panel.rows)
+
 
 def charts(report: RunReport) -> tuple[Chart, ...]:
     """Those that the run has values of."""

@@ -1,7 +1,7 @@
 """A run's stored stages as one report: everything in it is derived again from the store, nothing is run."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from harness.contract import (
     REFERENCE_ENGINE,
@@ -11,12 +11,17 @@ from harness.contract import (
     FetchResult,
     Operation,
 )
-from orchestrator.evidence.reading import read_evidence
+from orchestrator.decide.answer import Decision
+from orchestrator.decide.answering import decide_run, with_full_names
+from orchestrator.errors import BadManifest
+from orchestrator.evidence.reading import Evidence, read_evidence
 from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.stage_values import notes_of
 from orchestrator.evidence.value import Variant
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.image import Image
 from orchestrator.installation import PAPER_CLAIMS, shipped_claims
+from orchestrator.manifest import DecideEntry
 from orchestrator.report.model import (
     ImageEntry,
     ModelEntry,
@@ -29,13 +34,16 @@ from orchestrator.score.agreement import run_agreement
 from orchestrator.score.categories import category_scores
 from orchestrator.score.claims import judge
 from orchestrator.score.claims_file import read_claims
+from orchestrator.score.differing import differing_items
 from orchestrator.score.scores import score_run
 from orchestrator.store import RunRecord, StageRecord, Store
 from orchestrator.tracks import Mode
 
 
-def build_report(record: RunRecord, store: Store, catalog: ImageCatalog, mode: Mode = Mode.PAPER) -> RunReport:
-    """Assemble the report of a run, complete or not.
+def build_report(
+    record: RunRecord, store: Store, catalog: ImageCatalog, mode: Mode = Mode.PAPER, *, quoted: bool = True
+) -> RunReport:
+    """Assemble the report of a run, complete or not. Without `quoted` it has no text of a data set.
 
     Raises:
         StoreError: a stored result is damaged.
@@ -52,11 +60,27 @@ def build_report(record: RunRecord, store: Store, catalog: ImageCatalog, mode: M
         scoring=score_run(evidence, mode),
         agreement=run_agreement(record, results, store).tasks,
         categories=category_scores(evidence, mode),
+        **_decision(evidence, with_full_names(record.manifest.decide, catalog)),
         claims=judge(read_claims(shipped_claims()[PAPER_CLAIMS]), evidence, mode),
+        differing=differing_items(record, results, evidence.outcomes, store, catalog, quoted=quoted),
         stages=tuple(_stages(record, results)),
         provenance=_provenance(record, results, catalog),
         results_path=str(store.runs.folder / record.run),
+        manifest=record.manifest_document,
     )
+
+
+class _Decision(TypedDict, total=False):
+    decision: Decision
+    decision_absent: str
+
+
+def _decision(evidence: Evidence, asked: DecideEntry) -> _Decision:
+    """Its manifest may ask for a backend or a batch size that `exclude` took away, or that is of another version."""
+    try:
+        return _Decision(decision=decide_run(evidence, asked))
+    except BadManifest as none:
+        return _Decision(decision_absent=none.message)
 
 
 def _models(record: RunRecord, results: Mapping[str, StageRecord]) -> Iterator[ModelEntry]:

@@ -96,6 +96,12 @@ def provenance_facts(report: RunReport) -> tuple[tuple[str, str], ...]:
     )
 
 
+def reproducing(report: RunReport) -> tuple[str, ...]:
+    """The commands that measure all of it again."""
+    checkout = "" if report.provenance.commit is None else f"git checkout {report.provenance.commit} && "
+    return (f"{checkout}make setup", ".venv/bin/orchestrator run manifest.yaml")
+
+
 def _digest(digest: str | None, why_none: str) -> Cell:
     return Cell(why_none) if digest is None else Cell(key_text(digest), full=digest)
 

@@ -1,15 +1,17 @@
 """Everything that a report tells about a run. Free of presentation, so that every figure can be derived again."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, NonNegativeFloat, PositiveInt
 
 from harness.contract import Frozen
+from orchestrator.decide.answer import Decision
 from orchestrator.evidence.value import Variant
 from orchestrator.host.load import MachineLoad
 from orchestrator.score.agreement import TaskAgreement
 from orchestrator.score.categories import CategoryScore
 from orchestrator.score.claims import RunClaims
+from orchestrator.score.differing import TaskDifferences
 from orchestrator.score.overall import Score
 from orchestrator.score.scores import RunScores
 from orchestrator.store import StageStatus
@@ -83,8 +85,10 @@ class RunReport(Frozen):
     """One run. `scoring` is what `orchestrator score` gives: every value, and the scores of dense and every compressed
     variant in every track that the manifest asked for; a track that it did not ask for has no score. `agreement`
     compares the engines of evaluations, `categories` are the paper's Table 5, `claims` what the paper concludes, judged
-    on this run. `results_path` is where requests, results and raw items lie. Fields are only
-    ever added."""
+    on this run, `decision` what to use by the manifest's limits; it is absent where these cannot be asked of the run.
+    `differing` quotes items that compressed models pick otherwise than dense.
+    `results_path` is where requests, results and raw items lie, `manifest` what was asked for. Fields are only ever
+    added."""
 
     schema_version: Literal[2] = 2
     created: AwareDatetime
@@ -97,9 +101,13 @@ class RunReport(Frozen):
     agreement: tuple[TaskAgreement, ...] = ()
     categories: tuple[CategoryScore, ...] = ()
     claims: RunClaims | None = None
+    decision: Decision | None = None
+    decision_absent: str | None = None
+    differing: tuple[TaskDifferences, ...] = ()
     stages: tuple[StageEntry, ...]
     provenance: Provenance
     results_path: str
+    manifest: dict[str, Any] = {}
 
     @property
     def run_id(self) -> str:

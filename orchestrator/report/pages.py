@@ -2,33 +2,142 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.decide.answer import Decision
+from orchestrator.report.absolute import Candidates
 from orchestrator.report.bars import Chart, charts
-from orchestrator.report.details import provenance_facts
+from orchestrator.report.candidates import standing_table
+from orchestrator.report.details import provenance_facts, reproducing
+from orchestrator.report.differing import READING as DIFFERING
+from orchestrator.report.differing import differing_title
+from orchestrator.report.fidelity import READING as FIDELITY
 from orchestrator.report.model import RunReport
-from orchestrator.report.radar import radar
-from orchestrator.report.table import Table
+from orchestrator.report.page_data import page_data, policy
+from orchestrator.report.plots import NOT_INSTALLED, plots
+from orchestrator.report.radar import is_comparable, radar
+from orchestrator.report.recommendation import open_lines, recommendations
+from orchestrator.report.table import Footnotes, Table
 from orchestrator.report.view import View, view
+from orchestrator.score.overall import Score
 
 if TYPE_CHECKING:
     import jinja2
 
+_PARTS = (
+    ("answer", "Answer"),
+    ("absolute", "Figures"),
+    ("scores", "Overall metrics"),
+    ("details", "Details"),
+    ("provenance", "Provenance"),
+)
+"""Of the page, with the tracks between."""
+_MOST_BARS = 300
+_MANY_BARS = (
+    "The bar charts of costs and speeds have too many bars for a page: `report --format svg` writes them as files."
+)
 _SPECIAL = re.compile(r"([\\`*\[\]<>|#~])")
 
 
+@dataclass(frozen=True)
+class Standing:
+    """`open` is what was not found out and could change the answer."""
+
+    model: str
+    table: Table
+    open: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """`policy` is the Content Security Policy that stands in its head, for the header of who serves it."""
+
+    html: str
+    policy: str
+
+
 def render_html(report: RunReport) -> str:
-    """A complete document: style and plot are inline, and nothing is loaded. Every string of the report is escaped."""
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            view=view(report),
-            report=report,
-            radar=radar(report),
-            charts=charts(report),
-            facts=provenance_facts(report),
-        )
+    """A complete document: style, scripts and plots are inline, and nothing is loaded. Every string of the report is
+    escaped."""
+    return report_page(report).html
+
+
+def report_page(report: RunReport) -> Page:
+    """`render_html`'s document with its policy."""
+    content = view(report)
+    drawn_charts = charts(report)
+    left_out = _MANY_BARS if sum(chart.bars for chart in drawn_charts) > _MOST_BARS else ""
+    return render_page(
+        "report.html.j2",
+        content.candidates,
+        report.scores,
+        report.decision,
+        view=content,
+        report=report,
+        fidelity_reading=FIDELITY,
+        differing_title=differing_title(report.differing),
+        differing_reading=DIFFERING,
+        radar=radar(report) if is_comparable(report) else None,
+        charts=() if left_out else drawn_charts,
+        charts_left_out=left_out,
+        facts=provenance_facts(report),
+        reproducing=reproducing(report),
+        sentences=_sentences(report),
+        standings=_standings(report),
+        parts=_parts(report),
+        tracks=report.tracks,
+        plotted_tracks=sorted({one.track for one in report.scores if one.value is not None}),
+    )
+
+
+def render_page(
+    template: str,
+    found: Candidates,
+    scores: tuple[Score, ...] = (),
+    decision: Decision | None = None,
+    **context: object,
+) -> Page:
+    """A page with limits, filters and plots of these candidates, and whatever else the template takes."""
+    methods = tuple(dict.fromkeys(row.variant.method or "dense" for row in found.rows))
+    drawn = plots(methods)
+    environment = _environment()
+    own = environment.loader.get_source(environment, "page.js")[0]  # type: ignore[union-attr]
+    scripts = (own,) if drawn is None else (drawn.runtime, own)
+    html = environment.get_template(template).render(
+        {
+            "models": tuple(dict.fromkeys(row.model for row in found.rows)),
+            "methods": methods,
+            "tracks": (),
+            "has_plots": drawn is not None,
+            "not_installed": NOT_INSTALLED,
+            "data": page_data(found, scores, drawn, decision),
+            "scripts": scripts,
+            "policy": policy(scripts),
+            **context,
+        }
+    )
+    return Page(html, policy(scripts))
+
+
+def _parts(report: RunReport) -> tuple[tuple[str, str], ...]:
+    tracks = tuple((f"track-{track.value}", f"{track.value} {track.title}") for track in report.tracks)
+    return (*_PARTS[:3], *tracks, *_PARTS[3:])
+
+
+def _sentences(report: RunReport) -> tuple[tuple[str, str], ...]:
+    """What to use, each with its model; with none where it is of all."""
+    models = [answer.model for answer in report.decision.answers] if report.decision else [""]
+    return tuple(zip(models, recommendations(report), strict=False))
+
+
+def _standings(report: RunReport) -> tuple[Standing, ...]:
+    """For each model, how its candidates stand by the manifest's limits, and what could change the answer."""
+    if report.decision is None:
+        return ()
+    return tuple(
+        Standing(answer.model, standing_table(answer, Footnotes()), tuple(open_lines(answer)))
+        for answer in report.decision.answers
     )
 
 
@@ -53,23 +162,32 @@ def _environment() -> "jinja2.Environment":
 def render_markdown(report: RunReport) -> str:
     """The same content and order as the HTML page, without the plot. Every string of the report is escaped."""
     content = view(report)
-    blocks = [f"# Benchmark report: {escape(report.run_id)}", *(escape(line) for line in content.summary)]
-    blocks += [f"## {content.overview.title}", *_table(content.overview), escape(content.reading)]
+    blocks = [f"# Benchmark report: {escape(report.run_id)}", *map(escape, recommendations(report))]
+    blocks += map(escape, content.summary)
+    blocks += [
+        f"## {content.absolute.title}",
+        *markdown_table(content.absolute),
+        *map(escape, content.candidates.notes),
+    ]
+    blocks += [f"## {content.overview.title}", *markdown_table(content.overview), escape(content.reading)]
     blocks += [escape(line) for line in content.columns]
     blocks += _list(f"Warning: {warning}" for warning in content.warnings)
-    blocks += _notes(content)
+    blocks += markdown_notes(content.footnotes)
     for track in content.tracks:
-        blocks += [f"## Track {track.track.value}: {track.track.title}", *_table(track.scores)]
+        blocks += [f"## Track {track.track.value}: {track.track.title}", *markdown_table(track.scores)]
         blocks += _list(track.notes)
-        blocks += ["Measured values:", *_table(track.values)]
+        blocks += ["Measured values:", *markdown_table(track.values)]
+    for table in content.fidelity:
+        blocks += [f"## {table.title}", *markdown_table(table)]
+    blocks += [escape(FIDELITY)] if content.fidelity else []
     for table in content.paper:
-        blocks += [f"## {table.title}", *_table(table)]
+        blocks += [f"## {table.title}", *markdown_table(table)]
     blocks += [escape(content.verdicts)] if content.verdicts else []
     blocks += _missing(content)
     if content.remarks:
         blocks += ["## What the workers noted", *_list(content.remarks)]
     for table in content.details:
-        blocks += [f"## {table.title}", *_table(table)]
+        blocks += [f"## {table.title}", *markdown_table(table)]
     blocks += ["## Provenance", *_list(f"{name}: {value}" for name, value in provenance_facts(report))]
     if report.provenance.notes:
         blocks += ["Choices made automatically:", *_list(report.provenance.notes)]
@@ -81,7 +199,7 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("&", "&amp;")
 
 
-def _table(table: Table) -> list[str]:
+def markdown_table(table: Table) -> list[str]:
     if not table.rows:
         return ["Nothing measured."]
     header = " | ".join(escape(column.title) for column in table.columns)
@@ -90,10 +208,10 @@ def _table(table: Table) -> list[str]:
     return ["\n".join(f"| {line} |" for line in (header, rule, *rows))]
 
 
-def _notes(content: View) -> list[str]:
-    if not content.footnotes:
+def markdown_notes(footnotes: tuple[tuple[int, str], ...]) -> list[str]:
+    if not footnotes:
         return []
-    return ["\n".join(f"- \\[{number}\\] {escape(reason)}" for number, reason in content.footnotes)]
+    return ["\n".join(f"- \\[{number}\\] {escape(reason)}" for number, reason in footnotes)]
 
 
 def _missing(content: View) -> list[str]:

@@ -23,6 +23,7 @@ class Part(StrEnum):
     SIZE = "Sizes and operations"
     COMPRESSING = "Cost of compressing"
     EVALUATION = "Evaluations"
+    DIVERGENCE = "Distance from dense"
     EVALUATING = "Cost of evaluating"
     CHECKPOINT = "Checkpoints and data"
 
@@ -101,6 +102,7 @@ _HELD = "measured / predicted"
 _MEMORY: Places = {
     "dequantized": Shown(Part.MEMORY, "Dequantized", _count),
     "memory.peak_memory_bytes": Shown(Part.MEMORY, "Peak", bytes_text),
+    "memory.per_device_bytes": Shown(Part.MEMORY, "Peak of each GPU", bytes_text, Several.LISTED),
     "memory_parts.weight_bytes": Shown(Part.MEMORY, f"Weights, {_HELD}", bytes_text),
     "memory_prediction.weight_bytes": Shown(Part.MEMORY, f"Weights, {_HELD}", bytes_text),
     "memory_parts.kv_cache_bytes": Shown(Part.MEMORY, f"Keys and values, {_HELD}", bytes_text),
@@ -111,9 +113,10 @@ _MEMORY: Places = {
     "memory_prediction.free_bytes": Shown(Part.MEMORY, "Free before", bytes_text),
 }
 _BITS = Shown(Part.CHECKPOINT, "Bits of weights / activations / queries, keys, values", _count)
+_FILES: Places = {"artifact.files.size_bytes": Shown(Part.CHECKPOINT, "Files", bytes_text, Several.TOTAL)}
 _CHECKPOINT: Places = {
     "artifact.parameter_count": Shown(Part.CHECKPOINT, "Parameters", _count),
-    "artifact.files.size_bytes": Shown(Part.CHECKPOINT, "Files", bytes_text, Several.TOTAL),
+    **_FILES,
     "artifact.sparsity.measured": Shown(Part.CHECKPOINT, "Zeros, measured / asked for", _share),
     "artifact.sparsity.target": Shown(Part.CHECKPOINT, "Zeros, measured / asked for", _share),
     "artifact.quantization.weight_bits": _BITS,
@@ -175,6 +178,7 @@ _COST: Places = {
     "recovery_seconds": Shown(Part.COMPRESSING, "Recover", seconds_text),
     "save_seconds": Shown(Part.COMPRESSING, "Save", seconds_text),
     "memory.peak_memory_bytes": Shown(Part.COMPRESSING, "Peak memory", bytes_text),
+    "memory.per_device_bytes": Shown(Part.COMPRESSING, "Peak memory of each GPU", bytes_text, Several.LISTED),
     "resumed_blocks": Shown(Part.COMPRESSING, "Blocks resumed", _count),
     **_BOUNDS,
 }
@@ -210,12 +214,35 @@ PLACES: Mapping[Operation, Places] = {
         "metrics": Shown(Part.EVALUATION, "Metrics", _plain, Several.LISTED),
         "items": Shown(Part.EVALUATION, "Items, scored / there are", _count),
         "items_available": Shown(Part.EVALUATION, "Items, scored / there are", _count),
+        "drawn_from": Shown(Part.EVALUATION, "Drawn from", _count),
         "excluded": Shown(Part.EVALUATION, "Excluded", _count, Several.LISTED),
         "truncated_items": Shown(Part.EVALUATION, "Truncated", _count),
         "details.shots": Shown(Part.EVALUATION, "Shots", _count),
         "details.sequence_length": Shown(Part.EVALUATION, "Segment (tokens)", _count),
         "wall_seconds": Shown(Part.EVALUATING, "All", seconds_text),
         **_below("cost", _EVALUATION_COST),
+    },
+    Operation.STATES: {
+        **_FILES,
+        "artifact.items": Shown(Part.DIVERGENCE, "Items, compared / there are", _count),
+        "artifact.items_available": Shown(Part.DIVERGENCE, "Items, compared / there are", _count),
+        "artifact.tokens": Shown(Part.DIVERGENCE, "Tokens", _count),
+        "artifact.requests": Shown(Part.DIVERGENCE, "Sequences", _count),
+        "artifact.hidden_size": Shown(Part.DIVERGENCE, "Hidden size / vocabulary", _count),
+        "artifact.vocabulary_size": Shown(Part.DIVERGENCE, "Hidden size / vocabulary", _count),
+        "artifact.batch_tokens": Shown(Part.DIVERGENCE, "Tokens of a pass, at most", _count),
+        "load_seconds": Shown(Part.EVALUATING, "Load", seconds_text),
+        "score_seconds": Shown(Part.EVALUATING, "Score", seconds_text),
+    },
+    Operation.FIDELITY: {
+        "metrics": Shown(Part.DIVERGENCE, "Metrics", _plain, Several.LISTED),
+        "items": Shown(Part.DIVERGENCE, "Items, compared / there are", _count),
+        "items_available": Shown(Part.DIVERGENCE, "Items, compared / there are", _count),
+        "tokens": Shown(Part.DIVERGENCE, "Tokens", _count),
+        "excluded": Shown(Part.DIVERGENCE, "Excluded", _count, Several.LISTED),
+        "wall_seconds": Shown(Part.EVALUATING, "All", seconds_text),
+        "load_seconds": Shown(Part.EVALUATING, "Load", seconds_text),
+        "score_seconds": Shown(Part.EVALUATING, "Score", seconds_text),
     },
     Operation.PROFILE: {
         "disk_bytes": Shown(Part.SIZE, "On disk", bytes_text),

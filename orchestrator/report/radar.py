@@ -14,6 +14,9 @@ _LABEL_RADIUS = 178
 _RINGS = (0.25, 0.5, 0.75, 1.0)
 _COLOURS = 8
 """How many the style sheet defines; further variants use them again with the next dash."""
+_FEWEST_AXES = 3
+_GREATEST_SPREAD = 1.5
+"""Of the axes' ends: beyond it, the longest presses all other lines together."""
 _DASHES = ("none", "7 3", "2 3", "10 3 2 3")
 DENSE_SCORE = 100.0
 
@@ -53,6 +56,15 @@ class Radar:
     axes: tuple[Axis, ...]
     rings: tuple[str, ...]
     lines: tuple[Line, ...]
+
+
+def is_comparable(report: RunReport) -> bool:
+    """Whether one figure may hold all axes: at least three have scores, each ends about where the others do, and there
+    are no more lines than can be told apart."""
+    ends = [_outermost(report, track) for track in report.tracks]
+    scored = {score.track for score in report.scores if score.value is not None and not score.variant.is_dense}
+    few = len(report.scored_variants) <= _COLOURS
+    return few and len(scored) >= _FEWEST_AXES and max(ends) <= _GREATEST_SPREAD * min(ends)
 
 
 def radar(report: RunReport) -> Radar:

@@ -19,6 +19,10 @@ class Cell:
     beside: str | None = None
 
     @property
+    def is_missing(self) -> bool:
+        return self.text == MISSING
+
+    @property
     def figure(self) -> str:
         return self.text if self.note is None else f"{self.text} [{self.note}]"
 

@@ -7,6 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from orchestrator.report.fidelity import READING as FIDELITY
 from orchestrator.report.model import RunReport
 from orchestrator.report.table import Cell, Table
 from orchestrator.report.view import View, view
@@ -30,10 +31,13 @@ def summary_text(report: RunReport, *, width: int = _PLAIN_WIDTH) -> str:
 def _summary(content: View, lines: box.Box) -> RenderableType:
     blocks: list[RenderableType] = [plain_text(" ".join(content.summary)), rich_table(content.overview, lines)]
     blocks += [plain_text(line, style="dim") for line in (content.reading, *content.columns)]
-    shown = (content.overview, *content.paper)
+    shown = (content.overview, *content.fidelity, *content.paper)
     used = {cell.note for table in shown for row in table.rows for cell in row}
     blocks += [plain_text(f"[{number}] {reason}") for number, reason in content.footnotes if number in used]
     blocks += [plain_text(f"warning: {warning}", style="yellow") for warning in content.warnings]
+    for table in content.fidelity:
+        blocks += [rich_table(table, lines)]
+    blocks += [plain_text(FIDELITY, style="dim")] if content.fidelity else []
     for table in content.paper:
         blocks += [rich_table(table, lines)]
     blocks += [plain_text(content.verdicts, style="dim")] if content.verdicts else []

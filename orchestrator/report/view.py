@@ -6,10 +6,14 @@ from dataclasses import dataclass
 
 from orchestrator.evidence.rounds import ONE_ROUND
 from orchestrator.evidence.value import Variant
+from orchestrator.report.absolute import Candidates, absolute_table, candidates
 from orchestrator.report.agreement import agreement_table, disagreement_table
 from orchestrator.report.claims import VERDICTS, categories_table, counts_text, judged_table
 from orchestrator.report.details import image_table, model_table, stage_table, variant_table
+from orchestrator.report.differing import differing_tables
+from orchestrator.report.fidelity import fidelity_tables
 from orchestrator.report.formats import plural
+from orchestrator.report.imported import imported_table
 from orchestrator.report.measured import measured_tables, remarks
 from orchestrator.report.model import RunReport
 from orchestrator.report.table import Cell, Footnotes, Table, columns
@@ -49,19 +53,25 @@ class MissingEntry:
 
 @dataclass(frozen=True)
 class View:
-    """The report's content in reading order. `footnotes` explain the en dashes of `overview` and the tracks, `reading`
-    the figures of `overview`, `columns` what its scores rest on where that is not all that a variant has; `warnings`
-    say where figures of different protocols stand side by side, `remarks` what the workers noted, each note once.
-    `paper` are the paper's categories and conclusions, as far as the run has them; `verdicts` explain the latter."""
+    """The report's content in reading order. `absolute` is the table of `candidates`. `footnotes` explain the en dashes
+    of `overview` and the tracks, `reading` the figures of `overview`, `columns` what its scores rest on where that is
+    not all that a variant has; `warnings` say where figures of different protocols stand side by side, `remarks` what
+    the workers noted, each note once. `fidelity` is how far the compressed models are from dense, `differing` has items
+    that they pick otherwise. `paper` are the paper's categories and conclusions, as far as the run has them; `verdicts`
+    explain the latter."""
 
     report: RunReport
     summary: tuple[str, ...]
+    candidates: Candidates
+    absolute: Table
     overview: Table
     reading: str
     columns: tuple[str, ...]
     warnings: tuple[str, ...]
     remarks: tuple[str, ...]
     tracks: tuple[TrackView, ...]
+    fidelity: tuple[Table, ...]
+    differing: tuple[Table, ...]
     paper: tuple[Table, ...]
     verdicts: str
     footnotes: tuple[tuple[int, str], ...]
@@ -73,10 +83,14 @@ def view(report: RunReport) -> View:
     footnotes = Footnotes()
     overview = _overview(report, footnotes)
     tracks = track_views(report, footnotes)
+    found = candidates((report,))
+    absolute = absolute_table(found, footnotes)
     claims = judged_table(report.claims, footnotes)
     paper = (categories_table(report.categories, footnotes), claims)
+    fidelity = fidelity_tables(report.scoring.fidelity, footnotes)
     measured = measured_tables(report.scoring.measured, footnotes)
     details = (
+        imported_table(report.scoring.imported),
         *measured,
         agreement_table(report.agreement, footnotes),
         disagreement_table(report.agreement),
@@ -88,12 +102,16 @@ def view(report: RunReport) -> View:
     return View(
         report=report,
         summary=_summary(report),
+        candidates=found,
+        absolute=absolute,
         overview=overview,
         reading=" ".join(filter(None, (READING, _how_sure(report), _measured_once(report)))),
         columns=column_notes(report.scores),
         warnings=report.scoring.warnings,
         remarks=remarks(report.scoring.measured),
         tracks=tracks,
+        fidelity=fidelity,
+        differing=differing_tables(report.differing),
         paper=tuple(table for table in paper if table.rows),
         verdicts=f"{counts_text(report.claims)}. {VERDICTS}" if report.claims is not None and claims.rows else "",
         footnotes=footnotes.entries,

@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from harness.contract import (
     ExportResult,
     FetchParameters,
     FetchResult,
+    FidelityParameters,
+    FidelityResult,
     GgufModel,
     HubModel,
     PackageModel,
@@ -30,9 +33,13 @@ from harness.contract import (
     ProfileResult,
     Result,
     Setting,
+    StatesDescriptor,
+    StatesParameters,
+    StatesResult,
     TextFile,
 )
-from harness.contract.claims import Matrices, count_claims
+from harness.contract.claims import count_claims
+from harness.contract.matrices import Matrices
 from harness.contract.weights import BadWeights, read_stored
 from orchestrator.host.hashing import Poll, never
 from orchestrator.run.shapes import Claim, of_shapes
@@ -48,7 +55,7 @@ class FalseClaim(Exception):
 
 
 def claims(asked: Invocation, result: Result) -> Iterator[Claim]:
-    """What a result repeats of its request and of the descriptors of its inputs."""
+    """What a result repeats of its request, of the task's description and of the descriptors of its inputs."""
     match asked.parameters, result:
         case FetchParameters() as parameters, FetchResult():
             yield from _of_fetch(parameters, result.artifact)
@@ -59,12 +66,20 @@ def claims(asked: Invocation, result: Result) -> Iterator[Claim]:
         case EvaluateParameters() as parameters, EvaluateResult():
             yield "task", result.task, parameters.task
             yield "engine", result.engine, parameters.engine
+            if asked.task is not None:
+                yield "metric", result.metric, asked.task.metric
+                yield "protocol", result.protocol, parameters.protocol_of(asked.task.protocol)
+        case StatesParameters() as parameters, StatesResult():
+            yield from _of_states(parameters, result.artifact, asked)
+        case FidelityParameters() as parameters, FidelityResult():
+            yield "task", result.task, parameters.task
+            yield "engine", result.engine, parameters.engine
+            yield from _of_fidelity(parameters, result, asked)
         case ProfileParameters() as parameters, ProfileResult():
             yield "macs_tokens", result.macs_tokens, parameters.macs_tokens
             yield from _of_profile(result, parameters, asked)
         case BenchmarkParameters() as parameters, BenchmarkResult():
-            yield "backend", result.backend, parameters.backend
-            yield "speeds.batch_size", tuple(speed.batch_size for speed in result.speeds), parameters.batch_sizes
+            yield from _of_benchmark(parameters, result)
 
 
 def false_claims(asked: Invocation, result: Result) -> Iterator[str]:
@@ -84,6 +99,11 @@ def check_content(folder: Path, descriptor: Descriptor, poll: Poll = never) -> N
         for name, said, found in _rows(folder, descriptor, poll):
             if said != found:
                 raise FalseClaim(f"rows.{name} is {said}, and the file holds {found}")
+        return
+    if isinstance(descriptor, StatesDescriptor):
+        for what, stated, counted in _shapes_of_states(folder, descriptor):
+            if stated != counted:
+                raise FalseClaim(f"{what} is {stated}, and by the tensors it is {counted}")
         return
     try:
         untrue = count_claims(folder, descriptor, poll).untrue
@@ -166,6 +186,50 @@ def _of_export(parameters: ExportParameters, made: CheckpointDescriptor, source:
     yield "artifact.exported.source_format", exported.source_format.value, source.format.value
     unpadded = source.parameter_count if exported.padded else None
     yield "artifact.exported.unpadded_parameter_count", exported.unpadded_parameter_count, unpadded
+
+
+def _of_states(parameters: StatesParameters, made: StatesDescriptor, asked: Invocation) -> Iterator[Claim]:
+    yield "artifact.task", made.task, parameters.task
+    yield "artifact.items", made.items, min(parameters.limit or made.items_available, made.items_available)
+    for name in ("checkpoint", "dataset"):
+        if (read := _input(asked, name)) is not None:
+            yield f"artifact.{name}", getattr(made, name), read.digest
+
+
+def _of_fidelity(parameters: FidelityParameters, result: FidelityResult, asked: Invocation) -> Iterator[Claim]:
+    states = _input(asked, "states")
+    if isinstance(states, StatesDescriptor):
+        yield "states", result.states, states.digest
+        # How many tokens of each distribution are known is the engine's to say.
+        said = re.sub(r"(^|/)kl-top[1-9]\d*/", r"\1kl/", result.protocol, count=1)
+        yield "protocol", said, parameters.protocol_of(f"kl/{states.protocol}")
+        yield "items_available", result.items_available, states.items_available
+        due = min(parameters.limit or states.items, states.items)
+        yield "items", result.items + sum(result.excluded.values()), due
+
+
+def _shapes_of_states(folder: Path, made: StatesDescriptor) -> Iterator[tuple[str, object, object]]:
+    """What a descriptor of states says of its tensors' shapes, and what they have. Raises FalseClaim as well."""
+    try:
+        tensors = read_stored(folder)
+    except BadWeights as bad:
+        raise FalseClaim(f"files cannot be counted: {bad}") from bad
+    states = {name: one.shape for name, one in tensors.items() if name.startswith("states.")}
+    wanted = {f"states.{number}" for number in range(made.requests)}
+    yield "requests", made.requests, len(states) if states.keys() == wanted else sorted(states.keys() ^ wanted)[0]
+    yield "tokens", made.tokens, sum(shape[0] for shape in states.values())
+    widths = {shape[1] for shape in states.values()}
+    yield "hidden_size", made.hidden_size, widths.pop() if len(widths) == 1 else sorted(widths)
+    head, table = tensors.get("weight"), tensors.get("requests")
+    yield "vocabulary_size", (made.vocabulary_size, made.hidden_size), None if head is None else head.shape
+    yield "requests", (made.requests, 3), None if table is None else table.shape
+
+
+def _of_benchmark(parameters: BenchmarkParameters, result: BenchmarkResult) -> Iterator[Claim]:
+    yield "backend", result.backend, parameters.backend
+    yield "speeds.batch_size", tuple(speed.batch_size for speed in result.speeds), parameters.batch_sizes
+    if parameters.tensor_parallel > 1:
+        yield "memory.per_device_bytes", len(result.memory.per_device_bytes), parameters.tensor_parallel
 
 
 def _of_profile(result: ProfileResult, parameters: ProfileParameters, asked: Invocation) -> Iterator[Claim]:

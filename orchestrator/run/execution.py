@@ -10,20 +10,30 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from harness.contract import RESUME_NAME, DeviceKind, Event, ResultEvent, Sha256
+from harness.contract import (
+    RESUME_NAME,
+    Descriptor,
+    DeviceKind,
+    EvaluateParameters,
+    Event,
+    ResultEvent,
+    Sha256,
+    TaskDescription,
+)
 from orchestrator.errors import HostFault, Interrupted, OrchestratorError
 from orchestrator.host.faults import ends_a_run, full_disk, host_fault
-from orchestrator.host.files import remove_if_there
+from orchestrator.host.files import remove_if_there, size_bytes
 from orchestrator.host.load import LoadWatch, MachineLoad
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.run.claims import FalseClaim, check_content
-from orchestrator.run.keys import key_material, stage_key
+from orchestrator.run.keys import key_material, stage_key, whole_key
 from orchestrator.run.resources import hold_devices
 from orchestrator.run.space import RESERVE_BYTES
 from orchestrator.run.verdict import judge, violation
-from orchestrator.runtime.base import Completed, Invocation, Runtime
+from orchestrator.runtime.base import Completed, Ending, Invocation, Runtime
+from orchestrator.runtime.launch import LEAST_FREE_BYTES
 from orchestrator.stages import OUTPUT_NAME, HostFolder, ImageIdentity, Stage
-from orchestrator.store import BadArtifact, Failure, FailureKind, Provenance, StageRecord, Store, now
+from orchestrator.store import BadArtifact, Failure, FailureKind, Provenance, StageRecord, Store, Unreadable, now
 from orchestrator.store.verifying import Verifier
 
 _FULL_BYTES = {
@@ -64,7 +74,21 @@ class Workshop:
         record = self.store.find(key)
         if record is not None and record == self.refused.get(key):
             return None
-        return record if record is not None and self.verifier.is_whole(record) else None
+        return record if record is not None and self.is_whole(record) else None
+
+    def read(self, key: Sha256) -> StageRecord | None:
+        """The result with this key, its artifact at hand or not; None where none can be read or may be used."""
+        try:
+            record = self.store.read(key)
+        except Unreadable:
+            return None
+        return None if record == self.refused.get(key) else record
+
+    def is_whole(self, record: StageRecord) -> bool:
+        """Whether what the stage made for others is there, held against its digests; nobody drops it from then on."""
+        if record.provenance.artifact is not None:
+            self.store.artifacts.want(record.provenance.artifact)
+        return self.verifier.is_whole(record)
 
     def identity(self, stage: Stage) -> ImageIdentity:
         """Make the stage's image ready, once a run."""
@@ -83,6 +107,10 @@ class Workshop:
         material = key_material(stage, image, self.identity(stage), inputs, self.device_model)
         return stage_key(material), material
 
+    def key_of(self, stage: Stage, inputs: dict[str, Sha256]) -> Sha256:
+        """The key alone."""
+        return self.key(stage, inputs)[0]
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -94,14 +122,22 @@ class Finished:
     cached: bool = False
 
 
+Perform = Callable[
+    [Stage, dict[str, Sha256], Workshop, Callable[[Sha256], None], Callable[[Event], None]], Finished | None
+]
+"""What brings a stage to its end as `execute` does, here or elsewhere."""
+
+
 def execute(
     stage: Stage,
     inputs: dict[str, Sha256],
     workshop: Workshop,
-    on_start: Callable[[], None],
+    on_start: Callable[[Sha256], None],
     on_event: Callable[[Event], None],
-) -> Finished:
-    """Bring `stage` to its end. Every fault of its own becomes a `Failure`.
+) -> Finished | None:
+    """Bring `stage` to its end, or return None: another orchestrator is at it. `on_start` gets its key.
+
+    Every fault of the stage's own becomes a `Failure`.
 
     Raises:
         Interrupted: the run was cancelled.
@@ -112,18 +148,20 @@ def execute(
         key, material = workshop.key(stage, inputs)
         if record := workshop.find(key):
             return Finished(key, record, cached=True)
-        waits = partial(workshop.note, f"{stage.id}: waits for another orchestrator that is at this very stage")
-        with workshop.store.claim(key, workshop.cancel, waits):
+        whole = whole_key(material)
+        with workshop.store.claim(whole) as is_ours:
+            if not is_ours:
+                return None
             if record := workshop.find(key):
                 return Finished(key, record, cached=True)
-            with workshop.store.attempt(key) as folder:
-                ran = _run(stage, inputs, workshop, folder, on_start, on_event)
+            with workshop.store.attempt(whole) as folder:
+                ran = _run(stage, inputs, workshop, folder, partial(on_start, key), on_event)
                 if not _is_to_be_repeated(stage, ran, workshop):
                     return _keep(ran, stage, workshop, key, material)
                 remove_if_there(folder / OUTPUT_NAME / RESUME_NAME)
             workshop.note(f"{stage.id} is measured once more: {ran.load.disturbance}")
-            with workshop.store.attempt(key) as folder:
-                again = _run(stage, inputs, workshop, folder, on_start, on_event)
+            with workshop.store.attempt(whole) as folder:
+                again = _run(stage, inputs, workshop, folder, partial(on_start, key), on_event)
                 return _keep(replace(again, repeated=True), stage, workshop, key, material)
     except (Interrupted, HostFault):
         raise
@@ -178,6 +216,20 @@ def _is_to_be_repeated(stage: Stage, ran: _Ran, workshop: Workshop) -> bool:
     return is_measured and ran.load.disturbance is not None and not workshop.is_busy
 
 
+def _check_disk(ran: _Ran, failure: Failure) -> None:
+    """Remove what a worker filled the disk with; what a next attempt may go on from stays, unless it is that.
+
+    Raises:
+        HostFault: the disk is full all the same.
+    """
+    asked = ran.invocation
+    for one in asked.output.iterdir() if ran.completed.ending is Ending.KILLED_FOR_DISK else ():
+        if one.name != RESUME_NAME or size_bytes(one) > LEAST_FREE_BYTES:
+            remove_if_there(one)
+    if shutil.disk_usage(asked.folder).free < _FULL_BYTES.get(failure.kind, 0):
+        raise full_disk(f"{asked.stage} ended with: {failure.message}")
+
+
 def _keep(ran: _Ran, stage: Stage, workshop: Workshop, key: Sha256, material: dict[str, object]) -> Finished:
     """Judge what the worker left, and keep it."""
     folder, completed = ran.invocation.folder, ran.completed
@@ -191,8 +243,7 @@ def _keep(ran: _Ran, stage: Stage, workshop: Workshop, key: Sha256, material: di
     if isinstance(verdict, Failure):
         if verdict.kind is FailureKind.INTERRUPTED:
             raise Interrupted(verdict.message)
-        if shutil.disk_usage(folder).free < _FULL_BYTES.get(verdict.kind, 0):
-            raise full_disk(f"{stage.id} ended with: {verdict.message}")
+        _check_disk(ran, verdict)
         return failed(verdict)
     if stage.timed and stage.turn is not None:
         workshop.is_busy = ran.load.disturbance is not None
@@ -200,6 +251,7 @@ def _keep(ran: _Ran, stage: Stage, workshop: Workshop, key: Sha256, material: di
         stage=stage.id,
         key=key,
         material=material,
+        whole=None if (whole := whole_key(material)) == key else whole,
         runtime=workshop.runtime.name,
         host=socket.gethostname(),
         started=ran.started,
@@ -209,10 +261,11 @@ def _keep(ran: _Ran, stage: Stage, workshop: Workshop, key: Sha256, material: di
         repeated=ran.repeated,
     )
     try:
+        if provenance.whole is not None:
+            workshop.store.rescue(folder)
         poll = _until(workshop.cancel, stage.limits.deadline_seconds)
-        record = workshop.store.commit(
-            folder, verdict, provenance, workshop.cancel, poll, partial(check_content, poll=poll)
-        )
+        inspect = partial(_inspect, workshop=workshop, poll=poll)
+        record = workshop.store.commit(folder, verdict, provenance, workshop.cancel, poll, inspect)
     except BadArtifact as bad:
         hint = "the image is at fault; its attempt is kept"
         return failed(Failure(kind=FailureKind.BAD_ARTIFACT, message=f"its artifact is refused: {bad}", hint=hint))
@@ -224,6 +277,12 @@ def _keep(ran: _Ran, stage: Stage, workshop: Workshop, key: Sha256, material: di
         return failed(Failure(kind=FailureKind.TIMED_OUT, message=message, hint=hint))
     workshop.verifier.published(record)
     return Finished(key, record, completed.wall_seconds)
+
+
+def _inspect(artifact: Path, descriptor: Descriptor, *, workshop: Workshop, poll: Callable[[], None]) -> None:
+    """Hold an artifact that is to be published against what it says of itself; nobody drops it from then on."""
+    check_content(artifact, descriptor, poll=poll)
+    workshop.store.artifacts.want(descriptor.digest)
 
 
 class _TookTooLong(Exception):
@@ -258,4 +317,9 @@ def _invocation(stage: Stage, inputs: dict[str, Sha256], workshop: Workshop, fol
         inputs=paths,
         device=stage.device,
         limits=stage.limits,
+        task=_task(stage, workshop.catalog),
     )
+
+
+def _task(stage: Stage, catalog: ImageCatalog) -> TaskDescription | None:
+    return catalog.tasks[stage.parameters.task][1] if isinstance(stage.parameters, EvaluateParameters) else None

@@ -1,24 +1,26 @@
 """What a run is resolved to: all that must be equal for a command to go on with an unfinished run, and the commit."""
 
+import re
 import subprocess
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 
-from harness.contract import CONTRACT_VERSION, digest_of, harness_digest, harness_folder
+from harness.contract import CONTRACT_VERSION, Sha256, digest_of, harness_digest, harness_folder
 from orchestrator.host.devices import ChosenDevice
-from orchestrator.manifest import Manifest
+from orchestrator.installation import installed_version
 from orchestrator.stages import Plan, StageOutput
 from orchestrator.store import RunFacts
 
 _GIT_SECONDS = 20.0
+_COMMITS_SINCE = re.compile(r"\.dev\d+")
 
 
 def resolve_facts(
-    manifest: Manifest, plan: Plan, runtime: str, device: ChosenDevice, data: str, images: Mapping[str, str]
+    asked: Sha256, plan: Plan, runtime: str, device: ChosenDevice, data: str, images: Mapping[str, str]
 ) -> RunFacts:
-    """The facts of a run. `images` says what exactly runs, by image and device kind; `data` where data comes from."""
+    """The facts of a run. `asked` is the digest of what is asked for; `images` says what exactly runs, by image and
+    device kind, `data` where data comes from."""
     return RunFacts(
-        manifest_digest=manifest.digest,
+        manifest_digest=asked,
         plan_digest=_plan_digest(plan),
         runtime=runtime,
         device_model=device.model,
@@ -50,11 +52,12 @@ def _plan_digest(plan: Plan) -> str:
 
 
 def program_version() -> str | None:
-    """The installed version of this program; None where it is run from a folder without being installed."""
-    try:
-        return version("llmcbench")
-    except PackageNotFoundError:
-        return None
+    """The installed version, `0.2.1.dev0` for any state on the way to 0.2.1; None where none is installed.
+
+    How many commits lie between is left out: another commit alone begins no new record, and the record names it.
+    """
+    known = installed_version()
+    return known and _COMMITS_SINCE.sub(".dev0", known)
 
 
 def checkout_commit() -> str | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from harness.contract import (
@@ -10,15 +11,19 @@ from harness.contract import (
     FetchParameters,
     Frozen,
     ImageDescription,
+    Operation,
     Parameters,
     Sha256,
     canonical_json,
     digest_of,
+    source,
     work_source,
 )
 from orchestrator.stages import ImageIdentity, Stage, Turn
 
 _ABSENT = object()
+_FOR_READERS: dict[str, Any] = {"licence": True, "splits": {"__all__": {"question"}}}
+"""What of a data set's description a report alone reads."""
 
 
 class KeyPart(StrEnum):
@@ -57,11 +62,12 @@ def key_material(
 
     A part that is not known yet is left out: the image without `identity`, an input without its digest.
     """
+    parameters = stage.parameters.model_dump(mode="json")
     material: dict[str, Any] = {
         KeyPart.CONTRACT.value: CONTRACT_VERSION,
         KeyPart.OPERATION.value: stage.operation.value,
-        KeyPart.CODE.value: work_source(image, stage.operation, stage.parameters),
-        KeyPart.PARAMETERS.value: stage.parameters.model_dump(mode="json"),
+        KeyPart.CODE.value: _source(image, stage.operation, stage.parameters, parameters),
+        KeyPart.PARAMETERS.value: parameters,
         KeyPart.INPUTS.value: dict(inputs),
     }
     if described := _described_data(image, stage.parameters):
@@ -70,13 +76,29 @@ def key_material(
         material[KeyPart.IMAGE.value] = str(identity)
     if stage.depends_on_device:
         device: dict[str, Any] = {"model": device_model, "threads": stage.device.threads}
-        if len(stage.device.uuids) > 1:
-            device["count"] = len(stage.device.uuids)
+        if stage.device_count > 1:
+            device["count"] = stage.device_count
         material[KeyPart.DEVICE.value] = device
     if stage.turn not in (None, Turn()):
         material[KeyPart.TURN.value] = stage.turn.model_dump(mode="json")
-    canonical_json(material)
     return material
+
+
+_SOURCES: dict[tuple[Path, int, str, bytes], tuple[ImageDescription, Mapping[str, Sha256]]] = {}
+"""What was found by `_source`, with the image, whose identity is not given to another as long as it is here."""
+
+
+def _source(
+    image: ImageDescription, operation: Operation, parameters: Parameters, document: Mapping[str, Any]
+) -> Mapping[str, Sha256]:
+    """The source that a stage can load, looked up once for all stages that ask the same of one image.
+
+    `document` is that of the parameters. Raises as `canonical_json` does.
+    """
+    asked = (source.harness_folder(), id(image), operation.value, canonical_json(document))
+    if asked not in _SOURCES:
+        _SOURCES[asked] = image, work_source(image, operation, parameters)
+    return _SOURCES[asked][1]
 
 
 def _described_data(image: ImageDescription, parameters: Parameters) -> dict[str, Any]:
@@ -84,12 +106,20 @@ def _described_data(image: ImageDescription, parameters: Parameters) -> dict[str
     if not isinstance(parameters, FetchParameters) or not isinstance(parameters.source, DatasetSource):
         return {}
     named = (parameters.source.name, parameters.source.substitute)
-    return {one.name: one.model_dump(mode="json") for one in image.datasets if one.name in named}
+    return {one.name: one.model_dump(mode="json", exclude=_FOR_READERS) for one in image.datasets if one.name in named}
 
 
 def stage_key(material: Mapping[str, Any]) -> Sha256:
     """The content address of a stage's result, given everything that decides it."""
     return digest_of(material)
+
+
+def whole_key(material: Mapping[str, Any]) -> Sha256:
+    """The key of the evaluation of all items of which the stage scores a slice; of any other stage, its own."""
+    parameters = material[KeyPart.PARAMETERS.value]
+    if parameters.get("slice") is None:
+        return stage_key(material)
+    return stage_key({**material, KeyPart.PARAMETERS.value: {**parameters, "slice": None}})
 
 
 def key_changes(

@@ -17,6 +17,7 @@ class Known:
 
     `records` are the results that stand, `missing` the stages to run in the order of the plan. `unreadable` are results
     that were there and have to be made again, `refused` by their keys those among them that contradict others alone.
+    `dropped` are results whose artifact is not there and will be read, so that it is made again.
     """
 
     keys: dict[str, Sha256] = field(default_factory=dict)
@@ -24,6 +25,12 @@ class Known:
     missing: list[Stage] = field(default_factory=list)
     unreadable: dict[str, Unreadable] = field(default_factory=dict)
     refused: dict[Sha256, StageRecord] = field(default_factory=dict)
+    dropped: dict[str, StageRecord] = field(default_factory=dict)
+
+    @property
+    def stored(self) -> dict[str, StageRecord]:
+        """All results, whether they stand or only say what will come out again."""
+        return {**self.records, **self.dropped}
 
     @property
     def artifacts(self) -> dict[str, Sha256]:
@@ -41,9 +48,13 @@ def look_up(
     """
     is_whole = is_whole or store.has_artifact
     known = Known()
+    artifacts: dict[str, Sha256] = {}
     for stage in stages:
         if all(need in known.records for need in stage.needs):
-            _read(stage, store, key_of(stage, inputs_of(stage, known.artifacts)), known)
+            _read(stage, store, key_of(stage, inputs_of(stage, artifacts)), known)
+            made = known.records[stage.id].provenance.artifact if stage.id in known.records else None
+            if made is not None:
+                artifacts[stage.id] = made
     for name, refused in store.outcomes.contradicting_each_other(known.records).items():
         known.unreadable[name] = refused
         known.refused[known.keys[name]] = known.records.pop(name)
@@ -52,9 +63,11 @@ def look_up(
         record = known.records.get(stage.id)
         if record is not None and (stage.id not in wanted or is_whole(record)):
             continue
-        known.records.pop(stage.id, None)
-        known.missing.insert(0, stage)
+        if record is not None:
+            known.dropped[stage.id] = known.records.pop(stage.id)
+        known.missing.append(stage)
         wanted.update(stage.needs)
+    known.missing.reverse()
     return known
 
 
@@ -74,3 +87,15 @@ def _read(stage: Stage, store: Store, key: Sha256 | None, known: Known) -> None:
 def inputs_of(stage: Stage, artifacts: Mapping[str, Sha256]) -> dict[str, Sha256]:
     """The digests of the artifacts that the stage reads, by the names of its inputs."""
     return {name: artifacts[source.stage] for name, source in stage.inputs.items() if isinstance(source, StageOutput)}
+
+
+def with_readers(stage: Stage, stages: Sequence[Stage]) -> list[Stage]:
+    """The stage, all that hang on its output, and all that those need, in the order of `stages`."""
+    wanted = {stage.id}
+    for one in stages:
+        if not wanted.isdisjoint(one.needs):
+            wanted.add(one.id)
+    for one in reversed(stages):
+        if one.id in wanted:
+            wanted.update(one.needs)
+    return [one for one in stages if one.id in wanted]

@@ -7,10 +7,16 @@ from harness.contract import Operation
 from orchestrator.manifest import ModelEntry
 from orchestrator.run.estimate import Estimate, size_text
 from orchestrator.run.run import Setup
-from orchestrator.run.space import stated_bytes
 from orchestrator.stages import NotPlanned, Plan
 
-_COUNTED = (Operation.COMPRESS, Operation.EXPORT, Operation.EVALUATE, Operation.PROFILE, Operation.BENCHMARK)
+_COUNTED = (
+    Operation.COMPRESS,
+    Operation.EXPORT,
+    Operation.EVALUATE,
+    Operation.FIDELITY,
+    Operation.PROFILE,
+    Operation.BENCHMARK,
+)
 
 
 def overview(setup: Setup, cost: Estimate) -> Iterator[str]:
@@ -22,7 +28,7 @@ def overview(setup: Setup, cost: Estimate) -> Iterator[str]:
     for decision in setup.decisions:
         yield f"  {decision}"
     yield ""
-    yield from _table(manifest.models, setup.plan, stated_bytes(manifest))
+    yield from _table(manifest.models, setup.plan, setup.weights_bytes)
     yield ""
     yield from not_planned_lines(setup.plan.not_planned)
     yield from cost.lines
@@ -53,13 +59,14 @@ def _whose(found: Sequence[NotPlanned]) -> Iterator[str]:
 
 def _table(models: Sequence[ModelEntry], plan: Plan, weights: dict[str, int]) -> Iterator[str]:
     counts = Counter((stage.subject.model, stage.operation) for stage in plan.stages if stage.subject is not None)
-    rows = [("model", "architecture", "weights", *(operation.value for operation in _COUNTED))]
+    shown = [one for one in _COUNTED if one is not Operation.FIDELITY or any(of is one for _, of in counts)]
+    rows = [("model", "architecture", "weights", *(operation.value for operation in shown))]
     rows += [
         (
             model.name,
             plan.architectures.get(model.name, "not known"),
             size_text(weights[model.name]) if model.name in weights else "not stated",
-            *(str(counts[model.name, operation]) for operation in _COUNTED),
+            *(str(counts[model.name, operation]) for operation in shown),
         )
         for model in models
     ]

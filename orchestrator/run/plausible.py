@@ -8,9 +8,18 @@ Bounds that hang on the device (rates of reading and multiplying) are measured i
 from collections.abc import Iterator
 from typing import Any
 
-from harness.contract import BOUND_GRACE, BenchmarkResult, CompressResult, EvaluateResult, ProfileResult, Result
+from harness.contract import (
+    BOUND_GRACE,
+    BenchmarkResult,
+    CompressResult,
+    EvaluateResult,
+    FidelityResult,
+    ProfileResult,
+    Result,
+    StatesResult,
+)
 from harness.contract.result import CompressionCost
-from orchestrator.host.devices import find_gpus
+from orchestrator.host.gpus import find_gpus
 from orchestrator.host.memory import machine_bytes
 from orchestrator.runtime.base import Completed, Invocation, Lifetime
 
@@ -30,9 +39,10 @@ def implausible(asked: Invocation, completed: Completed, result: Result) -> str 
 def _times(asked: Invocation, lifetime: Lifetime, result: Result) -> Iterator[str]:
     parts = {name: one for name, one in _parts_of_the_time(asked.parameters.model_dump(), result) if one}
     total = sum(parts.values())
-    if isinstance(result, EvaluateResult) and result.wall_seconds > (1 + BOUND_GRACE) * lifetime.seconds:
+    longest = (1 + BOUND_GRACE) * lifetime.seconds
+    if isinstance(result, EvaluateResult | FidelityResult) and result.wall_seconds > longest:
         yield f"wall_seconds is {result.wall_seconds:.4g} s, and its process was there for {lifetime.seconds:.4g} s"
-    if total > (1 + BOUND_GRACE) * lifetime.seconds:
+    if total > longest:
         yield f"{', '.join(parts)} are {total:.4g} s, and its process was there for {lifetime.seconds:.4g} s"
     if isinstance(result, CompressResult) and not result.cost.resumed_blocks:
         if (1 + BOUND_GRACE) * total + _SLACK_SECONDS < lifetime.progress_seconds:
@@ -55,6 +65,9 @@ def _parts_of_the_time(parameters: dict[str, Any], result: Result) -> Iterator[t
         case EvaluateResult() if result.cost is not None:
             yield "load_seconds", result.cost.load_seconds
             yield "score_seconds", result.cost.score_seconds
+        case StatesResult() | FidelityResult():
+            yield "load_seconds", result.load_seconds
+            yield "score_seconds", result.score_seconds
         case BenchmarkResult():
             yield "process_seconds", 0.0 if result.start_up is None else result.start_up.process_seconds
             yield "load_seconds", result.load_seconds
@@ -78,6 +91,11 @@ def _memories(asked: Invocation, result: Result) -> Iterator[str]:
         there = _there(asked, method) if size else None
         if size and there is not None and size > there[1]:
             yield f"{name} is {size} bytes, and {there[0]} has {there[1]}"
+    if isinstance(result, BenchmarkResult) and result.memory.per_device_bytes:
+        known = {gpu.uuid: gpu.memory_bytes for gpu in find_gpus()}
+        for uuid, held in zip(asked.device.uuids, result.memory.per_device_bytes, strict=False):
+            if (has := known.get(uuid)) is not None and held > has:
+                yield f"per_device_bytes of {uuid} are {held}, and it has {has}"
 
 
 def _there(asked: Invocation, method: str) -> tuple[str, int] | None:

@@ -5,11 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.contract import Frozen, Sha256
+from orchestrator.run.costs import Cost, expected_costs
 from orchestrator.run.keys import KeyChange, KeyPart, key_changes, key_material, stage_key
 from orchestrator.run.known import Known, look_up
 from orchestrator.run.run import Setup
 from orchestrator.stages import HostFolder, Stage, StageOutput
 from orchestrator.store import Provenance, Store
+
+
+class StageEstimate(Cost):
+    """What a stage will cost, and in words how that is known."""
+
+    basis: str
 
 
 class StagePreview(Frozen):
@@ -18,6 +25,9 @@ class StagePreview(Frozen):
     Of a stage to run that has a stored result, `before` is the nearest one's key and `changes` are the parts that
     differ. `unknown` are parts, `image` or an input such as `inputs.checkpoint`, that are not known yet. `not_used` is
     why the stored result of this very key does not count. `after` are stages that have to have ended, whatever the end.
+    `device` has those that may serve it, with commas between them; it takes `gpus` of them, none on a CPU. A `timed`
+    stage needs them for itself, and with `host_alone` the whole host. `memory_bytes` bounds its worker's memory, None:
+    what the host can spare. `estimate` is None where the stage is not to run, or its cost is not known.
     """
 
     id: str
@@ -29,7 +39,12 @@ class StagePreview(Frozen):
     needs: tuple[str, ...]
     after: tuple[str, ...] = ()
     timed: bool
+    host_alone: bool = False
     device: str
+    gpus: int = 0
+    memory_bytes: int | None = None
+    deadline_seconds: float
+    estimate: StageEstimate | None = None
     key: Sha256 | None
     before: Sha256 | None = None
     changes: tuple[KeyChange, ...] = ()
@@ -71,8 +86,10 @@ def look_ahead(setup: Setup) -> Known:
 
 def preview(setup: Setup, known: Known) -> Iterator[StagePreview]:
     """Every stage of the plan as `look_ahead` found it."""
-    missing = {stage.id: _to_run(stage, known, setup) for stage in known.missing}
+    artifacts = known.artifacts
+    missing = {stage.id: _to_run(stage, artifacts, setup) for stage in known.missing}
     nearest = _nearest(setup.store, missing)
+    costs = expected_costs(setup, known.missing)
     for stage in setup.plan.stages:
         to_run, before = missing.get(stage.id), nearest.get(stage.id)
         yield StagePreview(
@@ -88,7 +105,12 @@ def preview(setup: Setup, known: Known) -> Iterator[StagePreview]:
             needs=stage.needs,
             after=stage.after,
             timed=stage.timed,
+            host_alone=stage.host_alone,
             device=",".join(stage.device_names),
+            gpus=stage.gpus,
+            memory_bytes=stage.limits.memory_bytes,
+            deadline_seconds=stage.limits.deadline_seconds,
+            estimate=_estimate(*costs[stage.id]) if stage.id in costs else None,
             key=known.keys.get(stage.id),
             before=before.provenance.key if before else None,
             changes=before.changes if before else (),
@@ -97,16 +119,20 @@ def preview(setup: Setup, known: Known) -> Iterator[StagePreview]:
         )
 
 
+def _estimate(cost: Cost | None, basis: str) -> StageEstimate | None:
+    return None if cost is None else StageEstimate(**cost.model_dump(), basis=basis)
+
+
 def _material(stage: Stage, inputs: Mapping[str, Sha256], setup: Setup) -> dict[str, Any]:
     image = setup.catalog.images[stage.image]
     identity = setup.runtime.identity(image, stage.device.kind)
     return key_material(stage, image.description, identity, inputs, setup.device.model)
 
 
-def _to_run(stage: Stage, known: Known, setup: Setup) -> _ToRun:
+def _to_run(stage: Stage, artifacts: Mapping[str, Sha256], setup: Setup) -> _ToRun:
     made = {name: one for name, one in stage.inputs.items() if isinstance(one, StageOutput)}
-    later = tuple(f"{KeyPart.INPUTS}.{name}" for name, one in made.items() if one.stage not in known.artifacts)
-    at_hand = {name: known.artifacts[one.stage] for name, one in made.items() if one.stage in known.artifacts}
+    later = tuple(f"{KeyPart.INPUTS}.{name}" for name, one in made.items() if one.stage not in artifacts)
+    at_hand = {name: artifacts[one.stage] for name, one in made.items() if one.stage in artifacts}
     material = _material(stage, at_hand, setup)
     return _ToRun(material, later if KeyPart.IMAGE in material else (KeyPart.IMAGE.value, *later))
 

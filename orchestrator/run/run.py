@@ -1,24 +1,29 @@
 """A whole run: make the images ready, take its record, see what is already known, check the space, run the rest."""
 
 import threading
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from harness.contract import Event, Sha256
 from orchestrator.errors import HostFault, Interrupted
 from orchestrator.host.devices import ChosenDevice
 from orchestrator.host.faults import explained
+from orchestrator.host.scratch import sweep_all_scratch
 from orchestrator.images.catalog import ImageCatalog
-from orchestrator.manifest import Manifest
+from orchestrator.manifest import KeepCheckpoints, Manifest
 from orchestrator.manifest.data_sources import NO_DATA_FOLDER
-from orchestrator.run.execution import Finished, Workshop, execute
+from orchestrator.run.execution import Finished, Perform, Workshop
 from orchestrator.run.facts import resolve_facts
-from orchestrator.run.known import Known, inputs_of, look_up
+from orchestrator.run.keeping import Keeper, Readers
+from orchestrator.run.known import Known, inputs_of, look_up, with_readers
 from orchestrator.run.progress import Display
-from orchestrator.run.scheduling import Executor
-from orchestrator.run.space import check_space, stated_bytes
+from orchestrator.run.scheduling import End, Executor
+from orchestrator.run.sizes import stated_bytes
+from orchestrator.run.space import check_space, disk_need
 from orchestrator.runtime.base import Runtime
 from orchestrator.stages import Plan, Stage
 from orchestrator.store import (
@@ -34,11 +39,18 @@ from orchestrator.store import (
 )
 from orchestrator.store.cleaning import sweep_attempts
 from orchestrator.store.history import Taken, take_run
+from orchestrator.store.runs import Note
+
+_TIMES_BEFORE_A_NOTE = 5
+"""A short wait for another orchestrator is worth none."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run stands on, chosen before it starts. `data` is the folder that data sets come from first, if any."""
+    """What a run stands on, chosen before it starts. `data` is the folder that data sets come from first, if any.
+
+    `hub_bytes` has the size of the weights of models, by name, of which the hub was asked.
+    """
 
     manifest: Manifest
     plan: Plan
@@ -48,27 +60,56 @@ class Setup:
     device: ChosenDevice
     decisions: tuple[str, ...]
     data: Path | None = None
+    hub_bytes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def weights_bytes(self) -> dict[str, int]:
+        """The size of each model's weights that the manifest or the hub states."""
+        return {**self.hub_bytes, **stated_bytes(self.manifest)}
+
+
+@dataclass(frozen=True)
+class Series:
+    """Which runs are runs of the same: their name, and a digest of what is asked."""
+
+    name: str
+    digest: Sha256
 
 
 class Run:
-    """One run. The same request with the same facts goes on with an unfinished run; else its record is a new one."""
+    """One run. The same request with the same facts goes on with an unfinished run; else its record is a new one.
 
-    def __init__(self, setup: Setup, display: Display, cancel: threading.Event) -> None:
+    `series` tells what is asked apart from a run of the whole manifest, which it is by default.
+    """
+
+    def __init__(self, setup: Setup, display: Display, cancel: threading.Event, series: Series | None = None) -> None:
         self._setup = setup
+        self._series = series or Series(setup.manifest.name, setup.manifest.digest)
         self._display = display
-        self._cancel = cancel
+        self._announced: str | None = None
         self._workshop = Workshop(
             store=setup.store,
             catalog=setup.catalog,
             runtime=setup.runtime,
             device_model=setup.device.model,
-            run=setup.manifest.name,
+            run=self._series.name,
             cancel=cancel,
             note=display.note,
         )
 
-    def perform(self, executor: Executor) -> RunRecord:
-        """Run to the end.
+    def perform(
+        self,
+        executor: Executor,
+        part: Sequence[Stage] | None = None,
+        decisions: tuple[str, ...] = (),
+        *,
+        ends: bool = True,
+    ) -> RunRecord:
+        """Run to the end, all stages or a `part` of them, of which every checkpoint is kept for another part.
+
+        A record that does not end is gone on with by the next call.
+
+        `decisions` are those that were made since the run began, with their reasons.
 
         Raises:
             Interrupted: the run was stopped; its record says so and is saved.
@@ -80,29 +121,38 @@ class Run:
             self._sweep()
             images = {f"{one.image} on {one.device.kind.value}": workshop.identity(one) for one in setup.plan.stages}
             data = NO_DATA_FOLDER if setup.data is None else str(setup.data)
-            facts = resolve_facts(setup.manifest, setup.plan, setup.runtime.name.value, setup.device, data, images)
-            with take_run(setup.store, setup.manifest.name, facts) as taken:
+            facts = resolve_facts(self._series.digest, setup.plan, setup.runtime.name.value, setup.device, data, images)
+            stages = setup.plan.stages if part is None else tuple(part)
+            with take_run(setup.store, self._series.name, facts) as taken:
                 workshop.run = taken.name
-                known = look_up(
-                    setup.plan.stages,
-                    setup.store,
-                    lambda stage, inputs: workshop.key(stage, inputs)[0],
-                    workshop.verifier.is_whole,
-                )
+                known = self.look_up(stages, workshop.is_whole)
                 workshop.refused = known.refused
-                record = _Record(
-                    setup, facts, taken, check_space(setup.store.root, known.missing, stated_bytes(setup.manifest))
-                )
+                keep = setup.manifest.keep_checkpoints if part is None else KeepCheckpoints.ALL
+                need = disk_need(setup.plan.stages, known, setup.weights_bytes, setup.catalog, keep)
+                space = check_space(setup.store.root, need)
+                record = _Record(setup, stages, facts, taken, (*decisions, *space))
                 self._announce(record, known)
-                return _Work(record, known, workshop, self._display).perform(executor)
+                return _Work(record, known, workshop, self._display, keep).perform(executor, ends=ends)
+
+    @property
+    def name(self) -> str:
+        """The record's, from when it is taken on."""
+        return self._workshop.run
+
+    def look_up(self, stages: Sequence[Stage], is_whole: Callable[[StageRecord], bool] | None = None) -> Known:
+        """What is known of these stages; see `known.look_up`."""
+        return look_up(stages, self._setup.store, self._workshop.key_of, is_whole)
 
     def _sweep(self) -> None:
+        sweep_all_scratch()
         swept = (*self._setup.runtime.sweep(), *sweep_attempts(self._setup.store))
         if swept:
             self._display.note(f"removed what {len(swept)} interrupted stage(s) had left behind")
 
     def _announce(self, record: "_Record", known: Known) -> None:
-        self._display.note(record.announcement)
+        if self._announced != record.name:
+            self._display.note(record.announcement)
+            self._announced = record.name
         for name, loss in known.unreadable.items():
             self._display.note(f"{name} is made again: {loss.message}")
 
@@ -110,9 +160,12 @@ class Run:
 class _Record:
     """What of the run's record stays the same while stages come to their ends."""
 
-    def __init__(self, setup: Setup, facts: RunFacts, taken: Taken, decisions: tuple[str, ...]) -> None:
+    def __init__(
+        self, setup: Setup, stages: Sequence[Stage], facts: RunFacts, taken: Taken, decisions: tuple[str, ...]
+    ) -> None:
         self.name = taken.name
-        self.plan = setup.plan
+        self.stages = stages
+        self._not_planned = setup.plan.not_planned
         self._facts = facts
         self._taken = taken
         self._manifest = setup.manifest.model_dump(mode="json")
@@ -129,10 +182,10 @@ class _Record:
         why = f" is a new record, since {self._taken.why_new}" if self._taken.why_new else ""
         return f"run: {self.name}{why}"
 
-    def has_done(self, stage: str, key: Sha256) -> bool:
-        """Whether an earlier part of this run measured this very result."""
+    def done_before(self, stage: str, key: Sha256) -> StageState | None:
+        """The stage as an earlier part of this run left it, if that measured this very result."""
         earlier = self._done.get(stage)
-        return earlier is not None and (earlier.status, earlier.key) == (StageStatus.DONE, key)
+        return earlier if earlier is not None and (earlier.status, earlier.key) == (StageStatus.DONE, key) else None
 
     def at(
         self, states: dict[str, StageState], damages: Iterable[str], *, interrupted: bool = False, ended: bool = False
@@ -144,7 +197,7 @@ class _Record:
             facts=self._facts,
             manifest=self._manifest,
             decisions=tuple(dict.fromkeys((*self._decisions, *damages))),
-            not_planned=self.plan.not_planned,
+            not_planned=self._not_planned,
             stages=states,
             created=self._created,
             updated=moment,
@@ -160,25 +213,45 @@ def _other_commit(earlier: RunRecord | None, facts: RunFacts) -> tuple[str, ...]
     return (f"went on at commit {facts.commit or 'unknown'}, after commit {earlier.facts.commit or 'unknown'}",)
 
 
-class _Work:
-    """What a run does to its stages. `states` changes as they end; every change is saved before it is shown."""
+def ended(state: StageState, finished: Finished) -> StageState:
+    """A stage that has come to its end."""
+    outcome = finished.outcome
+    if isinstance(outcome, StageRecord):
+        status = StageStatus.CACHED if finished.cached else StageStatus.DONE
+        return state.reached(status, key=finished.key, wall_seconds=outcome.provenance.wall_seconds)
+    status = StageStatus.UNSUPPORTED if outcome.kind is FailureKind.UNSUPPORTED else StageStatus.FAILED
+    return state.reached(status, key=finished.key, failure=outcome, wall_seconds=finished.wall_seconds)
 
-    def __init__(self, record: _Record, known: Known, workshop: Workshop, display: Display) -> None:
+
+class _Work:
+    """What a run does to its stages. `states` changes as they end; every change is noted before it is shown."""
+
+    def __init__(
+        self, record: _Record, known: Known, workshop: Workshop, display: Display, keep: KeepCheckpoints
+    ) -> None:
         self._record = record
         self._known = known
         self._workshop = workshop
         self._display = display
-        self._lock = threading.Lock()
-        self._states = {stage.id: StageState.planned(stage) for stage in record.plan.stages}
+        self._states = {stage.id: StageState.planned(stage) for stage in record.stages}
         self._artifacts: dict[str, Sha256] = {}
+        self._found_elsewhere: Counter[str] = Counter()
+        known_here = (one for one in record.stages if one.id in known.records)
+        before = [one for one in known_here if record.done_before(one.id, known.keys[one.id])]
+        self._keeper = Keeper(Readers(known.missing, keep, before), workshop.store.artifacts, workshop.note)
 
-    def perform(self, executor: Executor) -> RunRecord:
+    def perform(self, executor: Executor, *, ends: bool) -> RunRecord:
         """Run what is missing, to the end. Raises as `Run.perform` does."""
         known = self._known
         self._display.begin(len(self._states))
         try:
-            self._adopt()
-            executor.run(known.missing, self._work, self._skip, done=known.records.keys())
+            adopted = self._adopt()
+            self._keeper.begin()
+            with self._workshop.store.runs.journal(self._record_now()) as note:
+                for stage, state in adopted.items():
+                    self._display.finished(stage, state)
+                work, skip = partial(self._work, note), partial(self._skip, note)
+                executor.run(known.missing, work, skip, done=known.records.keys())
         except (KeyboardInterrupt, Interrupted) as stopped:
             self._workshop.cancel.set()
             self._save(interrupted=True)
@@ -191,64 +264,89 @@ class _Work:
                 self._save(interrupted=True)
             raise
         finally:
+            self._keeper.close()
             self._display.end()
-        return self._save(ended=True)
+        return self._save(ended=ends)
 
-    def _adopt(self) -> None:
-        """Fill in every stage whose result stands already. What this very run had done before stays its own."""
+    def _adopt(self) -> dict[str, StageState]:
+        """Fill in every stage whose result stands already. What this very run had done before stays its own.
+
+        Returns how each of them is shown.
+        """
         shown = {}
         for stage, record in self._known.records.items():
             key = self._known.keys[stage]
-            shown[stage] = self._settle(stage, Finished(key, record, cached=True))
-            if self._record.has_done(stage, key):
-                self._states[stage] = shown[stage].reached(StageStatus.DONE)
-        self._save()
-        for stage, state in shown.items():
-            self._display.finished(stage, state)
+            shown[stage] = self._states[stage] = self._settled(stage, Finished(key, record, cached=True))
+            if earlier := self._record.done_before(stage, key):
+                self._states[stage] = shown[stage].reached(StageStatus.DONE, started=earlier.started)
+        return shown
 
-    def _work(self, stage: Stage) -> bool:
-        self._states[stage.id] = self._states[stage.id].reached(StageStatus.RUNNING)
+    def _work(self, note: Note, stage: Stage, perform: Perform) -> End:
+        def on_start(key: Sha256) -> None:
+            started = self._states[stage.id].reached(StageStatus.RUNNING, key=key, started=now())
+            self._keep(note, stage.id, started)
+            self._display.started(stage.id)
 
         def on_event(event: Event) -> None:
             self._display.event(stage.id, event)
 
-        finished = execute(
-            stage, inputs_of(stage, self._artifacts), self._workshop, lambda: self._display.started(stage.id), on_event
-        )
-        state = self._settle(stage.id, finished)
-        self._save()
+        inputs = inputs_of(stage, self._artifacts)
+        finished = self._dropped_elsewhere(stage, inputs)
+        finished = finished or perform(stage, inputs, self._workshop, on_start, on_event)
+        if finished is None:
+            self._found_elsewhere[stage.id] += 1
+            if self._found_elsewhere[stage.id] == _TIMES_BEFORE_A_NOTE:
+                self._workshop.note(f"{stage.id}: another orchestrator is at this very stage, and its result is taken")
+            return End.ELSEWHERE
+        state = self._settled(stage.id, finished)
+        self._keep(note, stage.id, state)
         self._display.finished(stage.id, state)
-        return isinstance(finished.outcome, StageRecord)
+        self._keeper.end(stage.id)
+        return End.RESULT if isinstance(finished.outcome, StageRecord) else End.NO_RESULT
 
-    def _skip(self, stage: Stage, cause: str) -> None:
+    def _dropped_elsewhere(self, stage: Stage, inputs: dict[str, Sha256]) -> Finished | None:
+        """The stage's end where another orchestrator has made its artifact, had all read it that would, and dropped it.
+
+        None where it has to be run, or its artifact is there.
+        """
+        if not stage.makes_artifact:
+            return None
+        key = self._workshop.key_of(stage, inputs)
+        stored = self._workshop.read(key)
+        if stored is None or self._workshop.store.has_artifact(stored):
+            return None
+        again = look_up(with_readers(stage, self._record.stages), self._workshop.store, self._workshop.key_of)
+        known = again.records.get(stage.id)
+        return None if known is None else Finished(key, known, cached=True)
+
+    def _skip(self, note: Note, stage: Stage, cause: str) -> None:
         failure = Failure(kind=FailureKind.BLOCKED, message=f"needs {cause}, which has no result")
         state = self._states[stage.id].reached(StageStatus.BLOCKED, failure=failure)
-        self._states[stage.id] = state
-        self._save()
+        self._keep(note, stage.id, state)
         self._display.finished(stage.id, state)
+        self._keeper.end(stage.id)
 
-    def _settle(self, stage: str, finished: Finished) -> StageState:
+    def _settled(self, stage: str, finished: Finished) -> StageState:
         outcome = finished.outcome
-        if isinstance(outcome, StageRecord):
-            if outcome.provenance.artifact is not None:
-                self._artifacts[stage] = outcome.provenance.artifact
-            status = StageStatus.CACHED if finished.cached else StageStatus.DONE
-            facts: dict[str, object] = {"wall_seconds": outcome.provenance.wall_seconds}
-        else:
-            status = StageStatus.UNSUPPORTED if outcome.kind is FailureKind.UNSUPPORTED else StageStatus.FAILED
-            facts = {"failure": outcome, "wall_seconds": finished.wall_seconds}
-        state = self._states[stage].reached(status, key=finished.key, **facts)
+        if isinstance(outcome, StageRecord) and outcome.provenance.artifact is not None:
+            self._artifacts[stage] = outcome.provenance.artifact
+            self._keeper.made(stage, outcome.provenance.artifact)
+        return ended(self._states[stage], finished)
+
+    def _keep(self, note: Note, stage: str, state: StageState) -> None:
         self._states[stage] = state
-        return state
+        note(stage, state, self._workshop.verifier.damages)
 
     def _save(self, *, interrupted: bool = False, ended: bool = False) -> RunRecord:
-        with self._lock:
-            states = dict(self._states)
-            if interrupted:
-                states = {
-                    name: state.reached(StageStatus.INTERRUPTED) if state.status is StageStatus.RUNNING else state
-                    for name, state in states.items()
-                }
-            record = self._record.at(states, self._workshop.verifier.damages, interrupted=interrupted, ended=ended)
-            self._workshop.store.runs.save(record)
-            return record
+        if interrupted:
+            self._states = {
+                name: state.reached(StageStatus.INTERRUPTED) if state.status is StageStatus.RUNNING else state
+                for name, state in self._states.items()
+            }
+        record = self._record_now(interrupted=interrupted, ended=ended)
+        self._workshop.store.runs.save(record)
+        return record
+
+    def _record_now(self, *, interrupted: bool = False, ended: bool = False) -> RunRecord:
+        damages = self._workshop.verifier.damages
+        return self._record.at(dict(self._states), damages, interrupted=interrupted, ended=ended)

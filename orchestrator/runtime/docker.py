@@ -23,8 +23,8 @@ from orchestrator.errors import BadImage, RuntimeUnavailable
 from orchestrator.host.owner import Owner
 from orchestrator.host.worker_user import worker_user
 from orchestrator.images.builds import build_image, find_built
-from orchestrator.images.catalog import Image
 from orchestrator.images.engine import connect, image_id
+from orchestrator.images.image import Image
 from orchestrator.images.inputs import image_tag
 from orchestrator.images.package_sources import HUB_VARIABLES, PackageSources
 from orchestrator.images.pruning import name_images
@@ -34,6 +34,7 @@ from orchestrator.runtime.launch import Exit, Launch, Listener, Watch, run_invoc
 from orchestrator.runtime.reach import Reach
 from orchestrator.runtime.residency import PeakResident, children_of
 from orchestrator.runtime.stream import TextLog
+from orchestrator.runtime.system_calls import seccomp_profile
 from orchestrator.stages import ImageIdentity
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class DockerRuntime:
         if found is None:
             raise RuntimeUnavailable(f"image {work.image.name!r} is not prepared", hint="call prepare() first")
         name = f"llmcbench-{secrets.token_hex(8)}"
-        with engine_errors(), stderr.open("wb") as file, TextLog(file) as log:
+        with engine_errors(), stderr.open("wb") as file, TextLog(file, work.secrets) as log:
             try:
                 return self._supervise(found, name, work, stdout, log, cancel)
             finally:
@@ -129,7 +130,7 @@ class DockerRuntime:
         log: TextLog,
         cancel: threading.Event,
     ) -> Exit:
-        watch, memory = Watch(work.limits, cancel, stdout), PeakResident()
+        watch, memory = Watch(work.limits, cancel, stdout, work.output), PeakResident()
         container = self._client.containers.create(image, name=name, **container_options(work))
         streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
         with _raw_socket(container.attach_socket(params=streams)) as connection:
@@ -194,7 +195,7 @@ def container_options(work: Launch) -> dict[str, Any]:
         "tmpfs": {"/tmp": _SCRATCH},  # noqa: S108  inside the container
         "shm_size": _SHARED_MEMORY,
         "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges:true"],
+        "security_opt": ["no-new-privileges:true", f"seccomp={seccomp_profile()}"],
         "pids_limit": work.limits.processes,
         "mem_limit": memory,
         "memswap_limit": memory,
@@ -223,6 +224,8 @@ def engine_errors() -> Iterator[None]:
                 "with an NVIDIA GPU here, install the NVIDIA container toolkit, then `nvidia-ctk runtime configure` and"
                 " restart the engine; without one, ask for the cpu"
             )
+        elif "seccomp" in message:
+            hint = "its kernel cannot keep workers from system calls (docs/security.md): run it on one with seccomp"
         raise RuntimeUnavailable(f"the container engine refused: {message}", hint=hint) from refusal
     except (DockerException, requests.RequestException) as failure:
         raise RuntimeUnavailable(

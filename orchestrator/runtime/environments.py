@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.contract import DeviceKind, harness_digest, harness_folder
 from orchestrator.errors import BadImage, RuntimeUnavailable
 from orchestrator.host.locks import hold
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.images.installing import LOOK_UP_HINT, install_lock
 from orchestrator.images.locking import PYTHON_VERSION
 from orchestrator.images.package_sources import PackageSources
@@ -76,6 +76,7 @@ class Environments:
             )
         if found := self.find(image, device):
             return found
+        self._folder.mkdir(parents=True, exist_ok=True)
         with hold(self._folder / f".{image.lock_digest(device)[:_NAME_DIGITS]}.lock"):
             if found := self.find(image, device):
                 return found
@@ -102,6 +103,7 @@ class Environments:
         if is_checkout():
             return harness_folder().parent
         target = self._folder / _harness_name()
+        self._folder.mkdir(parents=True, exist_ok=True)
         with hold(self._folder / ".harness.lock"):
             if not target.is_dir():
                 folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
@@ -126,7 +128,6 @@ class Environments:
         """Build under a temporary name and rename: a folder with the final name is complete."""
         target = self._environment(image, device)
         folder = target.folder.with_name(f".{target.folder.name}.{secrets.token_hex(4)}.tmp")
-        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             run_uv(["venv", "--no-config", "--relocatable", "--python", sys.executable, str(folder)], sources)
             for layer in image.layers:  # what builds packages from source comes first

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.contract import Device, Event, FinalEvent
-from orchestrator.host.files import give, scratch_folder
+from orchestrator.host.files import give
+from orchestrator.host.scratch import own_scratch
 from orchestrator.host.worker_user import worker_user
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.runtime.base import Completed, Ending, Invocation, Lifetime, Runtime
+from orchestrator.runtime.handed_over import handed_over
 from orchestrator.runtime.reach import Reach, reach_of
 from orchestrator.runtime.stream import EventStream
 from orchestrator.stages import EVENTS_NAME, REQUEST_NAME, STDERR_NAME, Limits
 
+LEAST_FREE_BYTES = 64 * 2**20
+"""A worker that leaves less than this free, and half of what it found, is stopped: others write to that disk, too."""
 OFFLINE_VARIABLES = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -50,6 +54,11 @@ class Launch:
             variables["OMP_NUM_THREADS"] = str(self.device.threads)
         return variables
 
+    @property
+    def secrets(self) -> frozenset[str]:
+        """What it is given and nobody who reads its output may see."""
+        return handed_over(self.reach)
+
 
 @dataclass(frozen=True)
 class Exit:
@@ -79,11 +88,20 @@ class Launcher(Runtime, Protocol):
     def launch(self, work: Launch, stdout: Listener, stderr: Path, cancel: threading.Event) -> Exit: ...
 
 
+def free_bytes(folder: Path) -> int:
+    """What is free on a folder's disk for who is not root."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
 class Watch:
     """Says when a worker must be signalled: SIGTERM at the deadline, on `cancel`, or when it does not end after its
-    answer; SIGKILL when that did not help, for its memory, and once its contract is broken."""
+    answer; SIGKILL when that did not help, for its memory, for the disk below its `output`, and once its contract is
+    broken."""
 
-    def __init__(self, limits: Limits, cancel: threading.Event, heard: Listener) -> None:
+    def __init__(self, limits: Limits, cancel: threading.Event, heard: Listener, output: Path | None = None) -> None:
+        self._output = output
+        self._least_free_bytes = 0 if output is None else min(LEAST_FREE_BYTES, free_bytes(output) // 2)
         self._limits = limits
         self._cancel = cancel
         self._heard = heard
@@ -102,6 +120,8 @@ class Watch:
         if self._asked is None:
             if held_bytes is not None and held_bytes > self._limits.most_memory_bytes:
                 return self._stop(Ending.KILLED_FOR_MEMORY, signal.SIGKILL)
+            if self._output is not None and free_bytes(self._output) < self._least_free_bytes:
+                return self._stop(Ending.KILLED_FOR_DISK, signal.SIGKILL)
             if self._heard.is_broken:
                 return self._stop(Ending.BROKE_CONTRACT, signal.SIGKILL)
             if self._cancel.is_set():
@@ -137,7 +157,7 @@ def run_invocation(
     cancel: threading.Event,
 ) -> Completed:
     """Write the request, launch the worker, collect its events. `paths`: inputs and output as the worker sees them."""
-    invocation.output.mkdir(parents=True, exist_ok=True)
+    invocation.output.mkdir(exist_ok=True)  # and no folder above it: a store that was taken away stays so
     if (user := worker_user())[0] != os.geteuid():
         give(invocation.output, user)
     request = invocation.request(*paths).model_dump_json().encode()
@@ -154,7 +174,7 @@ def run_invocation(
         run=invocation.run,
         stage=invocation.stage,
     )
-    with EventStream(invocation.folder / EVENTS_NAME, on_event) as stream:
+    with EventStream(invocation.folder / EVENTS_NAME, on_event, work.secrets) as stream:
         ended = launcher.launch(work, stream, invocation.folder / STDERR_NAME, cancel)
     return Completed(
         ending=ended.ending,
@@ -180,8 +200,8 @@ class RawAnswer:
 
 def run_raw(launcher: Launcher, work: Launch, cancel: threading.Event | None = None) -> RawAnswer:
     """Launch a worker with any stdin. For checks of an image, not for stages."""
-    with scratch_folder() as scratch:
+    with own_scratch() as scratch:
         log = scratch / STDERR_NAME
-        with EventStream(scratch / EVENTS_NAME, lambda event: None) as stream:
+        with EventStream(scratch / EVENTS_NAME, lambda event: None, work.secrets) as stream:
             ended = launcher.launch(work, stream, log, cancel or threading.Event())
         return RawAnswer(ended, stream.heard_bytes, stream.final, stream.violation, log.read_bytes())

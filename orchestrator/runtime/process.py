@@ -8,27 +8,22 @@ the worker and its children hold several times a second. Started by root, worker
 import os
 import re
 import secrets
-import selectors
-import signal
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from resource import RUSAGE_SELF, getrusage
 from tempfile import gettempdir
 from typing import IO
 
 from pydantic import ValidationError
 
-from harness.contract import DeviceKind, Event, Frozen
+from harness.contract import DeviceKind, Event, Frozen, read_regular
 from orchestrator.errors import RuntimeUnavailable
-from orchestrator.host.files import scratch_folder, write_atomically
+from orchestrator.host.files import scratch_folder, sweep_unfinished, write_atomically
 from orchestrator.host.owner import Owner
 from orchestrator.host.scratch import scratch_path, sweep_scratch
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.images.inputs import own_modules, process_identity
 from orchestrator.images.package_sources import HUB_VARIABLES, PackageSources
 from orchestrator.runtime.base import Completed, Invocation, RuntimeName
@@ -36,16 +31,12 @@ from orchestrator.runtime.environments import ENVIRONMENTS_NAME, Environments, W
 from orchestrator.runtime.identity import WorkerIdentity, find_identity
 from orchestrator.runtime.launch import Exit, Launch, Listener, Watch, run_invocation
 from orchestrator.runtime.reach import Reach
-from orchestrator.runtime.residency import PeakResident, held_below
 from orchestrator.runtime.stream import TextLog
-from orchestrator.runtime.survivors import INVOCATION_VARIABLE, kill_survivors
+from orchestrator.runtime.supervision import Outlets, supervise
+from orchestrator.runtime.survivors import INVOCATION_VARIABLE, find_survivors, kill_survivors
 from orchestrator.stages import ImageIdentity
 
 RUNNING_NAME = "running"
-_POLL_SECONDS = 0.05
-_DRAIN_SECONDS = 2.0
-_CHUNK_BYTES = 1 << 16
-_KIB = 1024
 _HARNESS = ("-m", "harness")
 _PYDANTIC = re.compile(r"^pydantic==", re.MULTILINE)
 _FORWARDED = ("LD_LIBRARY_PATH", "TZ")
@@ -116,14 +107,15 @@ class ProcessRuntime:
         token = secrets.token_hex(16)
         entry = self._running / f"{token}.json"
         entry.parent.mkdir(exist_ok=True)  # below the folder that the environment was found in
-        place = scratch_path(token)
-        running = _Running(owner=Owner.current(), token=token, image=work.image.name, stage=work.stage, scratch=place)
+        owner = Owner.current()
+        place = scratch_path(owner, token)
+        running = _Running(owner=owner, token=token, image=work.image.name, stage=work.stage, scratch=place)
         write_atomically(entry, running.model_dump_json())
         try:
             with (
                 scratch_folder(place) as scratch,
                 stderr.open("wb") as file,
-                TextLog(file) as log,
+                TextLog(file, work.secrets) as log,
             ):
                 home = scratch / "home"
                 identity = self._identity_for(work, found)
@@ -134,8 +126,8 @@ class ProcessRuntime:
                     INVOCATION_VARIABLE: token,
                 }
                 with _stdin(work, scratch / "stdin") as request:
-                    watch = Watch(work.limits, cancel, stdout)
-                    return _supervise(command, variables, home, request, Outlets(stdout, log), watch)
+                    watch = Watch(work.limits, cancel, stdout, work.output)
+                    return supervise(command, variables, home, request, Outlets(stdout, log), watch)
         finally:
             kill_survivors(token)
             entry.unlink(missing_ok=True)
@@ -158,15 +150,21 @@ class ProcessRuntime:
     def sweep(self) -> tuple[str, ...]:
         """Kill the processes that dead orchestrators left behind, and remove the folders of their own."""
         swept = []
+        sweep_unfinished(self._running)
         for entry in sorted(self._running.glob("*.json")):
             try:
-                running = _Running.model_validate_json(entry.read_bytes())
+                running = _Running.model_validate_json(read_regular(entry))
+            except FileNotFoundError:
+                continue  # finished meanwhile
             except (ValidationError, OSError):
-                continue  # being written, or finished meanwhile
+                # Written as a whole, so it is damaged: whose it is nobody can tell any more, its name is the token.
+                if not find_survivors(entry.stem):
+                    entry.unlink(missing_ok=True)
+                continue
             if running.owner.is_dead():
                 killed = kill_survivors(running.token)
                 if running.scratch is not None:
-                    sweep_scratch(running.scratch, running.token)
+                    sweep_scratch(running.scratch, running.owner, running.token)
                 entry.unlink(missing_ok=True)
                 if killed:
                     swept.append(f"{killed} process(es) of {running.image} for stage {running.stage}")
@@ -228,93 +226,3 @@ def _network_variables(reach: Reach) -> dict[str, str]:
     if certificate:
         variables |= {"SSL_CERT_FILE": certificate, "REQUESTS_CA_BUNDLE": certificate}
     return variables
-
-
-class Outlets:
-    """A worker's two pipes, read side by side. What an escaped process keeps open is not waited for at the end."""
-
-    def __init__(self, stdout: Listener, stderr: TextLog) -> None:
-        self._takers = (stdout.feed, stderr.feed)
-        self._pipes: dict[int, Callable[[bytes], None]] = {}
-
-    def open(self, *pipes: IO[bytes]) -> None:
-        """Take the worker's stdout and stderr."""
-        for pipe, take in zip(pipes, self._takers, strict=True):
-            os.set_blocking(pipe.fileno(), False)
-            self._pipes[pipe.fileno()] = take
-
-    def pump(self, timeout_seconds: float) -> bool:
-        """Wait for output and hand on a piece of each. False when there was none, or no more can come."""
-        if not self._pipes:
-            time.sleep(timeout_seconds)  # closed, while the worker goes on
-            return False
-        with selectors.DefaultSelector() as selector:
-            for pipe in self._pipes:
-                selector.register(pipe, selectors.EVENT_READ)
-            ready = [key.fd for key, _ in selector.select(timeout_seconds)]
-        for pipe in ready:
-            data = os.read(pipe, _CHUNK_BYTES)
-            if data:
-                self._pipes[pipe](data)
-            else:
-                del self._pipes[pipe]
-        return bool(ready)
-
-    def drain(self, seconds: float) -> None:
-        """Read what the worker wrote before it ended."""
-        give_up = time.monotonic() + seconds
-        while self._pipes and time.monotonic() < give_up and self.pump(0.0):
-            pass
-
-
-def _supervise(
-    command: list[str], variables: Mapping[str, str], folder: Path, stdin: IO[bytes], outlets: Outlets, watch: Watch
-) -> Exit:
-    """Start, read, signal, reap. The worker's group is killed on every way out, before its id can be used again."""
-    process = subprocess.Popen(  # noqa: S603  the environment's own Python
-        command,
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=folder,
-        env=variables,
-        start_new_session=True,
-    )
-    memory = PeakResident()
-    assert process.stdout is not None and process.stderr is not None  # noqa: S101  they are pipes
-    with process.stdout as stdout, process.stderr as stderr:
-        outlets.open(stdout, stderr)
-        try:
-            while not _has_ended(process.pid):
-                held = memory.sample(process.pid)
-                if (demand := watch.due(None if held is None else held + held_below(process.pid))) is not None:
-                    _signal_group(process.pid, demand)
-                outlets.pump(_POLL_SECONDS)
-        finally:
-            _signal_group(process.pid, signal.SIGKILL)
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        wall_seconds = watch.wall_seconds
-        outlets.drain(_DRAIN_SECONDS)
-    return Exit(watch.ending, process.returncode, wall_seconds, _peak(memory, usage.ru_maxrss * _KIB))
-
-
-def _has_ended(pid: int) -> bool:
-    """True once the process is a zombie. It is not reaped, so that its id stays taken."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(pid, number)
-    except ProcessLookupError:
-        return
-
-
-def _peak(memory: PeakResident, usage_bytes: int) -> int | None:
-    """The kernel's final figure, unless it may be this process's own.
-
-    A child's `ru_maxrss` starts at its parent's peak, carried over from before `exec`; a larger one is the child's.
-    """
-    inherited_bytes = getrusage(RUSAGE_SELF).ru_maxrss * _KIB
-    return usage_bytes if usage_bytes > inherited_bytes else memory.peak_bytes

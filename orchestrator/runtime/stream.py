@@ -1,12 +1,12 @@
 """Reads what a worker prints: events from its stdout, with every deviation from the contract noted, and its stderr.
 
-Whoever wrote the worker, what is kept of it is bounded on disk and in memory, and no control character in it reaches a
-terminal, a log or a report.
+Whoever wrote the worker, what is kept of it is bounded on disk and in memory, and neither a control character nor a
+secret that the worker was given reaches a terminal, a log or a report.
 """
 
 import codecs
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from harness.contract import EVENT, ErrorEvent, Event, FinalEvent, Log, LogLevel, Progress, ResultEvent, Telemetry
 from harness.contract.text import escaped, one_line, plain_lines, unshowable_in
 from orchestrator.documents import why_invalid
+from orchestrator.runtime.handed_over import Redaction
 
 MAX_LINE_BYTES = 64 * 2**20
 MAX_KEPT_BYTES = 64 * 2**20
@@ -29,14 +30,16 @@ _QUOTED_CHARACTERS = 120
 class EventStream:
     """Collects one worker's stdout. Raw lines go to `path` as they come; valid events go to `on_event`.
 
-    A line that is no event, anything after the final event, a line over 64 MiB and control characters in a result are
-    violations: the first is remembered and nothing after it is read, since the worker cannot come to a result any more.
-    Beyond 64 MiB of lines, events are neither kept nor shown, but for the final one.
+    A line that is no event, anything after the final event, a line over 64 MiB, and control characters or one of the
+    worker's `secrets` in a result are violations: the first is remembered and nothing after it is read, since the
+    worker cannot come to a result any more. Other events have a mark in a secret's place. Beyond 64 MiB of lines,
+    events are neither kept nor shown, but for the final one.
     """
 
-    def __init__(self, path: Path, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, path: Path, on_event: Callable[[Event], None], secrets: Iterable[str] = ()) -> None:
         self._file = path.open("wb")
         self._on_event = on_event
+        self._redaction = Redaction(secrets)
         self._pending = bytearray()
         self._kept_bytes = 0
         self._left_out_bytes = 0
@@ -85,14 +88,16 @@ class EventStream:
             begin = 0
             self._line(line)
         if len(self._pending) > MAX_LINE_BYTES:
-            self._violate(f"a line of more than {MAX_LINE_BYTES // 2**20} MiB", bytes(self._pending[:_TAIL_BYTES]))
+            shown = self._redaction.whole(bytes(self._pending[:_TAIL_BYTES]))
+            self._violate(f"a line of more than {MAX_LINE_BYTES // 2**20} MiB", shown)
         if self.violation is not None:
             self._left_out_bytes += len(self._pending)
             self._pending.clear()
 
-    def _line(self, line: bytes) -> None:
-        if not line.strip():
+    def _line(self, said: bytes) -> None:
+        if not said.strip():
             return None
+        line = self._redaction.whole(said)
         try:
             event = EVENT.validate_json(line)
         except ValidationError as invalid:
@@ -102,6 +107,8 @@ class EventStream:
         if self.final is not None:
             return self._violate(f"a {event.event!r} event after the final one", line)
         if isinstance(event, ResultEvent):
+            if line != said:
+                return self._violate("its result holds a secret that it was given", line)
             document = event.model_dump(mode="json")
             if found := next(unshowable_in(document), None):
                 return self._violate(f"{found[0]} holds {found[1]}, which no text may hold", line)
@@ -154,13 +161,15 @@ def _showable(event: Event) -> Event:
 
 
 class TextLog:
-    """A worker's stderr as text: UTF-8 in lines, with nothing in it that makes a terminal do something.
+    """A worker's stderr as text: UTF-8 in lines, with nothing in it that makes a terminal do something, and with a mark
+    in the place of each of its `secrets`.
 
     Of more than 64 MiB the beginning and the last 64 KiB are kept, with a line between them that says what is missing.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, secrets: Iterable[str] = ()) -> None:
         self._file = file
+        self._redaction = Redaction(secrets)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._written_bytes = 0
         self._tail = bytearray()
@@ -172,12 +181,16 @@ class TextLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._take(self._redaction.end())
         if self._left_out_bytes:
             self._write(f"\n[{self._left_out_bytes} bytes of stderr were left out here]\n".encode())
         self._write(plain_lines(self._decoder.decode(bytes(self._tail), final=True)).encode())
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes, cut anywhere."""
+        self._take(self._redaction.feed(data))
+
+    def _take(self, data: bytes) -> None:
         if self._written_bytes + len(data) <= MAX_KEPT_BYTES and not self._tail:
             self._write(plain_lines(self._decoder.decode(data)).encode())
             return

@@ -79,6 +79,7 @@ class _Comparing:
             resampling=self._resampling,
             tracks=corrected(tracks),
             values=corrected(values),
+            imported=tuple(dict.fromkeys((*self._a.run.imported, *self._b.run.imported))),
             warnings=(*self._general_warnings(), *self._warnings, *self._against_baseline(tracks)),
         )
 

@@ -1,16 +1,18 @@
 """What `orchestrator compare` finds out, as a document, and McNemar's exact test in it."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 
 from harness.contract import Frozen
+from orchestrator.evidence.counts import sign_test
 from orchestrator.evidence.items import Items
 from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import Interval, Variant
 from orchestrator.score.scores import Probability
+from orchestrator.store.imported import Imported
 from orchestrator.tracks import Mode, Place, Track
 
 
@@ -74,6 +76,7 @@ class TrackDifference(Difference):
 
 class Comparison(Frozen):
     """Two variants, of one run or of two. `warnings` say what a reader must know before believing the differences.
+    `imported` are figures of others beside these runs, of which no difference is made.
 
     Fields are only ever added.
     """
@@ -85,6 +88,7 @@ class Comparison(Frozen):
     resampling: Resampling
     tracks: tuple[TrackDifference, ...]
     values: tuple[ValueDifference, ...]
+    imported: tuple[Imported, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -97,32 +101,28 @@ def mcnemar(a: Items, b: Items) -> McNemar | None:
         return None
     both = a.has_outcome & b.has_outcome
     only_a, only_b = int(np.sum(both & a.right & ~b.right)), int(np.sum(both & b.right & ~a.right))
-    return McNemar(only_a=only_a, only_b=only_b, p_value=_two_sided(only_a, only_b))
-
-
-def _two_sided(only_a: int, only_b: int) -> float:
-    """Twice the lesser tail of a binomial distribution with p = 1/2, in whole numbers: exact for any size."""
-    total = only_a + only_b
-    term = tail = 1
-    for taken in range(min(only_a, only_b)):
-        term = term * (total - taken) // (taken + 1)
-        tail += term
-    return min(1.0, 2 * tail / (1 << total))
+    return McNemar(only_a=only_a, only_b=only_b, p_value=sign_test(only_a, only_b))
 
 
 DifferenceT = TypeVar("DifferenceT", bound=Difference)
+Key = TypeVar("Key", bound=Hashable)
 
 
 def corrected(differences: Sequence[DifferenceT]) -> tuple[DifferenceT, ...]:
-    """With the `holm_p_value` of each that has a p-value.
-
-    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6 (1979).
-    """
-    ranked = sorted((one.p_value, place) for place, one in enumerate(differences) if one.p_value is not None)
-    greatest, found = 0.0, dict[int, float]()
-    for rank, (p_value, place) in enumerate(ranked):
-        greatest = found[place] = max(greatest, min(1.0, p_value * (len(ranked) - rank)))
+    """With the `holm_p_value` of each that has a p-value."""
+    found = holm({place: one.p_value for place, one in enumerate(differences) if one.p_value is not None})
     return tuple(
         one.model_copy(update={"holm_p_value": found[place]}) if place in found else one
         for place, one in enumerate(differences)
     )
+
+
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
+    """The same p-values, corrected for their number.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6 (1979).
+    """
+    greatest, found = 0.0, dict[Key, float]()
+    for rank, (name, p_value) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        greatest = found[name] = max(greatest, min(1.0, p_value * (len(p_values) - rank)))
+    return found

@@ -11,7 +11,7 @@ def protocol_warnings(values: Iterable[Value]) -> tuple[str, ...]:
     """One sentence for each value that variants of one model have by different protocols."""
     places: dict[Place, dict[str, dict[str, None]]] = {}
     for value in values:
-        variants = places.setdefault(value.place, {}).setdefault(value.protocol, {})
+        variants = places.setdefault(value.place, {}).setdefault(value.whole_protocol, {})
         variants[value.variant.label] = None
     sentences = (
         f"{place} was measured by different protocols, which are not compared: {_who(protocols)}"

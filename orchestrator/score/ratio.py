@@ -149,7 +149,7 @@ def _against_dense(values: Values, own: Value) -> tuple[float, float]:
     dense = values.get(own.place, DENSE)
     if dense is None:
         raise Incomparable(f"no dense value to compare with: {values.why_none(own.place, DENSE)}")
-    if dense.protocol != own.protocol:
+    if dense.whole_protocol != own.whole_protocol:
         raise Incomparable(f"measured by protocol {own.protocol!r}, but the dense model by {dense.protocol!r}")
     if own.withheld is not None:
         raise Incomparable(own.withheld)

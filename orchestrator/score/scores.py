@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 from harness.contract import Frozen, Operation
 from orchestrator.evidence.draws import Draws
 from orchestrator.evidence.estimate import Estimate, difference
+from orchestrator.evidence.fidelity import RunFidelity
 from orchestrator.evidence.interval import if_any, interval_of
 from orchestrator.evidence.items import NoInterval
 from orchestrator.evidence.measured import StageFigures
@@ -21,6 +22,7 @@ from orchestrator.score.baselines import AgainstBaseline, against_baselines
 from orchestrator.score.composition import remark
 from orchestrator.score.overall import Score, overall_estimate, score_all
 from orchestrator.score.protocols import caveat_warnings, protocol_warnings, rounds_warnings, survivor_warnings
+from orchestrator.store.imported import Imported
 from orchestrator.tracks import Mode, Track
 
 _TRACKS: Mapping[Operation, Collection[Track]] = {
@@ -61,8 +63,8 @@ class RunScores(Frozen):
 
     `values` are all that was measured in the tracks of `scores`, `measured` every figure and note of the stages behind
     them and of those that made the checkpoints. `resampling` is None where nothing was resampled, so that nothing has
-    an interval. `baselines` hold each variant against what it has to beat. `warnings` say where figures of different
-    protocols stand side by side.
+    an interval. `baselines` hold each variant against what it has to beat, `fidelity` each compressed one against
+    dense, token by token and pick by pick. `warnings` say where figures of different protocols stand side by side.
     """
 
     schema_version: Literal[3] = 3
@@ -74,6 +76,8 @@ class RunScores(Frozen):
     scores: tuple[Score, ...]
     ranks: tuple[TrackRanks, ...] = ()
     baselines: tuple[AgainstBaseline, ...] = ()
+    fidelity: RunFidelity = RunFidelity()
+    imported: tuple[Imported, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def score(self, variant: Variant, track: Track) -> Score | None:
@@ -106,6 +110,8 @@ def score_run(evidence: Evidence, mode: Mode = Mode.PAPER, tracks: Collection[Tr
         scores=tuple(one.model_copy(update={"remark": remark(one, values, measured)}) for one in scores),
         ranks=tuple(one for one in ranks if one is not None),
         baselines=tuple(against_baselines(evidence, expectations, mode)),
+        fidelity=evidence.fidelity,
+        imported=evidence.imported,
         warnings=(
             *protocol_warnings(values),
             *caveat_warnings(values),
@@ -166,5 +172,9 @@ def _kendall_tau(printed: Floats, draws: Floats) -> float:
     """Mean over resamples of (agreeing - disagreeing pairs) / pairs; a pair that is tied in one counts as neither."""
     left, right = np.triu_indices(len(printed), k=1)
     expected = np.sign(printed[left] - printed[right])
-    found = np.sign(draws[:, left] - draws[:, right])
+    above, below = (
+        draws[:, left] > draws[:, right],
+        draws[:, left] < draws[:, right],
+    )  # infinite ones have no difference
+    found = above.astype(float) - below
     return float(np.mean(found * expected))

@@ -19,6 +19,7 @@ from harness.contract import (
     FileEntry,
     Frozen,
     Sha256,
+    StatesDescriptor,
     UnsafeTree,
     canonical_json,
     list_tree,
@@ -29,11 +30,12 @@ from orchestrator.errors import StoreError
 from orchestrator.host import hashing, locks
 from orchestrator.host.files import PUBLISHED, owned, remove, sync_folder, write_atomically
 from orchestrator.host.hashing import Poll, Span, blocks_of, digests, never
+from orchestrator.host.locks import Interests
 from orchestrator.store import versioned
 
-_ROWS_SUFFIX = ".jsonl.gz"
+_ROWS_SUFFIX, _TENSORS_SUFFIX = ".jsonl.gz", ".safetensors"
 _CONFIGURATION, _NAMES_CODE = "config.json", "auto_map"
-_DESCRIPTOR: TypeAdapter[CheckpointDescriptor | DatasetDescriptor] = TypeAdapter(Descriptor)
+_DESCRIPTOR: TypeAdapter[Descriptor] = TypeAdapter(Descriptor)
 
 
 class BadArtifact(Exception):
@@ -55,6 +57,7 @@ class Artifacts:
 
     def __init__(self, folder: Path, blocks: Path, locks: Path) -> None:
         self.folder, self.blocks, self._locks = folder, blocks, locks
+        self._wanted = Interests(locks / "wanted")
 
     def path(self, digest: Sha256) -> Path:
         """Where the artifact with this digest lies."""
@@ -93,6 +96,32 @@ class Artifacts:
                         hint="run the same command again, which makes it again",
                     )
             yield
+
+    def want(self, digest: Sha256) -> None:
+        """Keep others from dropping the artifact, there or not, until this object drops it or is closed.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        self._wanted.share(digest)
+
+    def close(self) -> None:
+        """Want nothing any more."""
+        self._wanted.close()
+
+    def drop(self, digest: Sha256) -> int | None:
+        """Remove an artifact, and return how many bytes that freed; None where somebody else reads or wants it.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        try:
+            with locks.attempt(self._reading_lock(digest)) as unread:
+                if not unread or not self._wanted.alone(digest):
+                    return None
+                return remove(self.path(digest)) if self.path(digest).exists() else 0
+        finally:
+            self._wanted.forget(digest)
 
     def discard(
         self,
@@ -204,7 +233,7 @@ def check_new(folder: Path, descriptor: Descriptor, poll: Poll = never) -> Block
     return BlockDigests(block_bytes=hashing.BLOCK_BYTES, files=of_blocks)
 
 
-def read_descriptor(folder: Path) -> CheckpointDescriptor | DatasetDescriptor:
+def read_descriptor(folder: Path) -> Descriptor:
     """What an artifact says of itself.
 
     Raises:
@@ -248,7 +277,7 @@ def _check_names(folder: Path, described: Mapping[str, FileEntry]) -> dict[str, 
 
 
 def _refuse_what_runs(folder: Path, descriptor: Descriptor) -> None:
-    """A checkpoint is safetensors, its configuration and its tokenizer; a data set is rows. Neither brings code."""
+    """A checkpoint is safetensors, its configuration and its tokenizer; a data set is rows, states are safetensors."""
     if not descriptor.files:
         raise BadArtifact("it holds no file")
     for name in descriptor.files:
@@ -257,6 +286,8 @@ def _refuse_what_runs(folder: Path, descriptor: Descriptor) -> None:
             raise BadArtifact(f"{name} can run code when it is loaded, which no artifact may hold")
         if isinstance(descriptor, DatasetDescriptor) and not name.endswith(_ROWS_SUFFIX):
             raise BadArtifact(f"{name} is not <split>{_ROWS_SUFFIX}, which is all that a data set holds")
+        if isinstance(descriptor, StatesDescriptor) and suffix != _TENSORS_SUFFIX:
+            raise BadArtifact(f"{name} is no safetensors file, and these are all that a model's states hold")
         if name.endswith(_CONFIGURATION) and isinstance(descriptor, CheckpointDescriptor):
             _refuse_named_code(folder / name, name)
 

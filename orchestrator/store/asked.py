@@ -7,7 +7,7 @@ earlier ones was measured all the same.
 from typing import Any
 
 from harness.contract import REFERENCE_ENGINE, Frozen
-from orchestrator.manifest import ScoringEntry
+from orchestrator.manifest import DecideEntry, ScoringEntry
 from orchestrator.manifest.excluding import ExclusionEntry
 
 
@@ -43,4 +43,5 @@ class Asked(Frozen):
     profile: dict[str, Any] | None = None
     benchmark: AskedBenchmark | None = None
     scoring: ScoringEntry = ScoringEntry()
+    decide: DecideEntry = DecideEntry()
     exclude: tuple[ExclusionEntry, ...] = ()

@@ -12,6 +12,7 @@ from orchestrator.errors import StoreError
 from orchestrator.host import files, locks
 from orchestrator.host.owner import Owner
 from orchestrator.store.history import all_runs
+from orchestrator.store.journal import JOURNAL_NAME
 from orchestrator.store.runs import MOST_RECORD_BYTES, RUN_NAME
 from orchestrator.store.store import PROVENANCE_NAME, Store
 from orchestrator.store.versioned import Unreadable
@@ -88,18 +89,15 @@ def _doomed(store: Store, dropped: Path | None) -> tuple[list[Path], tuple[Unrea
     }
     for one in unreadable:
         keys |= _mentioned(store.root / one.what / RUN_NAME, store.stages)
-    digests, damaged = _digests(store, keys)
+        keys |= _named_in(store.root / one.what / JOURNAL_NAME, store.stages)
+    digests, wholes, damaged = _read_of(store, keys)
     doomed = [] if dropped is None else [dropped]
     doomed += [
         *_inside(store.attempts),
         *(left for run in _inside(store.runs.folder) if run != dropped for left in _left(run)),
     ]
-    doomed += [
-        path
-        for folder in (store.stages, store.failures, store.resumable)
-        for path in _inside(folder)
-        if path.name not in keys
-    ]
+    doomed += [path for folder in (store.stages, store.failures) for path in _inside(folder) if path.name not in keys]
+    doomed += [path for path in _inside(store.resumable) if path.name not in keys | wholes]
     doomed += [path for path in _inside(store.artifacts.folder) if path.name not in digests]
     doomed += [path for path in _inside(store.artifacts.blocks) if path.stem not in digests]
     return doomed, (*unreadable, *damaged)
@@ -117,9 +115,10 @@ def _dropped(store: Store, wanted: str) -> Path:
     return store.runs.folder / name
 
 
-def _digests(store: Store, keys: Collection[str | None]) -> tuple[set[str], list[Unreadable]]:
-    """The artifacts that stages made or read."""
+def _read_of(store: Store, keys: Collection[str | None]) -> tuple[set[str], set[str], list[Unreadable]]:
+    """The artifacts that stages made or read, the evaluations of which they are slices, and what cannot be read."""
     digests: set[str] = set()
+    wholes: set[str] = set()
     damaged = []
     for key in sorted(key for key in keys if key is not None):
         try:
@@ -131,7 +130,8 @@ def _digests(store: Store, keys: Collection[str | None]) -> tuple[set[str], list
         if record is not None:
             read = record.provenance.material.get("inputs", {})
             digests |= {str(digest) for digest in (record.provenance.artifact, *read.values()) if digest}
-    return digests, damaged
+            wholes |= {one for one in (record.provenance.whole,) if one is not None}
+    return digests, wholes, damaged
 
 
 def _mentioned(document: Path, folder: Path) -> set[str]:
@@ -145,6 +145,15 @@ def _mentioned(document: Path, folder: Path) -> set[str]:
     return {name for name in there if name.encode() in content}
 
 
+def _named_in(journal: Path, folder: Path) -> set[str]:
+    """What in `folder` the lines of a journal name; nothing where there is none."""
+    try:
+        content = read_regular(journal, MOST_RECORD_BYTES)
+    except OSError:
+        return set()
+    return {path.name for path in _inside(folder) if path.name.encode() in content}
+
+
 def _inside(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
@@ -156,11 +165,13 @@ def _within(store: Store, path: Path) -> str:
 def sweep_attempts(store: Store) -> tuple[str, ...]:
     """Remove attempts whose orchestrator is dead, at the start of a run; returns their names.
 
-    What they left to go on from is kept for the next attempt at the same stage.
+    What they left to go on from is kept for the next attempt at the same stage. Files that one was writing go, too.
     """
+    for folder in (store.runs.folder, store.artifacts.blocks):
+        files.sweep_unfinished(folder)
     abandoned = [path for path in _inside(store.attempts) if _is_abandoned(path)]
     for path in abandoned:
-        store.rescue(path, path.name.partition("@")[0])
+        store.rescue(path)
         files.remove(path)
     return tuple(path.name for path in abandoned)
 

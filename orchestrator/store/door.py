@@ -6,7 +6,15 @@ else about them, sizes, digests and what they hold, is looked at afterwards.
 
 from pathlib import Path
 
-from harness.contract import ARTIFACT_NAME, RESULT_NAME, EvaluateResult, ResultEvent, UnsafeTree, list_tree
+from harness.contract import (
+    ARTIFACT_NAME,
+    RESULT_NAME,
+    EvaluateResult,
+    FidelityResult,
+    ResultEvent,
+    UnsafeTree,
+    list_tree,
+)
 from orchestrator.host.faults import ends_a_run
 from orchestrator.host.files import KEPT, KEPT_FOLDER, owned, protect, remove
 from orchestrator.store.artifacts import BadArtifact
@@ -37,8 +45,8 @@ def take(output: Path, final: ResultEvent) -> None:
 
 
 def outcomes_names(final: ResultEvent) -> tuple[str, ...]:
-    """The file of the outcomes of an evaluation's items, by its name in the worker's output."""
-    return (Path(final.result.items_file).name,) if isinstance(final.result, EvaluateResult) else ()
+    """The file of the outcomes of items, by its name in the worker's output."""
+    return (Path(final.result.items_file).name,) if isinstance(final.result, EvaluateResult | FidelityResult) else ()
 
 
 def is_usual(folder: Path) -> bool:

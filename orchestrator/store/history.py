@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.contract import Sha256
 from orchestrator.host import locks
@@ -31,12 +32,13 @@ def take_run(store: Store, manifest: str, facts: RunFacts) -> Iterator[Taken]:
     series = f"{manifest}-{facts.manifest_digest[:8]}"
     with ExitStack() as held:
         with locks.hold(store.locks / "runs"):
-            taken = _unfinished(store, series, facts, held) or _new(store, series, facts, held)
+            earlier = _of(store, series)
+            taken = _unfinished(store, earlier, facts, held) or _new(store, series, earlier, facts, held)
         yield taken
 
 
-def _unfinished(store: Store, series: str, facts: RunFacts, held: ExitStack) -> Taken | None:
-    for record in reversed(_of(store, series)):
+def _unfinished(store: Store, earlier: list[RunRecord], facts: RunFacts, held: ExitStack) -> Taken | None:
+    for record in reversed(earlier):
         if record.can_go_on(facts) and _is_free(store, record.run, held):
             now_free = store.runs.read(record.run)
             if now_free.can_go_on(facts):
@@ -44,12 +46,11 @@ def _unfinished(store: Store, series: str, facts: RunFacts, held: ExitStack) -> 
     return None
 
 
-def _new(store: Store, series: str, facts: RunFacts, held: ExitStack) -> Taken:
+def _new(store: Store, series: str, earlier: list[RunRecord], facts: RunFacts, held: ExitStack) -> Taken:
     numbers = [int(name.removeprefix(f"{series}-")) for name in _names(store, series)]
     number = max(numbers, default=0) + 1
     while not _is_free(store, f"{series}-{number:03}", held):
         number += 1
-    earlier = _of(store, series)
     return Taken(f"{series}-{number:03}", why_new=_why_new(earlier[-1], facts) if earlier else "")
 
 
@@ -59,8 +60,17 @@ def _why_new(last: RunRecord, facts: RunFacts) -> str:
     return f"{last.run} has ended" if last.ended is not None else f"{last.run} is at work"
 
 
+def is_at_work(store: Store, name: str) -> bool:
+    """Whether a process of this machine holds the run. It is not disturbed by the question, and nothing is created."""
+    return locks.is_held(_lock(store, name))
+
+
 def _is_free(store: Store, name: str, held: ExitStack) -> bool:
-    return held.enter_context(locks.attempt(store.locks / f"run-{name}"))
+    return held.enter_context(locks.attempt(_lock(store, name)))
+
+
+def _lock(store: Store, name: str) -> Path:
+    return store.locks / f"run-{name}"
 
 
 def _names(store: Store, series: str) -> list[str]:
@@ -96,7 +106,8 @@ def all_runs(store: Store) -> tuple[tuple[RunRecord, ...], tuple[Unreadable, ...
 class OpenedRun:
     """A run, as far as it can be read now: a stage whose result is lost or refused has failed in `record`, with why.
 
-    `unreadable` is all that was passed over: such results, and where the last run was asked for, runs.
+    `unreadable` is all that was passed over: such results, figures of others, and, where the last run was asked for,
+    runs.
     """
 
     record: RunRecord
@@ -107,7 +118,8 @@ def open_run(store: Store, wanted: str) -> OpenedRun:
     """A run by its name, an unambiguous beginning of it, or `last`. Raises as `Store.load_run` does."""
     opened = as_it_is(store, store.runs.load(wanted))
     passed_over = all_runs(store)[1] if wanted == "last" else ()
-    return OpenedRun(opened.record, (*passed_over, *opened.unreadable))
+    imported = store.imported.unreadable(opened.record.run)
+    return OpenedRun(opened.record, (*passed_over, *opened.unreadable, *imported))
 
 
 def as_it_is(store: Store, record: RunRecord) -> OpenedRun:

@@ -3,10 +3,19 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from harness.contract import RESULT_NAME, BenchmarkResult, EvaluateResult, ProfileResult, Sha256, digest_file
-from harness.contract.items import Item
+from harness.contract import (
+    RESULT_NAME,
+    BenchmarkResult,
+    EvaluateResult,
+    FidelityResult,
+    ProfileResult,
+    Sha256,
+    digest_file,
+)
+from harness.contract.items import FidelityItem, Item
 from orchestrator.figures.checking import Kept, check, of_other_answers
-from orchestrator.figures.outcomes import Contradiction, Outcomes, read_items
+from orchestrator.figures.items_file import Contradiction, read_divergences, read_items
+from orchestrator.figures.outcomes import Outcomes
 from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store.records import StageRecord
 from orchestrator.store.versioned import Refused
@@ -42,10 +51,11 @@ class StoredOutcomes:
             Refused: the result is not what its parts give, or these are missing or damaged.
         """
         key, result = record.provenance.key, record.final.result
-        if not isinstance(result, EvaluateResult | ProfileResult | BenchmarkResult):
+        if not isinstance(result, EvaluateResult | FidelityResult | ProfileResult | BenchmarkResult):
             return None
         kept = self._kept(record)
-        seen = (result, _stat(kept.outcomes(result).path) if isinstance(result, EvaluateResult) else None)
+        file = kept.path(result) if isinstance(result, EvaluateResult | FidelityResult) else None
+        seen = (result, None if file is None else _stat(file))
         if key not in self._checked or self._checked[key][0] != seen:
             try:
                 self._checked[key] = (seen, check(result, kept))
@@ -59,6 +69,14 @@ class StoredOutcomes:
         if self.of(record) is None or not isinstance(result, EvaluateResult):
             return ()
         return read_items(self._kept(record).outcomes(result))
+
+    def divergences(self, record: StageRecord) -> tuple[FidelityItem, ...]:
+        """What a comparison with the dense model found by item. Raises as `of` does; none for other stages."""
+        result = record.final.result
+        if not isinstance(result, FidelityResult):
+            return ()
+        self.of(record)
+        return read_divergences(self._kept(record).outcomes(result))
 
     def contradicting_each_other(self, records: Mapping[str, StageRecord]) -> dict[str, Refused]:
         """Of results that stand by themselves, by the names of their stages, those that are not of one data set."""

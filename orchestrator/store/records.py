@@ -1,5 +1,6 @@
 """What the store keeps of a stage and of a run. Each document has a version; `upgrades` brings earlier ones here."""
 
+from collections.abc import Mapping, Set
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
@@ -17,6 +18,7 @@ from harness.contract import (
     Reason,
     ResultEvent,
     Sha256,
+    StatesResult,
     one_line,
 )
 from harness.contract.result import CompressResult
@@ -70,7 +72,8 @@ class Failure(Frozen):
 class Provenance(Frozen):
     """How a stored result came to be; `material` is what its key is the digest of.
 
-    `load` is the machine's while the worker ran; `repeated` says that it ran once before and was disturbed.
+    `load` is the machine's while the worker ran; `repeated` says that it ran once before and was disturbed. `whole` is
+    the key of the evaluation of all items, where this stage scored a slice of them: what it found is handed on by it.
     `artifact` is the digest of what the stage made for others, where it made anything. `files` are the stage's stored
     files that results are read from, by their paths within its folder. Both are known when the result is kept.
     """
@@ -86,6 +89,7 @@ class Provenance(Frozen):
     host_peak_memory_bytes: int | None = None
     load: MachineLoad | None = None
     repeated: bool = False
+    whole: Sha256 | None = None
     artifact: Sha256 | None = None
     files: dict[str, FileEntry] = {}
 
@@ -104,7 +108,7 @@ class StageRecord(Frozen):
 def described(final: ResultEvent) -> Descriptor | None:
     """What a result says of the artifact that it comes with, None where it comes with none."""
     result = final.result
-    return result.artifact if isinstance(result, FetchResult | CompressResult | ExportResult) else None
+    return result.artifact if isinstance(result, FetchResult | CompressResult | ExportResult | StatesResult) else None
 
 
 class StageStatus(StrEnum):
@@ -121,7 +125,8 @@ class StageStatus(StrEnum):
 class StageState(Frozen):
     """One stage within one run: what was planned, and how far it came. `key` is known once its inputs are.
 
-    `caveat` and `turn` are the planned stage's.
+    `started` is when this run gave it to a worker, None where it did not, and in records of earlier versions. `caveat`
+    and `turn` are the planned stage's.
     """
 
     operation: Operation
@@ -131,6 +136,7 @@ class StageState(Frozen):
     status: StageStatus = StageStatus.PENDING
     key: Sha256 | None = None
     failure: Failure | None = None
+    started: datetime | None = None
     wall_seconds: float | None = None
     caveat: str | None = None
     turn: Turn | None = None
@@ -214,6 +220,15 @@ class RunRecord(Frozen):
             Unreadable: this version does not understand it.
         """
         return stored_manifest(self.run, self.manifest_document)
+
+    @cached_property
+    def evaluated(self) -> Mapping[str, Set[str]]:
+        """The tasks that each model, by its name, was to be evaluated on."""
+        found: dict[str, set[str]] = {}
+        for state in self.stages.values():
+            if state.operation is Operation.EVALUATE and state.subject is not None:
+                found.setdefault(state.subject.model, set()).add(str(state.parameters["task"]))
+        return found
 
     @property
     def runtime(self) -> str:

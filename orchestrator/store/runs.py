@@ -1,15 +1,18 @@
 """The records of runs by their names."""
 
 import json
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
-from harness.contract import read_regular
+from harness.contract import Sha256, read_regular
 from orchestrator.errors import HostFault, StoreError
 from orchestrator.host.faults import host_fault
 from orchestrator.host.files import write_atomically
 from orchestrator.store import versioned
-from orchestrator.store.records import RunRecord
+from orchestrator.store.journal import JOURNAL_NAME, Journal, replay
+from orchestrator.store.records import RunRecord, StageState
 from orchestrator.store.upgrades import RUN_UPGRADES, RUN_VERSION
 from orchestrator.store.versioned import Unreadable
 
@@ -18,28 +21,57 @@ MOST_RECORD_BYTES = 2**30
 """Of a run's record, which this program writes itself; that of 100 000 stages has 51 MB."""
 
 
+class Note(Protocol):
+    """Keeps what a stage has come to, and what was decided on the way. Called from several threads at once."""
+
+    def __call__(self, stage: str, state: StageState, decisions: Iterable[str] = ()) -> None: ...
+
+
 class Runs:
-    """The runs of a store: `<name>/run.json` each in `folder`, written anew as a run goes on until it has ended."""
+    """The runs of a store: `<name>/run.json` each in `folder`, and while one is at work a journal of its changes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, record: RunRecord) -> None:
-        """Write the record of a run that has not ended, in place of what it was before.
+        """Write the record of a run that has not ended as a whole, in place of what it and its journal were before.
 
         Raises:
             HostFault: it cannot be written.
         """
-        folder = self.folder / record.run
+        with _written(record.run):
+            self._save(record)
+            (self.folder / record.run / JOURNAL_NAME).unlink(missing_ok=True)
+
+    @contextmanager
+    def journal(self, record: RunRecord) -> Iterator[Note]:
+        """Write the record as a whole, and yield what notes each change from there on, at the same cost in any run.
+
+        The journal ends with the next `save`; until then `read` gives both together.
+
+        Raises:
+            HostFault: it cannot be written; each note raises this, too.
+        """
+        with _written(record.run):
+            journal = Journal(self.folder / record.run / JOURNAL_NAME, self._save(record))
+
+        def note(stage: str, state: StageState, decisions: Iterable[str] = ()) -> None:
+            with _written(record.run):
+                journal.add(stage, state, decisions)
+
         try:
-            self.folder.mkdir(exist_ok=True)
-            folder.mkdir(exist_ok=True)
-            document = json.dumps(versioned.sealed(record.model_dump(mode="json")), indent=1, ensure_ascii=False)
-            write_atomically(folder / RUN_NAME, document)
-        except OSError as failure:
-            fault = host_fault(failure)
-            problem = f"the record of run {record.run} cannot be written: {fault.message}"
-            raise HostFault(problem, hint=fault.hint) from failure
+            yield note
+        finally:
+            journal.close()
+
+    def _save(self, record: RunRecord) -> Sha256:
+        """Write the record, and return its seal."""
+        folder = self.folder / record.run
+        self.folder.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        document = versioned.sealed(record.model_dump(mode="json"))
+        write_atomically(folder / RUN_NAME, json.dumps(document, indent=1, ensure_ascii=False))
+        return str(document[versioned.SEAL])
 
     def read(self, name: str) -> RunRecord:
         """The run with exactly this name, upgraded to this version.
@@ -52,6 +84,18 @@ class Runs:
             f"run its manifest again, which begins another record; `orchestrator clean --run {name}` forgets this one"
         )
         return versioned.read(f"{self.folder.name}/{name}", lambda: _run(path), hint=hint)
+
+    def stamp(self, name: str) -> object:
+        """What is another one as soon as the run's record is; None where there is none."""
+        path = self.folder / name / RUN_NAME
+        try:
+            record = _identity(path)
+        except OSError:
+            return None
+        try:
+            return record, _identity(path.with_name(JOURNAL_NAME))
+        except OSError:
+            return record
 
     def load(self, wanted: str) -> RunRecord:
         """A run by its name, an unambiguous beginning of it, or `last`: of those that can be read, the last at work.
@@ -86,13 +130,44 @@ class Runs:
         return sorted(path.parent.name for path in self.folder.glob(f"*/{RUN_NAME}"))
 
 
+@contextmanager
+def _written(run: str) -> Iterator[None]:
+    """Say of an OSError within that the run's record cannot be written. Raises `HostFault`."""
+    try:
+        yield
+    except OSError as failure:
+        fault = host_fault(failure)
+        problem = f"the record of run {run} cannot be written: {fault.message}"
+        raise HostFault(problem, hint=fault.hint) from failure
+
+
 def _run(path: Path) -> RunRecord:
     """A stored run; raises what `versioned.read` makes a reason of."""
-    stored = versioned.parse(read_regular(path, MOST_RECORD_BYTES))
-    if versioned.SEAL in stored:  # records had no seal at first
+    content, journal = _both(path)
+    stored = versioned.parse(content)
+    seal = stored.get(versioned.SEAL)
+    if seal is not None:  # records had no seal at first
         stored = versioned.unsealed(stored)
+        if journal:
+            replay(stored, seal, journal)
     document = versioned.upgraded(stored, RUN_UPGRADES, RUN_VERSION)
     record = RunRecord.model_validate(document, extra="ignore")
     if record.run != path.parent.name:
         raise ValueError(f"it is the record of {record.run}")
     return record
+
+
+def _both(path: Path) -> tuple[bytes, bytes]:
+    """A record and its journal, of one instant: whoever is at work may write both anew meanwhile."""
+    while True:
+        before = _identity(path)
+        content, journal = read_regular(path, MOST_RECORD_BYTES), b""
+        with suppress(FileNotFoundError):
+            journal = read_regular(path.with_name(JOURNAL_NAME), MOST_RECORD_BYTES)
+        if _identity(path) == before:
+            return content, journal
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,10 +1,10 @@
-"""The store: results by stage key, artifacts by digest, runs by name. Everything in it appears by one rename.
+"""The store: results by stage key, artifacts by digest, runs by name. All but a run's journal appears by one rename.
 
 Layout: `stages/<key>/` (the worker's `result.json`, `provenance.json` with the digests of what is kept, and request,
 events and stderr), `artifacts/<digest>/`, `blocks/<digest>.json` (digests of the blocks of an artifact's large files),
-`runs/<run>/run.json`, `failures/<key>/` (the last failed attempt), `attempts/<key>@<random>@<owner>/` (work in flight),
-`resume/<key>/` (what unfinished work left to go on from) and `locks/`. Results stand by themselves: without
-`artifacts/` they are read, scored and reported all the same.
+`runs/<run>/run.json`, its `journal.jsonl` while it is at work, and `runs/<run>/imported/`, `failures/<key>/` (the last
+failed attempt), `attempts/<key>@<random>@<owner>/` (work in flight), `resume/<key>/` (what unfinished work left to go
+on from) and `locks/`. Results stand by themselves: without `artifacts/` they are read, scored and reported, too.
 """
 
 import hashlib
@@ -13,7 +13,9 @@ import secrets
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, NoReturn
 
 from harness.contract import (
     ARTIFACT_NAME,
@@ -36,6 +38,7 @@ from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import versioned
 from orchestrator.store.artifacts import Artifacts, check_new
 from orchestrator.store.door import is_usual, outcomes_names, take
+from orchestrator.store.imported import ImportedResults
 from orchestrator.store.outcomes import StoredOutcomes
 from orchestrator.store.records import Provenance, StageRecord, described
 from orchestrator.store.runs import Runs
@@ -43,6 +46,8 @@ from orchestrator.store.upgrades import STAGE_UPGRADES, STAGE_VERSION
 from orchestrator.store.versioned import Unreadable
 
 PROVENANCE_NAME = "provenance.json"
+_MOST_SHARED = 256
+"""Lists of source files that are kept once for all results that were made by them, about 15 kB each."""
 
 
 class Store:
@@ -57,6 +62,7 @@ class Store:
         self.locks = self.root / "locks"
         self.artifacts = Artifacts(self.root / "artifacts", self.root / "blocks", self.locks)
         self.runs = Runs(self.root / "runs")
+        self.imported = ImportedResults(self.runs)
         self.outcomes = StoredOutcomes(self.stages)
         self._held: tuple[int, ...] | None = None
 
@@ -98,7 +104,8 @@ class Store:
         """Create what is missing below the root, and never a root in place of one that is gone."""
         self.check_there()
         for folder in (*self._moved_between, self.artifacts.blocks, self.locks):
-            folder.mkdir(exist_ok=True)
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -115,11 +122,9 @@ class Store:
                 ) from failure
             yield
 
-    def claim(
-        self, key: Sha256, cancel: threading.Event, on_wait: Callable[[], None] | None = None
-    ) -> AbstractContextManager[None]:
-        """Be the only one who works on `key`, waiting for whoever does now. `on_wait`: see `locks.hold`."""
-        return locks.hold(self.locks / key, cancel=cancel, on_wait=on_wait)
+    def claim(self, key: Sha256) -> AbstractContextManager[bool]:
+        """Be the only one who works on `key`; yields False where somebody does so already."""
+        return locks.attempt(self.locks / key)
 
     def read(self, key: Sha256) -> StageRecord | None:
         """The finished stage with this key, whether its artifact is at hand or not; None when there is none.
@@ -160,7 +165,7 @@ class Store:
         """A folder for one try, removed at the end unless it was moved.
 
         Its output folder holds nothing but what an earlier, unfinished try left to go on from, and whatever this one
-        leaves is kept for the next. The caller has claimed `key`.
+        leaves is kept for the next. The caller has claimed `key`: of a slice, that of the evaluation of all items.
 
         Raises:
             HostFault: the store was taken away.
@@ -168,17 +173,19 @@ class Store:
         """
         self._make_folders()
         folder = self.attempts / f"{key}@{secrets.token_hex(4)}@{Owner.current().token}"
-        (folder / OUTPUT_NAME).mkdir(parents=True)
+        folder.mkdir()
+        (folder / OUTPUT_NAME).mkdir()
         if is_usual(self.resumable / key):
             (self.resumable / key).rename(folder / OUTPUT_NAME / RESUME_NAME)
         try:
             yield folder
         finally:
-            self.rescue(folder, key)
+            self.rescue(folder)
             remove_if_there(folder)
 
-    def rescue(self, attempt: Path, key: Sha256) -> None:
-        """Keep what an attempt that came to no result left to go on from, if it is nothing but files in folders."""
+    def rescue(self, attempt: Path) -> None:
+        """Keep what an attempt left for others to go on from, if it is nothing but files in folders."""
+        key = attempt.name.partition("@")[0]
         left = attempt / OUTPUT_NAME / RESUME_NAME
         if is_usual(left):
             remove_if_there(self.resumable / key)
@@ -226,7 +233,7 @@ class Store:
     def keep_failure(self, attempt: Path, key: Sha256) -> str:
         """Keep a failed attempt's request, events and stderr, without its output; returns where, within the store."""
         target = self.failures / key
-        self.rescue(attempt, key)
+        self.rescue(attempt)
         remove_if_there(attempt / OUTPUT_NAME)
         remove_if_there(target)
         attempt.rename(target)
@@ -241,13 +248,36 @@ def _stage(folder: Path, key: Sha256) -> StageRecord:
     if (version := stored.get(versioned.VERSION)) is not None:
         document[versioned.VERSION] = version
     current = versioned.upgraded(document, STAGE_UPGRADES, STAGE_VERSION)
-    provenance = Provenance.model_validate({**current["provenance"], versioned.VERSION: STAGE_VERSION}, extra="ignore")
+    kept = _with_shared_code({**current["provenance"], versioned.VERSION: STAGE_VERSION})
+    provenance = Provenance.model_validate(kept, extra="ignore")
     written = provenance.files.get(RESULT_NAME)
     if written is not None and written.sha256 != hashlib.sha256(result).hexdigest():
         raise ValueError(f"{RESULT_NAME} is not what was written: it has another sha256")
     if provenance.key != key:
         raise ValueError(f"it is the result of {provenance.key}")
     return StageRecord(provenance=provenance, final=ResultEvent.model_validate(current["final"], extra="ignore"))
+
+
+class _Shared(dict[str, Any]):
+    """What many stages refer to, and none may change."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("many stages share it: make a copy")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+
+def _with_shared_code(provenance: dict[str, Any]) -> dict[str, Any]:
+    """With the list of source files by reference: ten thousand results are of a few dozen different ones."""
+    match provenance:
+        case {"material": {"code": dict(code)} as material} if all(isinstance(one, str) for one in code.values()):
+            return {**provenance, "material": {**material, "code": _shared(tuple(code.items()))}}
+    return provenance
+
+
+@lru_cache(maxsize=_MOST_SHARED)
+def _shared(code: tuple[tuple[str, str], ...]) -> _Shared:
+    return _Shared(code)
 
 
 def _files(attempt: Path, final: ResultEvent) -> dict[str, FileEntry]:

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,6 +42,11 @@ class Verifier:
     @property
     def damages(self) -> tuple[str, ...]:
         return tuple(self._damages)
+
+    def add(self, damages: Iterable[str]) -> None:
+        """Say of these, too, in the run's record: another host of the same run found them."""
+        with self._one_at_a_time:
+            self._damages.extend(damages)
 
     def is_whole(self, record: StageRecord) -> bool:
         """Whether what the stage made for others is there, byte for byte, if it made anything; by its digests, once.
@@ -127,7 +132,8 @@ def verify_store(store: Store) -> Verification:
     begin = time.monotonic()
     with locks.hold_existing(store.locks / "store"):
         records, unreadable = all_runs(store)
-        damages = [Damage(what=one.what, reason=one.reason) for one in unreadable]
+        imported = (one for record in records for one in store.imported.unreadable(record.run))
+        damages = [Damage(what=one.what, reason=one.reason) for one in (*unreadable, *imported)]
         keys, digests = _names(store.stages), _names(store.artifacts.folder)
         for key in keys:
             damages += _damages_of_result(store, key)

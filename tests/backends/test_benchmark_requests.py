@@ -127,6 +127,24 @@ def test_speed_counts_the_whole_batch_and_leaves_the_first_token_to_the_prefill(
     assert (result.load_seconds, result.dtype_reason, result.notes) == (0.5, "scripted", ("scripted",))
 
 
+def test_what_an_engine_says_of_itself_is_kept_each_under_its_own_name(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = ScriptedEngine([1.0] * 5)
+    engine.info = EngineInfo(
+        Dtype.FLOAT16, "so", load_seconds=0.5, notes=("a", "b"), compile_seconds=7, dequantized=True
+    )
+    engine.memory_parts = MemoryParts(weight_bytes=1, kv_cache_bytes=2, activation_bytes=3, overhead_bytes=4)
+    install(monkeypatch, tmp_path, engine)
+    result = perform(checkpoint, backend="scripted", batch_sizes=(3,))
+    assert (result.backend, result.dtype, result.dtype_reason) == ("scripted", Dtype.FLOAT16, "so")
+    assert (result.notes, result.dequantized, result.memory_parts) == (("a", "b"), True, engine.memory_parts)
+    assert result.start_up is not None
+    start_up = result.start_up
+    assert (start_up.load_seconds, start_up.compile_seconds, start_up.first_token_seconds) == (0.5, 7, 0.25)
+    assert result.memory == engine.peak.memory
+
+
 def test_a_backend_that_stops_early_gets_no_speed(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import torch
 from harness import physics
 from harness.backends import run
 from harness.backends.base import BatchOrder, ServeOrder
-from harness.backends.following import Following, compare, tie_nats
+from harness.backends.following import Following, compare, measured_tie_nats, tie_nats
 from harness.backends.native.serving import NativeEngine
 from harness.backends.serving_memory import ServingPeak
 from harness.backends.transformers import TransformersEngine
@@ -25,6 +25,7 @@ from harness.contract import (
     Dtype,
     ErrorCode,
     EvaluationCost,
+    Quantization,
 )
 from harness.device_telemetry import watch
 from harness.errors import Implausible
@@ -36,6 +37,7 @@ from harness.profiling.profile import token_weight_bytes
 from harness.telemetry import PeakMemory
 from tests.support.fake_nvml import UUID, on_its_clock, one_gpu
 from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
+from tests.support.stored_zoo import simulate
 from tests.support.zoo import zoo_checkpoint
 
 CPU = torch.device("cpu")
@@ -172,6 +174,37 @@ def test_activations_in_8_bits_excuse_half_a_spread_and_in_fewer_never_more_than
     assert tie_nats(Dtype.FLOAT16, activation_bits=4, spread_nats=1.27) == pytest.approx(2 * 1.27)
 
 
+def test_what_rounding_explains_is_measured_where_activations_are_codes(tmp_path: Path) -> None:
+    """Codes of few bits flip at what numbers of 16 do not notice; what another model would say is found still."""
+    zoo_checkpoint("llama-mha", tmp_path / "dense")
+    folders = {16: tmp_path / "dense"}
+    for bits in (8, 4):
+        how = Quantization(weight_bits=bits, activation_bits=bits, group_size=0, symmetric=True)
+        folders[bits] = simulate(tmp_path / "dense", tmp_path / f"w{bits}", how)
+    batch = BatchOrder(batch_size=1, prompt_tokens=20, generate_tokens=12, seed=1)
+    ties = {}
+    for bits, folder in folders.items():
+        order = ServeOrder(folder, Device(threads=1), Dtype.FLOAT16, 40, (1,), 40, NoOptions(), tmp_path)
+        with ServingPeak(partial(PeakMemory, CPU)) as peak:
+            engine = TransformersEngine(order, peak)
+            (prompt,) = batch.token_ids(engine.vocabulary)
+            (generated,) = engine.run(batch).generated
+            assert not isinstance(generated, str)
+            followed = engine.follow(prompt, generated)
+            check = compare(generated, followed)
+            assert check is not None
+            ties[bits] = max(one.tie_nats for one in followed.values())
+            with pytest.raises(Implausible):
+                compare(range(12), engine.follow(prompt, tuple(range(12))))
+    assert ties[16] < ties[8] < ties[4]
+
+
+def test_noise_never_excuses_more_than_two_spreads() -> None:
+    assert measured_tie_nats(Dtype.FLOAT16, 0.05, 1.3) == pytest.approx(0.4)
+    assert measured_tie_nats(Dtype.FLOAT16, 5.0, 1.3) == pytest.approx(2.6)
+    assert measured_tie_nats(Dtype.FLOAT16, 0.0, 1.3) == tie_nats(Dtype.FLOAT16, spread_nats=1.3)
+
+
 def test_a_rate_is_measured_again_before_a_figure_is_refused() -> None:
     measured = iter([1.0, 2.0, 10.0])
     bound = hold("work", 9.0, "bytes/s", [lambda: next(measured)])
@@ -248,4 +281,4 @@ def test_a_card_that_takes_more_than_it_may_gives_no_telemetry(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "pynvml", one_gpu(nvmlDeviceGetEnforcedPowerLimit=lambda: 100_000))
     on_its_clock(monkeypatch)
     with pytest.raises(Implausible, match=r"energy of the card under its power limit: .* means 64 J, .* came to 20 J"):
-        watch(UUID, lambda: 1)
+        watch((UUID,), lambda: 1)

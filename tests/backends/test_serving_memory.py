@@ -90,7 +90,7 @@ def test_compiling_is_start_up_and_what_graphs_keep_is_serving(allocator: Alloca
     asked = BenchmarkParameters(backend="scripted", prompt_tokens=8, generate_tokens=5, batch_sizes=(2, 4), repeats=2)
     with ServingPeak(partial(PeakMemory, GPU)) as peak:
         allocator.keep(500 * MEGABYTE)
-        Timer(CompilingEngine(allocator, peak), asked, None, gpu=None).measure(Recorder().reporter)
+        Timer(CompilingEngine(allocator, peak), asked, None, gpus=()).measure(Recorder().reporter)
         with allocator.borrow(7000 * MEGABYTE):
             pass
     assert peak.memory.peak_memory_bytes == (500 + 4 + 2 * 20) * MEGABYTE

@@ -50,7 +50,7 @@ class Scripted(Modest):
 
 def timer(engine: Scripted, gpu: str | None = None, **parameters: Any) -> Timer:
     asked = BenchmarkParameters.model_validate({"backend": "scripted", **SHORT, **parameters})
-    return Timer(engine, asked, None, gpu)
+    return Timer(engine, asked, None, () if gpu is None else (gpu,))
 
 
 def test_everything_beside_the_speeds_is_kept(checkpoint: Path) -> None:

@@ -32,7 +32,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, nvml: ModuleType) -> DeviceTelemetr
     nvml.__dict__["nvmlDeviceGetMemoryInfo"] = memory
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     on_its_clock(monkeypatch)
-    telemetry, absent = watch(UUID, work)
+    telemetry, absent = watch((UUID,), work)
     assert absent is None
     assert telemetry is not None
     return telemetry
@@ -95,14 +95,14 @@ def test_without_counters_the_work_is_not_repeated(monkeypatch: pytest.MonkeyPat
     def never() -> int:
         raise AssertionError("the work was run")
 
-    assert watch(None, never) == (None, "computed on the CPU, which has no such counters")
+    assert watch((), never) == (None, "computed on the CPU, which has no such counters")
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert watch(UUID, never) == (None, "nvidia-ml-py is not installed in this image")
+    assert watch((UUID,), never) == (None, "nvidia-ml-py is not installed in this image")
     off = fake_nvml(nvmlInit=lambda: refused(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND))
     monkeypatch.setitem(sys.modules, "pynvml", off)
-    assert watch(UUID, never) == (None, "NVML does not start: NVML Shared Library Not Found")
+    assert watch((UUID,), never) == (None, "NVML does not start: NVML Shared Library Not Found")
     monkeypatch.setitem(sys.modules, "pynvml", one_gpu())
-    assert watch("GPU-of-another-host", never) == (None, "NVML does not know GPU GPU-of-another-host: Not Found")
+    assert watch(("GPU-of-another-host",), never) == (None, "NVML does not know GPU GPU-of-another-host: Not Found")
 
 
 def test_a_gpu_that_is_lost_meanwhile_costs_the_counters_and_not_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_a_gpu_that_is_lost_meanwhile_costs_the_counters_and_not_the_result(monk
 def test_a_driver_without_a_version_is_found_out_before_the_work_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     nameless = one_gpu(nvmlSystemGetDriverVersion=lambda: refused(pynvml.NVML_ERROR_UNKNOWN))
     monkeypatch.setitem(sys.modules, "pynvml", nameless)
-    assert watch(UUID, lambda: pytest.fail("the work was run")) == (
+    assert watch((UUID,), lambda: pytest.fail("the work was run")) == (
         None,
         f"NVML does not know GPU {UUID}: Unknown Error",
     )
@@ -132,7 +132,7 @@ def test_nvml_is_closed_also_when_the_work_fails(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("on purpose")
 
     with pytest.raises(RuntimeError, match="on purpose"):
-        watch(UUID, fail)
+        watch((UUID,), fail)
     assert closed == [True]
 
 

@@ -42,7 +42,11 @@ def test_a_noisy_and_slow_engine_leaves_stdout_to_the_events(
 
 @pytest.mark.parametrize(
     ("backend", "death"),
-    [("tensorrt-llm", "crash"), ("tensorrt-llm", "die"), pytest.param("mlc-llm", "die", marks=pytest.mark.slow)],
+    [
+        pytest.param("tensorrt-llm", "crash", marks=pytest.mark.slow),
+        ("tensorrt-llm", "die"),
+        pytest.param("mlc-llm", "die", marks=pytest.mark.slow),
+    ],
 )
 def test_an_engine_that_dies_in_native_code_leaves_no_result(
     backend: str, death: str, checkpoint: Path, engine: VendorEngine, tmp_path: Path

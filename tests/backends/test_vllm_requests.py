@@ -1,5 +1,6 @@
 """What the vLLM adapter asks of the engine, counts, and refuses: against a stand-in with vLLM's own argument names."""
 
+import math
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from harness.contract import (
     Sparsity,
 )
 from harness.errors import OutOfMemory, Unsupported, WorkerError
+from harness.evaluation.deployed import Likeliest
 from harness.evaluation.prepared import TokenRequest
 from tests.support.fake_vllm import FakeVllm
 from tests.support.small_checkpoints import Recorder, publish_checkpoint, small_model
@@ -207,6 +209,15 @@ def test_refusals_of_the_engine_keep_their_words_and_get_a_reason(
     assert "[type=" not in refusal.value.message
 
 
+def test_a_build_without_the_kernel_is_a_refusal_that_says_where_it_is(checkpoint: Path, fake: FakeVllm) -> None:
+    fake.generating = raising(AttributeError("'_OpNamespace' '_C' object has no attribute 'cpu_gemm_wna16'"))
+    with pytest.raises(Unsupported, match="vLLM's build for this processor lacks cpu_gemm_wna16") as refusal:
+        perform(checkpoint)
+    assert refusal.value.reason is Reason.DEVICE
+    assert refusal.value.hint is not None
+    assert "AVX-512" in refusal.value.hint
+
+
 @pytest.mark.parametrize(
     "failure",
     [
@@ -277,6 +288,26 @@ def test_scores_are_sums_over_the_continuation(checkpoint: Path, fake: FakeVllm)
     assert (answers[2].log_likelihood, answers[2].greedy) == (-17.0, False)
     assert (answers[3].log_likelihood, answers[3].dropped_tokens) == (-7.0, 6)
     assert all(call[1].prompt_logprobs == 0 for call in fake.calls)
+
+
+def test_distributions_are_the_twenty_likeliest_tokens_and_the_right_one(checkpoint: Path, fake: FakeVllm) -> None:
+    fake.log_likelihood = lambda tokens, place: (-float(tokens[place]), 2)
+    fake.likeliest = lambda tokens, place: [(token, -0.1 * token - place) for token in range(30)]
+    requests = [TokenRequest((1, 2), (3, 40)), TokenRequest((5,), (6,)), TokenRequest((7, 8), (41,))]
+    with open_scorer(checkpoint, Device(threads=1), None, context_tokens=16, sequences=2) as scorer:
+        found = list(scorer.distributions(requests))
+    assert [(one.number, one.first) for one in found] == [(0, 0), (1, 0), (2, 0)]
+    known = found[0].known
+    assert isinstance(known, Likeliest)
+    assert known.tokens.shape == known.log_likelihoods.shape == (2, 21)
+    rows = [
+        dict(zip(*row, strict=True)) for row in zip(known.tokens.tolist(), known.log_likelihoods.tolist(), strict=True)
+    ]
+    assert rows[1] == {40: -40.0, **{token: -0.1 * token - 3 for token in range(20)}}
+    # Token 3 is among the likeliest, so that its row is one shorter.
+    assert known.log_likelihoods[0, 20] == -math.inf
+    assert sorted(known.tokens[0, :20].tolist()) == list(range(20))
+    assert [call[1].prompt_logprobs for call in fake.calls] == [20, 20]
 
 
 def test_a_continuation_that_leaves_no_context_is_refused(checkpoint: Path, fake: FakeVllm) -> None:

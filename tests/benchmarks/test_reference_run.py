@@ -10,6 +10,7 @@ from benchmarks.h200.pieces import LIST_NAME, pack, unpack
 from benchmarks.h200.warm import Lanes, WarmRuntime
 from harness.contract import Device, DeviceKind, DirectoryModel, FetchParameters, Operation, ResultEvent, digest_tree
 from orchestrator.images.catalog import ImageCatalog
+from orchestrator.run.scheduling import End
 from orchestrator.runtime.base import Ending, Invocation
 from orchestrator.stages import Stage, StageOutput
 from tests.support.zoo import zoo_folder
@@ -64,7 +65,7 @@ def test_a_timed_stage_runs_alone_and_others_side_by_side() -> None:
     lock, running, beside_timed = threading.Lock(), set[str](), []
     both = threading.Barrier(2, timeout=600)
 
-    def work(one: Stage) -> bool:
+    def work(one: Stage, perform: object) -> End:
         with lock:
             running.add(one.id)
             if "press" in running:
@@ -73,7 +74,7 @@ def test_a_timed_stage_runs_alone_and_others_side_by_side() -> None:
             both.wait()
         with lock:
             running.discard(one.id)
-        return True
+        return End.RESULT
 
     stages = [stage("fetch"), stage("press", "fetch", timed=True), stage("a", "press"), stage("b", "press"), stage("c")]
     Lanes(3, threading.Event()).run(stages, work, lambda *_: None)
@@ -84,9 +85,11 @@ def test_a_timed_stage_runs_alone_and_others_side_by_side() -> None:
 def test_what_needs_a_failed_stage_is_skipped_with_the_cause() -> None:
     skipped: dict[str, str] = {}
     stages = [stage("bad"), stage("after", "bad"), stage("last", "after")]
-    Lanes(2, threading.Event()).run(
-        stages, lambda one: one.id != "bad", lambda one, cause: skipped.setdefault(one.id, cause)
-    )
+
+    def work(one: Stage, perform: object) -> End:
+        return End.NO_RESULT if one.id == "bad" else End.RESULT
+
+    Lanes(2, threading.Event()).run(stages, work, lambda one, cause: skipped.__setitem__(one.id, cause))
     assert skipped == {"after": "bad", "last": "after"}
 
 

@@ -40,7 +40,7 @@ def test_a_report_goes_to_stdout_in_one_form_and_writes_nothing(bench: Bench) ->
     assert {stage.status.value for stage in document.stages} == {"done"}
     assert printed("report", "-f", "markdown", "-o", "-", "--store", str(bench.root)).startswith("# ")
     assert sorted(bench.root.rglob("*")) == before
-    with pytest.raises(BadManifest, match="one report at a time"):
+    with pytest.raises(BadManifest, match="one report of one run at a time"):
         printed("report", "last", "-o", "-", "--store", str(bench.root))
 
 

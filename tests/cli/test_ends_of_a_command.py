@@ -41,6 +41,16 @@ class Dying:
 Dying()
 time.sleep(60)
 """
+TWICE_IN_A_WAIT = """
+import threading
+
+condition = threading.Condition()
+condition._acquire_restore = lambda saved: (signal.raise_signal(signal.SIGINT), sum(range(10**4)))
+main_thread = threading.main_thread().ident
+threading.Timer(0.05, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
+with condition:
+    condition.wait(60)
+"""
 AT_THE_END = """
 import atexit
 atexit.register(lambda: (signal.raise_signal(signal.SIGINT), sum(range(10**4))))
@@ -77,7 +87,13 @@ def test_an_interruption_while_the_program_is_imported(number: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", ["os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", "raise KeyboardInterrupt", IN_A_DESTRUCTOR]
+    "body",
+    [
+        "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)",
+        "raise KeyboardInterrupt",
+        IN_A_DESTRUCTOR,
+        TWICE_IN_A_WAIT,
+    ],
 )
 def test_an_interruption_of_its_work(body: str) -> None:
     status, said = end(body)

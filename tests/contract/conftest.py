@@ -7,7 +7,8 @@ import pytest
 
 from harness.contract import DeviceKind
 from orchestrator.errors import BadImage
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.image import Image
 from orchestrator.runtime.docker import DockerRuntime
 from orchestrator.runtime.launch import Launcher
 from orchestrator.runtime.process import ProcessRuntime

@@ -7,8 +7,9 @@ import pytest
 
 from harness.contract import DeviceKind
 from orchestrator.checks.checking import CHECKED_NAME, check_and_use
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.images.engine import connect, image_id
+from orchestrator.images.image import Image
 from orchestrator.images.inputs import image_tag
 from orchestrator.images.scaffold import Kind, Language, write_image
 from orchestrator.runtime.docker import DockerRuntime

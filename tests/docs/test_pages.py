@@ -10,11 +10,13 @@ from orchestrator.errors import CommandExit
 from orchestrator.store import FailureKind
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), *(ROOT / "images").glob("*/README.md")])
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "images").glob("*/README.md")])
 OWN_VARIABLE = re.compile(r"\bLLMCBENCH_(?!TEST_)[A-Z_]*[A-Z]\b")
 """But for those by which one process of a test tells another something."""
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
-NAMED_FILE = re.compile(r"`(docs/[\w-]+\.md|(?:harness|images|manifests|orchestrator|tests|benchmarks)/[\w./-]+\.\w+)`")
+NAMED_FILE = re.compile(
+    r"`(docs/(?:methods/|guides/|tutorials/|reference/)?[\w-]+\.md|(?:harness|images|manifests|orchestrator|pages|tests|benchmarks)/[\w./-]+\.\w+)`"
+)
 
 
 def text_of(page: str) -> str:
@@ -60,3 +62,8 @@ def test_what_a_page_links_to_or_names_is_there(page: Path) -> None:
     links = [target for target in LINK.findall(text) if not re.match(r"[a-z]+:", target)]
     assert [target for target in links if not (page.parent / target).exists()] == []
     assert [name for name in NAMED_FILE.findall(text) if not (ROOT / name).exists()] == []
+
+
+def test_every_decision_has_a_number_of_its_own_and_none_is_left_out() -> None:
+    numbers = [int(found) for found in re.findall(r"^(?:\*\*)?(\d+)\. ", text_of("decisions.md"), re.MULTILINE)]
+    assert sorted(numbers) == list(range(1, len(numbers) + 1))

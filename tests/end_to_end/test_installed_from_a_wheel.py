@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from harness.contract import CONTRACT_VERSION
-from orchestrator import __version__
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.uv import run_uv
 from orchestrator.installation import shipped_manifests
@@ -28,6 +27,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*build, "--wheel-dir", folder, ROOT], check=True)
     (built,) = folder.glob("*.whl")
     return built
+
+
+def version_of(wheel: Path) -> str:
+    return wheel.name.split("-")[1]
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +64,14 @@ def test_it_carries_images_manifests_schemas_types_and_the_licence(wheel: Path) 
     files = tracked.stdout.split() or [path.relative_to(ROOT).as_posix() for path in shipped_manifests().values()]
     wanted = {f"orchestrator/shipped/{name}" for name in files if Path(name).stem not in NEED_A_CHECKOUT}
     wanted |= {"harness/contract/schema.json", "harness/py.typed", "orchestrator/py.typed"}
-    wanted |= {f"llmcbench-{__version__}.dist-info/licenses/LICENSE"}
+    wanted |= {f"llmcbench-{version_of(wheel)}.dist-info/licenses/LICENSE"}
     assert wanted - names == set()
     assert not [name for name in names if name.startswith(("tests/", "images/", "manifests/")) or name.endswith(".pyc")]
 
 
 @pytest.mark.network
-def test_it_says_its_versions(installed: Command) -> None:
-    assert installed("--version").stdout == f"llmcbench {__version__} (contract {CONTRACT_VERSION})\n"
+def test_it_says_its_versions(installed: Command, wheel: Path) -> None:
+    assert installed("--version").stdout == f"llmcbench {version_of(wheel)} (contract {CONTRACT_VERSION})\n"
 
 
 @pytest.mark.network

@@ -138,3 +138,10 @@ def test_a_likelihood_keeps_what_a_float32_holds_and_no_more() -> None:
     ((_, (first, second)),) = batch.items
     assert first == Answer(-1.2345679, greedy=True, dropped_tokens=2)
     assert second.log_likelihood != second.log_likelihood
+
+
+@given(ITEMS, SIZES, st.sets(st.integers(0, 24)), st.sets(st.integers(0, 24)))
+def test_pieces_of_some_items_hold_these_and_no_others(items, size, some, done) -> None:
+    among = sorted(number for number in some if number < len(items))
+    pieces = list(cut_pieces(FixedTask(items), size, among=among, done=done))
+    assert [index for piece in pieces for index in piece.items] == [one for one in among if one not in done]

@@ -1,6 +1,7 @@
 """One evaluation from request to result, around a scorer that is not a model: what is asked, kept, counted and said."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,15 @@ from typing import Any
 import pytest
 
 from harness import checkpoint as artifacts
-from harness.contract import RESUME_NAME, Dtype, EvaluateParameters, EvaluateRequest, EvaluateResult, ProtocolDetails
+from harness.contract import (
+    RESUME_NAME,
+    Dtype,
+    EvaluateParameters,
+    EvaluateRequest,
+    EvaluateResult,
+    ProtocolDetails,
+    Slice,
+)
 from harness.contract.items import NOT_FINITE, SegmentItem
 from harness.errors import BadCheckpoint, Implausible, MissingData, Unsupported
 from harness.evaluation import definitions, evaluate, run
@@ -28,7 +37,7 @@ class FixedTask:
     unit = "segments"
     item_type = SegmentItem
     available = 40
-    truncated = 3
+    truncated = (2, 7, 20)
     details = ProtocolDetails(scoring="segments", sequence_length=5)
     notes = ("a note of the task",)
 
@@ -167,6 +176,46 @@ def test_an_interrupted_evaluation_scores_only_what_is_left(perform, tmp_path: P
     assert "15 of 23 segments were scored by an earlier attempt" in [one["message"] for one in recorder.events("log")]
     progress = recorder.events("progress")
     assert (progress[0]["done"], progress[-1]["done"], progress[-1]["total"]) == (15, ITEMS, ITEMS)
+
+
+def test_a_slice_scores_its_items_alone_and_a_larger_one_and_all_go_on_from_it(perform, tmp_path: Path) -> None:
+    perform(FixedScorer())
+    whole = (tmp_path / "output" / "items.jsonl.zst").read_bytes()
+    drawn: tuple[int, ...] = ()
+    for count in (6, 15):
+        larger, scorer = Slice(items=count).numbers(ITEMS), FixedScorer()
+        result = perform(scorer, slice=Slice(items=count))
+        assert set(larger) > set(drawn)
+        assert scorer.asked == sorted(set(larger) - set(drawn))
+        assert [item.index for item in outcomes(tmp_path)] == list(larger)
+        assert (result.items, result.drawn_from, result.items_available) == (count, ITEMS, 40)
+        assert result.truncated_items == len({2, 7, 20} & set(larger))
+        assert (result.cost.resumed_items, result.cost.scored_items) == (len(drawn), count - len(drawn))
+        drawn = larger
+    smaller = FixedScorer()
+    assert perform(smaller, slice=Slice(items=4)).items == 4
+    assert smaller.asked == [], "a smaller slice is part of what was scored"
+    rest = FixedScorer()
+    result = perform(rest)
+    assert rest.asked == sorted(set(range(ITEMS)) - set(drawn))
+    assert (result.items, result.drawn_from, result.cost.resumed_items) == (ITEMS, None, 15)
+    assert (tmp_path / "output" / "items.jsonl.zst").read_bytes() == whole
+    assert not (tmp_path / "output" / RESUME_NAME).exists()
+
+
+def test_a_slice_in_another_order_uses_what_it_has_in_common(perform) -> None:
+    perform(FixedScorer(), slice=Slice(items=10))
+    scorer = FixedScorer()
+    perform(scorer, slice=Slice(items=10, seed=1))
+    first, other = (set(Slice(items=10, seed=seed).numbers(ITEMS)) for seed in (0, 1))
+    assert scorer.asked == sorted(other - first)
+
+
+def test_a_slice_says_of_its_own_items_what_has_no_outcome(perform) -> None:
+    drawn = Slice(items=8).numbers(ITEMS)
+    lost = {drawn[2], next(number for number in range(ITEMS) if number not in drawn)}
+    result = perform(FixedScorer(lambda index: math.nan if index in lost else -1.0), slice=Slice(items=8))
+    assert (result.items, result.excluded) == (7, {NOT_FINITE: 1})
 
 
 def test_what_another_request_left_is_not_used(perform) -> None:

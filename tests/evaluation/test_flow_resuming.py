@@ -31,9 +31,9 @@ def leave(output: Path, *indices: int) -> Path:
 def test_a_later_attempt_finds_what_an_earlier_one_kept(tmp_path: Path) -> None:
     leave(tmp_path, 4, 0, 7)
     with open_kept(tmp_path) as kept:
-        assert kept.resumed == 3
+        assert len(kept.items) == 3
         kept.add(2, segment(2))
-        assert kept.in_order() == tuple(map(segment, (0, 2, 4, 7)))
+        assert kept.items == {index: segment(index) for index in (0, 2, 4, 7)}
     with open_kept(tmp_path) as kept:
         assert sorted(kept.items) == [0, 2, 4, 7]
 
@@ -41,10 +41,10 @@ def test_a_later_attempt_finds_what_an_earlier_one_kept(tmp_path: Path) -> None:
 def test_items_of_something_else_do_not_count(tmp_path: Path) -> None:
     leave(tmp_path, 0, 1)
     with open_kept(tmp_path, fingerprint="b" * 64) as kept:
-        assert kept.resumed == 0
+        assert len(kept.items) == 0
         kept.add(5, segment(5))
     with open_kept(tmp_path) as kept:
-        assert kept.resumed == 0, "the file now belongs to the other fingerprint, and was begun again"
+        assert len(kept.items) == 0, "the file now belongs to the other fingerprint, and was begun again"
 
 
 @pytest.mark.parametrize("cut", range(1, 40))
@@ -52,7 +52,7 @@ def test_a_line_that_was_cut_off_is_dropped_and_the_file_goes_on_whole(tmp_path:
     path = leave(tmp_path, 0, 1, 2)
     path.write_bytes(path.read_bytes()[:-cut])
     with open_kept(tmp_path) as kept:
-        assert kept.resumed == 2
+        assert len(kept.items) == 2
         kept.add(2, segment(2))
     assert path.read_bytes() == leave(tmp_path / "whole", 0, 1, 2).read_bytes()
 
@@ -61,7 +61,7 @@ def test_a_head_that_was_cut_off_starts_anew(tmp_path: Path) -> None:
     path = leave(tmp_path)
     path.write_bytes(path.read_bytes()[:-5])
     with open_kept(tmp_path) as kept:
-        assert kept.resumed == 0
+        assert len(kept.items) == 0
         kept.add(3, segment(3))
     with open_kept(tmp_path) as kept:
         assert sorted(kept.items) == [3]
@@ -82,7 +82,7 @@ def test_an_item_that_was_kept_twice_counts_once(tmp_path: Path) -> None:
     path = leave(tmp_path, 0, 1)
     path.write_bytes(path.read_bytes() + segment(1).model_dump_json().encode() + b"\n")
     with open_kept(tmp_path) as kept:
-        assert kept.in_order() == (segment(0), segment(1))
+        assert kept.items == {0: segment(0), 1: segment(1)}
 
 
 def test_outcomes_reach_the_disk_when_asked_and_every_twenty_seconds(

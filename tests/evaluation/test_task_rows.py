@@ -150,16 +150,16 @@ def test_items_that_lose_the_beginning_of_a_context_are_scored_and_counted() -> 
     rows = made_rows("arc_easy", "test")
     rows[0]["question"] = "x" * 300
     prepared = prepared_task("arc_easy", test=rows, context_length=128)
-    assert (len(prepared), prepared.truncated) == (3, 1)
-    assert prepared_task("arc_easy").truncated == 0
+    assert (len(prepared), prepared.truncated) == (3, (0,))
+    assert prepared_task("arc_easy").truncated == ()
 
 
 def test_a_context_of_exactly_the_models_length_loses_nothing() -> None:
     request = prepared_task("qnli", validation=made_rows("qnli", "")[:1]).requests(0)[0]
     length = len(request.context) + len(request.continuation)
     row = made_rows("qnli", "")[:1]
-    assert prepared_task("qnli", validation=row, context_length=length - 1).truncated == 0
-    assert prepared_task("qnli", validation=row, context_length=length - 2).truncated == 1
+    assert prepared_task("qnli", validation=row, context_length=length - 1).truncated == ()
+    assert prepared_task("qnli", validation=row, context_length=length - 2).truncated == (0,)
 
 
 @pytest.mark.parametrize("name", ["mnli", "truthfulqa", "truthfulqa-paper", "mmlu-letter", "advglue"])

@@ -195,7 +195,7 @@ def test_nine_of_ten_or_more_intervals_hold_the_truth():
             other = np.where(generator.random(120) < 0.8, hardness, generator.random(120))
             columns += [column_of((hardness < 0.7).astype(float), name=f"{run}/{task}")]
             columns += [column_of((other < 0.6).astype(float), name=f"{run}/{task}")]
-        found = resample(columns, Resampling(resamples=1000))
+        found = resample(columns, Resampling(resamples=500))
         ratios = [ratio(own, dense) for dense, own in zip(found[::2], found[1::2], strict=True)]
         estimates = {"accuracy": found[1], "ratio": ratios[0], "overall": root_mean_square([ratios])}
         for name, estimate in estimates.items():
@@ -213,7 +213,7 @@ def test_many_noisy_data_sets_do_not_push_the_interval_off_the_truth():
         for task in range(60):
             flips = (generator.random((2, 60)) < [[0.6], [0.5]]).astype(float)
             columns += [column_of(variant, name=f"{run}/{task}") for variant in flips]
-        found = resample(columns, Resampling(resamples=500))
+        found = resample(columns, Resampling(resamples=300))
         overall = root_mean_square([[ratio(own, dense) for dense, own in zip(found[::2], found[1::2], strict=True)]])
         truth = 100 * 0.5 / 0.6
         held["bca"] += interval_of(overall).holds(truth)

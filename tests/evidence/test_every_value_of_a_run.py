@@ -77,20 +77,20 @@ def found(of: Evidence, variant: Variant) -> dict[tuple[int, str, str], tuple[fl
 DENSE_BYTES = 240
 """Of the stand-in's only file; the pruned model has one of 25 bytes beside it."""
 DENSE_VALUES = {
-    (1, "inference", "wikitext2"): (pytest.approx(math.exp(2.29)), "perplexity", "test/wikitext2"),
-    (1, "knowledge", "arc_easy"): (0.5, "fraction", "test/arc_easy"),
-    (2, "perplexity", "wikitext2"): (pytest.approx(math.exp(2.29)), "perplexity", "test/wikitext2"),
+    (1, "inference", "wikitext2"): (pytest.approx(math.exp(2.29)), "perplexity", "ppl/wikitext2-2048"),
+    (1, "knowledge", "arc_easy"): (0.5, "fraction", "choice/arc_easy@lm-eval-0.4.13"),
+    (2, "perplexity", "wikitext2"): (pytest.approx(math.exp(2.29)), "perplexity", "ppl/wikitext2-2048"),
     (4, "memory", "peak_memory_bytes"): (91 * 4096, "bytes", "peak-rss"),
     (4, "size", "disk_bytes"): (DENSE_BYTES, "bytes", "profile/test"),
     (4, "macs", "macs"): (2048, "macs", "macs/paper-bitops@128"),
     (5, "transformers", "batch 1"): (21, "tokens/s", "speed/1-1-b1"),
     (5, "transformers", "batch 4"): (84, "tokens/s", "speed/1-1-b4"),
-    (6, "truthfulness", "truthfulqa"): (pytest.approx(40 / 60), "fraction", "test/truthfulqa"),
+    (6, "truthfulness", "truthfulqa"): (pytest.approx(40 / 60), "fraction", "choice/truthfulqa@lm-eval-0.4.13"),
 }
 PRUNED_VALUES = {
-    (1, "inference", "wikitext2"): (pytest.approx(math.exp(2.49)), "perplexity", "test/wikitext2"),
-    (1, "knowledge", "arc_easy"): (pytest.approx(20 / 60), "fraction", "test/arc_easy"),
-    (2, "perplexity", "wikitext2"): (pytest.approx(math.exp(2.49)), "perplexity", "test/wikitext2"),
+    (1, "inference", "wikitext2"): (pytest.approx(math.exp(2.49)), "perplexity", "ppl/wikitext2-2048"),
+    (1, "knowledge", "arc_easy"): (pytest.approx(20 / 60), "fraction", "choice/arc_easy@lm-eval-0.4.13"),
+    (2, "perplexity", "wikitext2"): (pytest.approx(math.exp(2.49)), "perplexity", "ppl/wikitext2-2048"),
     (3, "time", "compress_seconds"): (pytest.approx(40.2 + 20.4), "seconds", "cost/compress"),
     (3, "memory", "peak_memory_bytes"): (700 * 2**20, "bytes", "peak-rss"),
     (4, "memory", "peak_memory_bytes"): (91 * 4096 - 8000 + 6, "bytes", "peak-rss"),
@@ -98,7 +98,7 @@ PRUNED_VALUES = {
     (4, "macs", "macs"): (1024, "macs", "macs/paper-bitops@128"),
     (5, "transformers", "batch 1"): (31, "tokens/s", "speed/1-1-b1"),
     (5, "transformers", "batch 4"): (124, "tokens/s", "speed/1-1-b4"),
-    (6, "truthfulness", "truthfulqa"): (0.5, "fraction", "test/truthfulqa"),
+    (6, "truthfulness", "truthfulqa"): (0.5, "fraction", "choice/truthfulqa@lm-eval-0.4.13"),
 }
 
 
@@ -165,7 +165,7 @@ def test_excluded_items_stand_with_the_value_and_a_length_that_the_model_sets_in
         return left.model_copy(update={"excluded": {"too_long": 2}})
 
     of = evidence(bench, leaving_out, {**MANIFEST, "evaluate": {"tasks": ["wikitext2", "arc_easy"]}})
-    assert only(of, DENSE, "wikitext2").protocol == "test/wikitext2 of 10 tokens"
+    assert only(of, DENSE, "wikitext2").protocol == "ppl/wikitext2-2048 of 10 tokens"
     assert only(of, DENSE, "arc_easy").excluded == {"too_long": 2}
     assert only(of, DENSE, "arc_easy").items == 398
 

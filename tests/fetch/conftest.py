@@ -170,15 +170,26 @@ def _listing(hub: Hub, name: str, files: dict[str, bytes]) -> bytes:
     return json.dumps({"id": name.partition("/")[2], "sha": REVISION, "siblings": siblings}).encode()
 
 
-@pytest.fixture
-def pip_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that is pip's only source, with the pip that Python itself bundles."""
+@pytest.fixture(scope="session")
+def bundled_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pip that Python itself bundles, unpacked: out of its wheel each process would compile it anew."""
     bundled = sorted(Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl"))
     if not bundled:
         pytest.skip("this Python bundles no pip wheel")
+    folder = tmp_path_factory.mktemp("pip")
+    with zipfile.ZipFile(bundled[-1]) as wheel:
+        wheel.extractall(folder)
+    return folder
+
+
+@pytest.fixture
+def pip_folder(bundled_pip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that is pip's only source."""
     folder = tmp_path / "index"
     folder.mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(bundled[-1]))
+    monkeypatch.setenv("PYTHONPATH", str(bundled_pip))
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"):
+        monkeypatch.delenv(name, raising=False)  # bytecode stays beside the unpacked pip, and goes with it
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))

@@ -12,7 +12,7 @@ from harness.evaluation.definitions import ModelFacts, prepare
 from harness.evaluation.outcomes import shortest_float32, write_items
 from harness.evaluation.prepared import Answer
 from orchestrator.figures.checking import Kept, check
-from orchestrator.figures.outcomes import Contradiction
+from orchestrator.figures.items_file import Contradiction
 from tests.support.small_checkpoints import byte_tokenizer
 from tests.support.task_rows import made_rows
 

@@ -11,9 +11,10 @@ import pytest
 import zstandard
 
 from orchestrator.evidence.items import NoInterval, items_of
-from orchestrator.figures import outcomes
+from orchestrator.figures import items_file
 from orchestrator.figures.checking import of_other_answers
-from orchestrator.figures.outcomes import Contradiction, OutcomesFile, read_items, read_outcomes
+from orchestrator.figures.items_file import Contradiction, OutcomesFile, read_divergences, read_items
+from orchestrator.figures.outcomes import read_outcomes
 from tests.support.measured_runs import choices, pack, segments
 
 RIGHT = [1.0, 0.0, 1.0, 1.0]
@@ -179,7 +180,7 @@ def test_nothing_but_a_regular_file_is_opened(tmp_path):
 
 @pytest.mark.parametrize("name", ["items.jsonl.zst", "items.jsonl.gz"])
 def test_a_file_that_unpacks_to_more_than_outcomes_are_is_refused(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(outcomes, "MOST_BYTES", 1000)
+    monkeypatch.setattr(items_file, "MOST_BYTES", 1000)
     with pytest.raises(Contradiction, match="more than 1000 bytes"):
         read_outcomes(OutcomesFile(pack(tmp_path / name, choices([1.0] * 20))))
 
@@ -226,6 +227,31 @@ def test_lines_of_another_form_are_refused_with_their_number(tmp_path, line, rea
 def test_items_that_do_not_make_up_a_whole_are_refused(tmp_path, lines, reason):
     with pytest.raises(Contradiction, match=reason):
         read_items(OutcomesFile(pack(tmp_path / "items.zst", lines)))
+
+
+DIVERGENCE = {"index": 0, "tokens": 2, "divergences": [0.5, 0.0]}
+
+
+def test_divergences_are_read_by_their_numbers(tmp_path):
+    lines = [{**DIVERGENCE, "index": number} for number in (1, 0)]
+    items = read_divergences(OutcomesFile(pack(tmp_path / "items.zst", lines)))
+    assert [(item.index, item.divergences) for item in items] == [(0, (0.5, 0.0)), (1, (0.5, 0.0))]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([], "items.zst holds no items"),
+        ([DIVERGENCE, DIVERGENCE], "holds item 0 twice"),
+        ([{**DIVERGENCE, "index": 1}], "lacks item 0"),
+        ([DIVERGENCE, {**DIVERGENCE, "index": 1, "tokens": 0}], "line 2 of items.zst: tokens: "),
+        ([DIVERGENCE, {**DIVERGENCE, "index": 1, "tokens": 3}], "line 2 of items.zst: 2 divergences of 3 tokens"),
+        (segments([1.0]), "line 1 of items.zst: divergences: Field required"),
+    ],
+)
+def test_divergences_that_do_not_make_up_a_whole_are_refused_as_outcomes_are(tmp_path, lines, reason):
+    with pytest.raises(Contradiction, match=reason):
+        read_divergences(OutcomesFile(pack(tmp_path / "items.zst", lines)))
 
 
 @pytest.mark.parametrize(("lines", "metric"), [(choices(RIGHT), "acc_norm"), (pages(30), "bits_per_byte")])

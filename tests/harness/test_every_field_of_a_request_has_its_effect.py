@@ -13,14 +13,19 @@ from harness.contract import (
     Device,
     EvaluateParameters,
     ExportParameters,
+    FidelityParameters,
     Operation,
     Parameters,
     ProfileParameters,
     Setting,
+    Slice,
+    StatesParameters,
+    StatesRequest,
     WorkRequest,
 )
 from harness.contract.request import REQUEST
 from harness.errors import WorkerError
+from harness.fidelity import keeping
 from harness.operations import perform
 from tests.exporting.export_requests import GPTQ, PACK
 from tests.support.other_values import FieldPath, field_paths, with_other_value
@@ -28,6 +33,7 @@ from tests.support.quantized_weights import case, publish_quantized
 from tests.support.small_checkpoints import Recorder, publish_checkpoint, publish_dataset, small_model
 from tests.support.tiny_checkpoints import publish_model, publish_rows, tiny_model, tiny_text
 
+TEXT = "wikitext2-maxctx"
 REQUESTS: dict[str, Parameters] = {
     "compress": CompressParameters(
         method="sparsegpt",
@@ -38,7 +44,9 @@ REQUESTS: dict[str, Parameters] = {
         options={"percdamp": 0.01},
     ),
     "export": ExportParameters(target=GPTQ),
-    "evaluate": EvaluateParameters(task="arc_easy", limit=4, token_budget=64),
+    "evaluate": EvaluateParameters(task="arc_easy", limit=4, slice=Slice(items=2), token_budget=64),
+    "states": StatesParameters(task=TEXT, limit=2, token_budget=64),
+    "fidelity": FidelityParameters(task=TEXT, limit=1),
     "profile": ProfileParameters(macs_tokens=8, prompt_tokens=8, generate_tokens=4),
     "benchmark": BenchmarkParameters(
         backend="native",
@@ -90,12 +98,28 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]
         for number in range(8)
     ]
     small = str(publish_checkpoint(folder / "small", small_model("llama")))
+    rows = [{"text": f" It rained on day {day} .\n"} for day in range(40)]
+    text = str(publish_dataset(folder / "wikitext2", "wikitext2", {"test": rows}))
+    (folder / "made").mkdir()
+    states = StatesRequest(
+        id="test",
+        device=Device(threads=1),
+        inputs={"checkpoint": small, "dataset": text},
+        output=str(folder / "made"),
+        parameters=REQUESTS["states"],
+    )
+    keeping.run(states, Recorder().reporter)
     return {
         "compress": {"checkpoint": str(folder / "tiny"), "calibration": str(folder / "c4")},
         "export": {"checkpoint": str(folder / "packed")},
         "evaluate": {
             "checkpoint": small,
             "dataset": str(publish_dataset(folder / "arc_easy", "arc_easy", {"test": questions})),
+        },
+        "states": {"checkpoint": small, "dataset": text},
+        "fidelity": {
+            "checkpoint": str(publish_checkpoint(folder / "other", small_model("llama", seed=1))),
+            "states": str(folder / "made" / "artifact"),
         },
         "profile": {"checkpoint": small},
         "benchmark": {"checkpoint": small},

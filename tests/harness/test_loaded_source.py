@@ -12,14 +12,18 @@ from typing import Any
 import pytest
 
 from harness.contract import (
+    ARTIFACT_NAME,
     EVENT,
     REQUEST,
     CheckpointFormat,
     DescribeRequest,
+    Device,
     ImageDescription,
     Operation,
     ResultEvent,
     Setting,
+    StatesParameters,
+    StatesRequest,
     WorkRequest,
     digest_file,
     digest_tree,
@@ -28,8 +32,9 @@ from harness.contract import (
     work_source,
 )
 from harness.evaluation.tasks import find_task
+from harness.fidelity import keeping
 from orchestrator.images.catalog import ImageCatalog
-from tests.support.small_checkpoints import publish_checkpoint, publish_dataset, small_model
+from tests.support.small_checkpoints import Recorder, publish_checkpoint, publish_dataset, small_model
 from tests.support.stored_zoo import quantize, stored, with_zeros
 from tests.support.task_rows import made_rows
 from tests.support.zoo import zoo_checkpoint, zoo_folder
@@ -173,6 +178,15 @@ WORKS = {
         for target, source in EXPORTS.items()
     },
     **evaluations(),
+    "states": Work(
+        "evaluate",
+        Operation.STATES,
+        {"task": "wikitext2-maxctx", "limit": 4},
+        {"checkpoint": "model", "dataset": "wikitext2"},
+    ),
+    "fidelity": Work(
+        "evaluate", Operation.FIDELITY, {"task": "wikitext2-maxctx"}, {"checkpoint": "packed", "states": "states"}
+    ),
     "profile": Work(
         "evaluate",
         Operation.PROFILE,
@@ -205,9 +219,23 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         times = 4 if dataset == "wikitext2" else 1  # a whole segment of the model's context
         publish_dataset(root / dataset, dataset, {split: made_rows(dataset, split) * times for split in sorted(splits)})
     shutil.copytree(zoo_folder("llama-gqa-small"), root / "folder")
+    keep_states(dense, root / "wikitext2", root / "states")
     (root / "local").mkdir()
     (root / "local" / "text.txt").write_text(text * 9, encoding="utf-8")
     return {path.name: path for path in root.iterdir()}
+
+
+def keep_states(checkpoint: Path, dataset: Path, folder: Path) -> None:
+    request = StatesRequest(
+        id="made",
+        device=Device(threads=1),
+        inputs={"checkpoint": str(checkpoint), "dataset": str(dataset)},
+        output=str(folder.with_name("states-made")),
+        parameters=StatesParameters(task="wikitext2-maxctx", limit=4),
+    )
+    Path(request.output).mkdir()
+    keeping.run(request, Recorder().reporter)
+    Path(request.output, ARTIFACT_NAME).rename(folder)
 
 
 @pytest.fixture(scope="module")

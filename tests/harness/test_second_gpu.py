@@ -27,7 +27,7 @@ from harness.contract import (
     Setting,
     WorkResult,
 )
-from orchestrator.host.devices import find_gpus
+from orchestrator.host.gpus import find_gpus
 from tests.support.offered import METHODS
 from tests.support.small_checkpoints import publish_dataset
 from tests.support.zoo import zoo_checkpoint

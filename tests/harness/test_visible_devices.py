@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.contract import Device, DeviceKind
-from harness.device_telemetry import gpu_uuid
+from harness.device_telemetry import gpu_uuids
 from harness.errors import BadRequest
 from harness.evaluation import parallel
 from harness.evaluation.engine import EngineJob
@@ -52,20 +52,30 @@ def serve(output: Path, device: dict[str, Any], *, first: str = "", **variables:
     return final
 
 
-@pytest.mark.parametrize(
-    ("device", "started_with", "seen"),
-    [
-        ({"kind": "cuda", "uuids": ["GPU-b"]}, "GPU-a,GPU-b", "GPU-b"),
-        ({"kind": "cuda", "uuids": ["GPU-b"]}, None, "GPU-b"),
-        ({"kind": "cuda", "uuids": ["MIG-1a"]}, None, "MIG-1a"),
-        ({"kind": "cuda", "uuids": ["GPU-b", "GPU-a"]}, "0", "GPU-b,GPU-a"),
-        ({"kind": "cuda"}, "GPU-b,GPU-a", "GPU-b"),
-        ({"kind": "cuda"}, None, "0"),
-        ({"kind": "cuda"}, "", ""),
-        ({"kind": "cpu"}, "GPU-a", ""),
-        ({"kind": "cpu"}, None, ""),
-    ],
-)
+DEVICES = [
+    ({"kind": "cuda", "uuids": ["GPU-b"]}, "GPU-a,GPU-b", "GPU-b"),
+    ({"kind": "cuda", "uuids": ["GPU-b"]}, None, "GPU-b"),
+    ({"kind": "cuda", "uuids": ["MIG-1a"]}, None, "MIG-1a"),
+    ({"kind": "cuda", "uuids": ["GPU-b", "GPU-a"]}, "0", "GPU-b,GPU-a"),
+    ({"kind": "cuda"}, "GPU-b,GPU-a", "GPU-b"),
+    ({"kind": "cuda"}, None, "0"),
+    ({"kind": "cuda"}, "", ""),
+    ({"kind": "cpu"}, "GPU-a", ""),
+    ({"kind": "cpu"}, None, ""),
+]
+
+
+@pytest.mark.parametrize(("device", "started_with", "seen"), DEVICES)
+def test_what_is_left_to_see_are_the_devices_of_the_request(
+    monkeypatch: pytest.MonkeyPatch, device: dict[str, Any], started_with: str | None, seen: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(os, "environ", {} if started_with is None else {VISIBLE: started_with})
+    see_only(Device.model_validate(device))
+    assert os.environ[VISIBLE] == seen
+
+
+@pytest.mark.parametrize(("device", "started_with", "seen"), [DEVICES[0], DEVICES[4], DEVICES[7]])
 def test_a_worker_sees_the_devices_of_its_request_alone_before_torch_is_there(
     tmp_path: Path, device: dict[str, Any], started_with: str | None, seen: str
 ) -> None:
@@ -75,9 +85,10 @@ def test_a_worker_sees_the_devices_of_its_request_alone_before_torch_is_there(
 
 def test_a_worker_in_which_torch_may_have_seen_other_gpus_is_refused(tmp_path: Path) -> None:
     device = {"kind": "cuda", "uuids": ["GPU-b"]}
-    refused = serve(tmp_path, device, first="import torch", **{VISIBLE: "GPU-a,GPU-b"})
+    loaded = "sys.modules['torch'] = object()"  # that it is there is all that is known of what it saw
+    refused = serve(tmp_path, device, first=loaded, **{VISIBLE: "GPU-a,GPU-b"})
     assert (refused["code"], refused["hint"]) == ("bad_request", f"start the worker with {VISIBLE}=GPU-b")
-    assert serve(tmp_path, device, first="import torch", **{VISIBLE: "GPU-b"})["message"] == repr(("GPU-b", True))
+    assert serve(tmp_path, device, first=loaded, **{VISIBLE: "GPU-b"})["message"] == repr(("GPU-b", True))
 
 
 @pytest.mark.parametrize("name", ["1", "cuda:1", "b2", "GPU-"])
@@ -100,5 +111,5 @@ def test_a_part_of_a_gpu_keeps_its_own_name_in_the_telemetry(monkeypatch: pytest
     import torch
 
     monkeypatch.setenv(VISIBLE, "MIG-1a")
-    assert gpu_uuid(torch.device("cuda", 0)) == "MIG-1a"
-    assert gpu_uuid(torch.device("cpu")) is None
+    assert gpu_uuids(torch.device("cuda", 0)) == ("MIG-1a",)
+    assert gpu_uuids(torch.device("cpu")) == ()

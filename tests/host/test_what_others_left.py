@@ -173,8 +173,8 @@ def test_root_gives_a_folder_to_nobody_and_takes_it_back(tmp_path: Path) -> None
     assert {path.stat().st_uid for path in (tmp_path, file.parent, file)} == {0}
 
 
-def test_a_scratch_folder_is_gone_afterwards_whatever_is_in_it() -> None:
-    with scratch_folder() as folder:
+def test_a_scratch_folder_is_gone_afterwards_whatever_is_in_it(tmp_path: Path) -> None:
+    with scratch_folder(tmp_path / "scratch") as folder:
         dig(folder, DEEPER_THAN_A_PATH)
         pipe(folder)
     assert not folder.exists()

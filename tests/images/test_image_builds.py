@@ -10,7 +10,8 @@ from docker import DockerClient
 from harness.contract import DeviceKind
 from orchestrator.host import locks
 from orchestrator.images.builds import build_image
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.image import Image
 from orchestrator.images.inputs import image_tag
 from orchestrator.runtime.docker import DockerRuntime
 from tests.support.containers import engine_or_skip

@@ -10,8 +10,9 @@ import pytest
 from harness.contract import DeviceKind
 from orchestrator.errors import BadImage
 from orchestrator.images.base_image import BaseRecord, differences, read_record, write_record
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
 from orchestrator.images.engine import Build, build
+from orchestrator.images.image import Image
 from orchestrator.images.inputs import (
     all_tags,
     build_digest,

@@ -12,7 +12,8 @@ import pytest
 from harness.contract import DeviceKind
 from orchestrator.errors import BadImage
 from orchestrator.images import torch_source
-from orchestrator.images.catalog import Image, ImageCatalog, torch_cuda_lock
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.image import Image, torch_cuda_lock
 from orchestrator.images.inputs import container_identity, environment_tag, image_tag
 from orchestrator.images.installing import install_file, install_lock
 from orchestrator.images.package_sources import PackageSources

@@ -11,7 +11,8 @@ from docker.errors import APIError
 from harness.contract import DeviceKind
 from orchestrator.host import locks
 from orchestrator.images.base_image import DEBIAN_TAG
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.image import Image
 from orchestrator.images.inputs import all_tags
 from orchestrator.images.pruning import Unused, name_images, prune_images
 from orchestrator.runtime.environments import Environments

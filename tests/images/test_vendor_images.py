@@ -13,7 +13,8 @@ from docker.errors import ImageNotFound
 from harness.contract import DeviceKind
 from orchestrator.errors import BadImage, RuntimeUnavailable
 from orchestrator.images.builds import build_image
-from orchestrator.images.catalog import VENDOR_WHEELS_NAME, Image, ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.image import VENDOR_WHEELS_NAME, Image
 from orchestrator.images.inputs import environment_digest, environment_tag, image_tag
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.staging import stage_environment

@@ -1,4 +1,4 @@
-"""What a plan asks the hub for of a model: its configuration, once, from a hub of one's own on this machine."""
+"""What a plan asks the hub for of a model: its configuration and its size, from a hub of one's own on this machine."""
 
 import json
 import threading
@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from orchestrator.manifest.hub import HubUnavailable, model_config
+from orchestrator.manifest.hub import HubUnavailable, NotOnHub, model_config, weights_bytes
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -65,3 +65,28 @@ def test_a_hub_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubUnavailable, match="does not answer for org/model"):
         model_config("org/model", COMMIT)
+
+
+@pytest.mark.parametrize(
+    ("files", "size"),
+    [
+        ({"model.safetensors": 7, "config.json": 1, "consolidated.safetensors": 7, "pytorch_model.bin": 7}, 7),
+        ({f"model-0000{part}-of-00002.safetensors": part for part in (1, 2)} | {"onnx/model.safetensors": 9}, 3),
+        ({"pytorch_model.bin": 7}, None),
+        ({}, None),
+    ],
+)
+def test_the_weights_that_would_be_fetched_are_counted(hub: Hub, files: dict[str, int], size: int | None) -> None:
+    siblings = [{"rfilename": name, "size": size} for name, size in files.items()]
+    hub.content = json.dumps({"id": "org/model", "sha": COMMIT, "siblings": siblings}).encode()
+    assert weights_bytes("org/model", COMMIT) == size
+
+
+def test_a_size_that_the_hub_does_not_tell_is_said(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.status = 401
+    with pytest.raises((NotOnHub, HubUnavailable)):
+        weights_bytes("org/model", COMMIT)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(HubUnavailable):
+        weights_bytes("org/model", COMMIT)

@@ -125,7 +125,7 @@ def test_a_name_is_not_included(tmp_path: Path) -> None:
         (BASE, "name: t\ninclude:\n  - parts/bse.yaml", r"top\.yaml, line 3: cannot read .*parts/bse\.yaml"),
         (BASE, "name: t\ninclude: parts", r"top\.yaml, line 2: cannot read .*parts: "),
         (BASE, "name: t\ninclude: 5", r"top\.yaml, line 2: include is a list of files"),
-        (BASE, "name: t\ninclude: []", r"top\.yaml, line 2: include names no file"),
+        (BASE, "name: t\ninclude: []", r"top\.yaml, line 2: include: an empty list asks for nothing"),
         (BASE, "name: t\ninclude: [parts/base.yaml, [x]]", r"top\.yaml, line 2: include is a list of files"),
         (BASE, "include: parts/base.yaml\nname: t\nmodels: [{name: new}]", r"top\.yaml, line 3: models.2.source"),
         (

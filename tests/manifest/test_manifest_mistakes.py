@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from harness.contract import PackageModel
 from orchestrator.errors import BadManifest
-from orchestrator.manifest import read_manifest
+from orchestrator.manifest import Manifest, read_manifest
 from orchestrator.manifest.model import BenchmarkEntry
 from orchestrator.manifest.sources import parse_model
 
@@ -202,3 +202,36 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
 def test_options_of_a_backend_that_is_not_benchmarked_are_refused():
     with pytest.raises(ValidationError, match="options are given for vllm"):
         BenchmarkEntry(backends=("transformers",), options={"vllm": {"eager": True}})
+
+
+DECIDES = GOOD + "benchmark: {backends: [transformers], batch_sizes: [1, 8]}\n"
+
+
+@pytest.mark.parametrize(
+    ("decide", "problem"),
+    [
+        ("{max_memry: 1GiB}", "unknown field 'max_memry'; did you mean 'max_memory'?"),
+        ("{max_memory: 16}", "decide.max_memory: '16' is no amount here; write a number and its unit, such as 16GiB"),
+        ("{max_memory: 16gib}", "such as 16GiB"),
+        ("{max_loss: 2}", "such as 2%"),
+        ("{max_loss: 101%}", "such as 2%"),
+        ("{min_speed: -1tokens/s}", "such as 30tokens/s"),
+        ("{max_compress_time: 1 hour}", "such as 1h"),
+        ("{prefer: {sped: 1}}", "unknown quantity 'sped'; did you mean 'speed'?"),
+        ("{prefer: {speed: -1}}", "greater than or equal to 0"),
+        ("{prefer: {}}", "no quantity has a weight above 0"),
+        ("{backend: transformer}", "which benchmark.backends does not list; did you mean 'transformers'?"),
+        ("{batch: 4}", "decide.batch is 4, which benchmark.batch_sizes does not list"),
+    ],
+)
+def test_a_mistake_in_what_is_to_be_decided_by_is_refused(tmp_path: Path, decide: str, problem: str) -> None:
+    assert problem in complaint(tmp_path, f"{DECIDES}decide: {decide}\n")
+
+
+def test_what_is_decided_by_is_kept_as_written_and_is_no_part_of_what_is_asked_for(tmp_path: Path) -> None:
+    written = "decide: {max_memory: 1.5 GiB, max_loss: 1%, prefer: {speed: 2}, backend: transformers, batch: 8}\n"
+    manifest, without = (read_manifest(write(tmp_path, text)) for text in (DECIDES + written, DECIDES))
+    assert manifest.decide.max_memory == "1.5 GiB"
+    assert manifest.decide.limits == {"memory": 1.5 * 2**30, "loss": 0.01}
+    assert manifest.digest == without.digest
+    assert Manifest.model_validate(manifest.model_dump()) == manifest

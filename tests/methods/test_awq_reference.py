@@ -83,14 +83,14 @@ def clipped(weight, inputs, group, quantize):
     for start in range(0, weight.shape[1], group):
         columns = slice(start, start + group)
         part, seen = weight[:, columns], inputs[:, columns]
-        for row in range(len(part)):
-            largest, least = part[row].abs().max(), float("inf")
-            for shrink in range(SHRINKS):
-                limit = largest * (1 - shrink / STEPS)
-                tried = part[row].clamp(-limit, limit)
-                error = float((seen @ (quantize(tried.unsqueeze(0))[0] - part[row])).square().mean())
-                if error < least:
-                    least, result[row, columns] = error, tried
+        largest, least = part.abs().max(1, keepdim=True).values, torch.full((len(part),), torch.inf, dtype=part.dtype)
+        for shrink in range(SHRINKS):
+            limit = largest * (1 - shrink / STEPS)
+            tried = part.clamp(-limit, limit)
+            errors = (seen @ (quantize(tried) - part).T).square().mean(0)
+            better = errors < least
+            least[better] = errors[better]
+            result[better, columns] = tried[better]
     return result
 
 

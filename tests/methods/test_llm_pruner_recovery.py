@@ -1,6 +1,7 @@
 """The training after pruning: what is learnt, that it helps, that a killed one ends the same."""
 
 import io
+from functools import cache
 
 import pytest
 import torch
@@ -63,9 +64,14 @@ def weights(model):
     return {name: parameter.clone() for name, parameter in model.named_parameters()}
 
 
-def held_out_loss(model, rows):
+@cache
+def held_out(rows):
     examples = read_examples(rows, tiny_tokenizer(), cutoff=32, validation_rows=2000, seed=3)
-    tokens, labels = collate(examples.validation, torch.device("cpu"))
+    return collate(examples.validation, torch.device("cpu"))
+
+
+def held_out_loss(model, rows):
+    tokens, labels = held_out(rows)
     with torch.no_grad():
         logits = model(tokens).logits
     return float(cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED))

@@ -70,7 +70,7 @@ def test_gradients_find_what_matters_less_than_chance_and_magnitude_do(loss_afte
     assert gradient < magnitude - 0.1
 
 
-@pytest.mark.parametrize("model", ["llama-gqa", "opt"])
+@pytest.mark.parametrize("model", ["llama-gqa", pytest.param("opt", marks=pytest.mark.slow)])
 def test_training_afterwards_makes_up_for_a_part_of_the_loss(loss_after, model):
     options = {"recovery_batch_size": 8, "recovery_learning_rate": 3e-3, "recovery_cutoff_tokens": 64}
     assert loss_after(model, recovery=True, **options) < loss_after(model) - 0.1

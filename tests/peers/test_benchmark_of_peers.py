@@ -1,6 +1,7 @@
 """The comparison with the peers: its options are real ones on both sides, and its table says what was measured."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,6 @@ def test_masks_are_compared_over_the_pruned_matrices_only_and_in_the_first_block
         capture_output=True,
         text=True,
         check=True,
-        env={"PYTHONPATH": str(BENCHMARKS.parent)},
+        env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)},
     )
     assert json.loads(done.stdout) == {"ok": {"overlap": 0.6, "first_block": 1.0, "agreement": 0.75}}

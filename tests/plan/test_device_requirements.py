@@ -12,7 +12,8 @@ from harness.contract import Device, DeviceKind
 from orchestrator.checks.machine import diagnose
 from orchestrator.errors import BadManifest
 from orchestrator.host.devices import ChosenDevice, choose_device
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.image import Image
 from orchestrator.manifest import Manifest
 from orchestrator.plan import build_plan
 from orchestrator.plan.requirements import check_device, older

@@ -107,6 +107,27 @@ def test_an_exclusion_that_takes_nothing_away_is_refused(bench: Bench, exclude: 
 
 
 @pytest.mark.parametrize(
+    ("without", "exclude"),
+    [
+        ("compress", {"track": 3}),
+        ("profile", {"track": 4}),
+        ("benchmark", {"track": 5}),
+        ("benchmark", {"backend": "native"}),
+        ("evaluate", {"track": 1}),
+        ("evaluate", {"task": "arc_easy"}),
+        ("evaluate", {"backend": "llama-cpp"}),
+    ],
+)
+def test_what_a_manifest_does_not_ask_for_is_not_left_out_either(
+    bench: Bench, without: str, exclude: dict[str, Any]
+) -> None:
+    ((field, value),) = exclude.items()
+    with pytest.raises(BadManifest, match=f"unknown {field} of the manifest '{value}'") as caught:
+        planned(bench, exclude, **{without: () if without == "compress" else None})
+    assert caught.value.where == ("exclude", 0, field, 0)
+
+
+@pytest.mark.parametrize(
     ("exclude", "message"),
     [
         ({}, "it names nothing"),

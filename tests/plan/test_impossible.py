@@ -14,7 +14,7 @@ from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
 from orchestrator.plan import build_plan
 from orchestrator.plan.impossible import announcements, refuse_the_impossible
-from orchestrator.run.scheduling import LocalExecutor
+from orchestrator.run.scheduling import QueueExecutor
 from orchestrator.stages import Plan
 
 CATALOG = ImageCatalog(Path(__file__).parents[2] / "images")
@@ -59,7 +59,7 @@ def no_stage_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a stage was run")
 
-    monkeypatch.setattr(LocalExecutor, "run", refuse)
+    monkeypatch.setattr(QueueExecutor, "run", refuse)
     yield
 
 

@@ -43,8 +43,8 @@ def test_models_that_a_gpu_cannot_hold_are_named(planned) -> None:
     )
 
 
-def test_evaluations_are_spread_over_all_gpus_that_are_planned_for(planned) -> None:
+def test_each_stage_is_planned_for_whichever_gpu_is_free(planned) -> None:
     assert any(
-        "8 x NVIDIA H200 with 141 GiB each" in line
+        "8 x NVIDIA H200 with 141 GiB each" in line and "each stage on whichever is free" in line
         for line in planned("paper-vicuna", "--device", "cuda:H200", "--devices", "8")
     )

@@ -19,7 +19,7 @@ from orchestrator.plan import build_plan
 from orchestrator.plan.architectures import known_architectures
 from orchestrator.plan.data import data_sources
 from orchestrator.plan.options import check_options
-from orchestrator.run.space import RESERVE_BYTES, needed_bytes
+from orchestrator.run.sizes import Footprint, Sizes, sizes_of
 from orchestrator.stages import HostFolder, Plan
 from tests.support.gguf_headers import SCORED, write
 from tests.support.small_runs import IMAGES
@@ -344,7 +344,8 @@ def test_a_gguf_file_is_planned_for_what_knows_its_architecture(tmp_path: Path) 
     assert fetch.parameters.source == GgufModel(file="tiny.gguf", sha256=digest_file(file))
     assert fetch.inputs == {"source": HostFolder(tmp_path)}
     values = len(SCORED) * 32 + 3 * 32 + 2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32
-    assert needed_bytes(plan.stages, {}) == (RESERVE_BYTES + 2 * 4 * values, ())
+    sizes = sizes_of(plan.stages, {}, CATALOG, {})
+    assert sizes == Sizes({fetch.id: Footprint(4 * values, 4 * values)})
     (architecture,) = LLAMA["architectures"]
     assert known_architectures(CATALOG.only(Operation.FETCH).description, None)(parse_model(source)) == architecture
     write(file, family="qwen2moe")

@@ -32,7 +32,8 @@ def test_every_manifest_can_be_planned(path: Path, monkeypatch: pytest.MonkeyPat
     manifest = read_manifest(path)
     check_choices(manifest.scoring, {name: task for name, (_, task) in CATALOG.tasks.items()})
     assert manifest.name == path.stem
-    assert len({stage.id for stage in plan(path).stages}) == len(plan(path).stages)
+    stages = plan(path).stages
+    assert len({stage.id for stage in stages}) == len(stages)
 
 
 def test_the_accuracy_manifest_measures_all_that_tracks_1_2_and_6_expect() -> None:

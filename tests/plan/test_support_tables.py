@@ -9,7 +9,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from harness.contract import BackendDescription, CheckpointFormat, DeviceKind, ImageDescription, LayerWidths, Reason
 from orchestrator.errors import BadImage
-from orchestrator.images.catalog import Image, ImageCatalog
+from orchestrator.images.catalog import ImageCatalog
+from orchestrator.images.image import Image
 from orchestrator.plan.support import (
     TABLE_NAME,
     Answer,

@@ -67,8 +67,8 @@ def test_markdown_has_the_interval_behind_its_score_and_its_value(sure):
 
 def test_the_page_has_the_same(sure):
     html = render_html(sure)
-    assert '<span class="interval">[80.7, 84.0]</span>' in html
-    assert '<span class="interval">[48.1, 52.2]</span>' in html
+    assert "<small>[80.7, 84.0]</small>" in html
+    assert "<small>[48.1, 52.2]</small>" in html
 
 
 def test_the_terminal_has_the_interval_below_its_score(sure):

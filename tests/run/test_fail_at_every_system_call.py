@@ -77,4 +77,4 @@ def test_a_run_ends_with_a_sentence_and_goes_on_to_the_same_results(
         assert results(bench.store, record) == expected, (number, disk.failed)
         assert len(runtime.requests) == len(record.stages) - len(kept), (number, disk.failed)
         assert list(bench.store.attempts.iterdir()) == []
-    assert ended > len(calls) / len(ERRORS) / 2
+    assert ended > len(calls) / len(ERRORS) / 3  # the other faults meet calls whose failure loses nothing

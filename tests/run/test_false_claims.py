@@ -17,6 +17,7 @@ from harness.contract import (
     CompressResult,
     DatasetDescriptor,
     Dtype,
+    EvaluateResult,
     Exported,
     ExportParameters,
     ExportResult,
@@ -30,14 +31,14 @@ from harness.contract import (
     WorkResult,
     describe_tree,
 )
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.run.claims import FalseClaim, check_content, false_claims
 from orchestrator.runtime.base import Invocation
 from orchestrator.store import FailureKind, RunRecord, StageStatus
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.safetensors_files import bf16, write_safetensors
 from tests.support.small_runs import MANIFEST, Bench
-from tests.support.stage_workers import honest_worker, write_descriptor
+from tests.support.stage_workers import honest_worker, questions, with_items, write_descriptor
 
 COMPRESS = "compress/tiny/sparsegpt-50%"
 LINEAR = "model.layers.0.mlp.up_proj.weight"
@@ -143,6 +144,33 @@ def test_a_false_word_about_a_compression_breaks_the_contract_and_names_the_fiel
     assert record.stages["evaluate/tiny/sparsegpt-50%/arc_easy"].status is StageStatus.BLOCKED
     assert record.stages["evaluate/tiny/dense/arc_easy"].status is StageStatus.DONE
     assert len(list(bench.store.artifacts.folder.iterdir())) == 4, "the model and three data sets, and nothing else"
+
+
+EVALUATED = "evaluate/tiny/dense/arc_easy"
+PROTOCOL = "choice/arc_easy@lm-eval-0.4.13"
+
+
+def by_another_metric(request: WorkRequest, made: WorkResult, output: Path) -> WorkResult:
+    assert isinstance(made, EvaluateResult)
+    return with_items(made.model_copy(update={"metric": "acc"}), output, questions([True, False], "acc"))
+
+
+def by_another_protocol(request: WorkRequest, made: WorkResult, output: Path) -> WorkResult:
+    return made.model_copy(update={"protocol": f"{PROTOCOL}-mine"})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (by_another_metric, "result.metric is 'acc', and 'acc_norm' was asked for"),
+        (by_another_protocol, f"result.protocol is '{PROTOCOL}-mine', and '{PROTOCOL}' was asked for"),
+    ],
+)
+def test_an_evaluation_by_another_metric_or_protocol_than_the_tasks_is_refused(
+    bench: Bench, change: Callable[[WorkRequest, WorkResult, Path], WorkResult], words: str
+) -> None:
+    record = bench.run(FakeRuntime(telling(EVALUATED, change)))
+    assert refused(record, EVALUATED) == words
 
 
 def test_a_copy_of_the_input_that_claims_nothing_is_taken_for_what_it_is(bench: Bench) -> None:

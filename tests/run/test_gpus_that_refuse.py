@@ -10,7 +10,8 @@ from harness.contract import DeviceKind
 from orchestrator.checks.machine import Finding, diagnose
 from orchestrator.cli.app import app
 from orchestrator.errors import BadManifest
-from orchestrator.host.devices import choose_device, find_gpus
+from orchestrator.host.devices import choose_device
+from orchestrator.host.gpus import find_gpus
 from tests.support.fake_gpus import QUESTIONS, FakeGpu, install_host
 
 IMAGES = Path(__file__).parents[2] / "images"

@@ -19,6 +19,7 @@ from harness.contract import (
 from orchestrator.host.owner import Owner
 from orchestrator.store import Store
 from orchestrator.store.history import all_runs
+from orchestrator.store.journal import JOURNAL_NAME
 from tests.support.disk_calls import Call, DiskCalls
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.small_runs import Bench
@@ -67,6 +68,12 @@ def finished(store: Store) -> set[str]:
     return {path.name for path in store.stages.glob("*") if not path.name.startswith(".") and store.find(path.name)}
 
 
+def following(watched: Watched, place: int) -> Call | None:
+    """What the same thread does next."""
+    thread = watched.calls[place].thread
+    return next((one for one in watched.calls[place + 1 :] if one.thread == thread), None)
+
+
 def test_every_state_can_be_read_and_no_finished_stage_is_lost(watched: Watched) -> None:
     before: set[str] = set()
     for state in watched.states:
@@ -108,17 +115,24 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(watched: Watched) -> None
     assert renamed > 5
 
 
+def test_what_became_of_a_stage_is_on_the_disk_before_anything_else_is_done(watched: Watched) -> None:
+    noted = [n for n, one in enumerate(watched.calls) if one.name == "append" and one.path.name == JOURNAL_NAME]
+    synced = [n for n in noted if following(watched, n) == Call("fsync", watched.calls[n].path)]
+    began = 2 * len(finished(watched.store)) - 2  # of the second run, two were there already
+    assert len(noted) - len(synced) == began
+
+
 def test_what_moves_into_the_store_has_its_name_on_the_disk_before_anything_else_happens(watched: Watched) -> None:
     for shelf in (watched.store.stages, watched.store.artifacts.folder):
         moved = [n for n, one in enumerate(watched.calls) if one.target is not None and one.target.parent == shelf]
         assert len(moved) >= 2
         for place in moved:
-            same_thread = (one for one in watched.calls[place + 1 :] if one.thread == watched.calls[place].thread)
-            assert next(same_thread) == Call("fsync", shelf)
+            assert following(watched, place) == Call("fsync", shelf)
 
 
 def test_nothing_that_is_read_later_is_written_in_place(watched: Watched) -> None:
-    """Only in an attempt's own folder, which nobody reads, and locks, which hold nothing."""
+    """Only in an attempt's own folder, which nobody reads, locks, which hold nothing, and a journal, whose lines have
+    seals and which ends with its run."""
     apart = (watched.store.attempts, watched.store.locks)
     written = [one.path for one in watched.calls if one.name == "write"]
     elsewhere = [path for path in written if not any(path.is_relative_to(folder) for folder in apart)]

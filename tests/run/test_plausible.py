@@ -29,10 +29,10 @@ from harness.contract import (
 from harness.contract.measurement import MemoryParts
 from harness.contract.result import Result
 from orchestrator.figures.checking import Kept, check
-from orchestrator.figures.outcomes import Contradiction
-from orchestrator.host.devices import Gpu
+from orchestrator.figures.items_file import Contradiction
+from orchestrator.host.gpus import Gpu
 from orchestrator.host.memory import machine_bytes
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.run import plausible
 from orchestrator.run.plausible import implausible
 from orchestrator.runtime.base import Completed, Ending, Invocation, Lifetime

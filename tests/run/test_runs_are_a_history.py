@@ -205,7 +205,7 @@ def test_the_content_of_a_local_model_folder_is_a_fact(bench: Bench, tmp_path: P
         (folder / "config.json").write_text(weights, encoding="utf-8")
         manifest = Manifest.model_validate({**MANIFEST, "models": [{"name": "m", "source": f"dir:{folder}"}]})
         plan = build_plan(manifest, bench.catalog, bench.device.device, None)
-        resolved = facts.resolve_facts(manifest, plan, "fake", bench.device, "nowhere", {})
+        resolved = facts.resolve_facts(manifest.digest, plan, "fake", bench.device, "nowhere", {})
         digests.add((resolved.manifest_digest, resolved.plan_digest))
     assert len({digest for digest, _ in digests}) == 1
     assert len({digest for _, digest in digests}) == 2

@@ -21,7 +21,7 @@ from harness.contract import (
 from orchestrator.errors import HostFault, Interrupted, StoreError
 from orchestrator.evidence.value import Variant
 from orchestrator.report.building import build_report
-from orchestrator.store import FailureKind, Provenance, StageRecord, StageStatus, Store
+from orchestrator.store import FailureKind, Provenance, RunRecord, StageRecord, StageStatus, Store
 from orchestrator.tracks import Track
 from tests.support.fake_runtime import FakeRuntime, Misbehaviour
 from tests.support.small_runs import MANIFEST, Bench
@@ -162,6 +162,38 @@ def test_an_interruption_keeps_what_was_finished(bench: Bench) -> None:
     worker = Counting()
     assert bench.run(FakeRuntime(worker)).complete
     assert "fetch/tiny" not in worker.ran
+
+
+def test_what_is_at_work_stands_in_the_record_with_its_key_and_since_when(bench: Bench) -> None:
+    seen: dict[str, RunRecord] = {}
+
+    def looking(request: WorkRequest, output: Path) -> WorkResult | ErrorEvent:
+        seen[request.id] = bench.store.runs.load("last")
+        return honest_worker(request, output)
+
+    ended = bench.run(FakeRuntime(looking))
+    for stage, record in seen.items():
+        state = record.stages[stage]
+        assert (state.status, state.key) == (StageStatus.RUNNING, ended.stages[stage].key)
+        assert state.started is not None
+        assert record.created <= state.started <= record.updated
+        assert ended.stages[stage].started == state.started
+    fetched = seen["fetch/tiny"].stages
+    assert fetched["compress/tiny/sparsegpt-50%"].status is StageStatus.PENDING
+    assert {state.started for state in bench.run(FakeRuntime(honest_worker)).stages.values()} == {None}
+
+
+def test_what_a_run_goes_on_with_keeps_when_it_was_at_work(bench: Bench) -> None:
+    def interrupted(request: WorkRequest, output: Path) -> WorkResult | ErrorEvent:
+        if request.id == "compress/tiny/sparsegpt-50%":
+            raise KeyboardInterrupt
+        return honest_worker(request, output)
+
+    with pytest.raises((Interrupted, KeyboardInterrupt)):
+        bench.run(FakeRuntime(interrupted))
+    before = bench.store.runs.load("last").stages["fetch/tiny"].started
+    assert before is not None
+    assert bench.run(FakeRuntime(honest_worker)).stages["fetch/tiny"].started == before
 
 
 def test_two_orchestrators_on_one_store_share_the_work(bench: Bench) -> None:

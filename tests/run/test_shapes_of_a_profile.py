@@ -7,7 +7,8 @@ import pytest
 from harness.architectures.shape import Shape, read_shape
 from harness.checkpoint import open_checkpoint, read_config
 from harness.contract import CheckpointDescriptor, Dtype, Memory, ProfileParameters, ProfileResult
-from harness.contract.claims import Matrices, count_claims
+from harness.contract.claims import count_claims
+from harness.contract.matrices import Matrices
 from harness.profiling.macs import DENSITY, PAPER, SHAPE, count_macs
 from orchestrator.run.shapes import of_shapes
 from tests.support.quantized_weights import CASES, Case, publish_quantized

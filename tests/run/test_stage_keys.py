@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.contract import (
+    QuestionForm,
     WorkRequest,
     WorkResult,
     digest_of,
@@ -212,7 +213,7 @@ def test_a_plan_says_in_words_why_a_stage_runs_again(
     edit(WANDA_FILE)
     manifest = tmp_path / "manifest.yaml"
     manifest.write_text(json.dumps(TWO_METHODS), encoding="utf-8")
-    monkeypatch.setattr(setups, "prepare_setup", lambda *_: bench.setup(FakeRuntime(honest_worker), TWO_METHODS))
+    monkeypatch.setattr(setups, "prepare_setup", lambda *_, **__: bench.setup(FakeRuntime(honest_worker), TWO_METHODS))
     shown = CliRunner().invoke(app, ["plan", str(manifest)])
     assert shown.exit_code == 0, shown.output
     lines = [line.strip() for line in shown.stdout.splitlines()]
@@ -252,8 +253,20 @@ def test_a_fetch_depends_on_the_descriptions_of_what_it_may_deliver_alone(bench:
         changed = image.model_copy(update={"datasets": datasets})
         return key_material(stage, changed, ImageIdentity("image:1"), {}, "cpu")
 
+    def read_otherwise(name: str) -> dict[str, Any]:
+        (one,) = [one for one in image.datasets if one.name == name]
+        splits = {
+            split: where.model_copy(update={"question": QuestionForm(text="$passage")})
+            for split, where in one.splits.items()
+        }
+        changed = one.model_copy(update={"licence": "another", "splits": splits})
+        datasets = tuple(changed if other.name == name else other for other in image.datasets)
+        described = image.model_copy(update={"datasets": datasets})
+        return key_material(stage, described, ImageIdentity("image:1"), {}, "cpu")
+
     first = key_material(stage, image, ImageIdentity("image:1"), {}, "cpu")
     assert stage_key(described_otherwise("piqa")) == stage_key(first)
+    assert stage_key(read_otherwise("boolq")) == stage_key(first)
     for name in ("c4", "boolq"):
         expected = KeyChange(part=KeyPart.DATA, names=(f"{name}.hub_revision",))
         assert key_changes(first, described_otherwise(name)) == (expected,)

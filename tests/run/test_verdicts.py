@@ -36,7 +36,7 @@ from harness.contract import (
     TextFile,
 )
 from harness.contract.items import NOT_FINITE
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.run.verdict import judge
 from orchestrator.runtime.base import Completed, Ending, Invocation
 from orchestrator.stages import OUTPUT_NAME, STDERR_NAME, Limits
@@ -110,6 +110,7 @@ def test_agreement_of_stdout_file_and_status_is_a_result(tmp_path: Path) -> None
         ({"ending": Ending.TIMED_OUT, "final": None}, FailureKind.TIMED_OUT, "5 s"),
         ({"ending": Ending.CANCELLED, "final": None}, FailureKind.INTERRUPTED, "stopped"),
         ({"ending": Ending.KILLED_FOR_MEMORY, "exit_code": 137}, FailureKind.OUT_OF_MEMORY, "memory"),
+        ({"ending": Ending.KILLED_FOR_DISK, "exit_code": 137}, FailureKind.DISK_FULL, "the disk below its output"),
         ({"exit_code": -9, "final": None}, FailureKind.OUT_OF_MEMORY, "signal 9"),
         ({"exit_code": 1, "final": None}, FailureKind.CRASHED, "last words"),
         (

@@ -4,7 +4,9 @@ import json
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,7 +24,7 @@ from harness.contract import (
     describe_tree,
 )
 from orchestrator.evidence.reading import stored_results
-from orchestrator.runtime.base import Completed, Invocation
+from orchestrator.runtime.base import Completed, Ending, Invocation
 from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import FailureKind, RunRecord, StageStatus
 from orchestrator.store.cleaning import clean
@@ -229,6 +231,37 @@ def test_a_stored_stage_that_is_poisoned_is_made_again_and_stops_nothing(
     again = bench.run(FakeRuntime(honest_worker), SMALL)
     assert again.complete
     assert (again.stages[COMPRESS].status, again.stages["fetch/tiny"].status) == (StageStatus.DONE, StageStatus.CACHED)
+
+
+@pytest.mark.parametrize(("resume_bytes", "is_kept"), [(100, True), (65 * 2**20, False)])
+def test_what_filled_the_disk_goes_and_the_run_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, resume_bytes: int, is_kept: bool
+) -> None:
+    class Filling(Leaving):
+        def run(self, invocation: Invocation, on_event: Callable[[Event], None], cancel: object) -> Completed:
+            completed = super().run(invocation, on_event, cancel)
+            fills = invocation.stage == COMPRESS
+            return replace(completed, ending=Ending.KILLED_FOR_DISK, final=None) if fills else completed
+
+    def leave(output: Path) -> None:
+        (output / RESUME_NAME).mkdir()
+        (output / RESUME_NAME / "so far").write_bytes(b"x" * resume_bytes)
+        (output / ARTIFACT_NAME / "filling").touch()
+
+    def usage(path: Path) -> SimpleNamespace:
+        filled = any(bench.store.attempts.glob(f"*/{OUTPUT_NAME}/{ARTIFACT_NAME}/filling"))
+        return SimpleNamespace(free=0 if filled else TEBIBYTE)
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+
+    record = bench.run(Filling(leave), SMALL)
+
+    failure = record.stages[COMPRESS].failure
+    assert failure is not None
+    assert failure.kind is FailureKind.DISK_FULL
+    assert "the disk below its output was almost full" in failure.message
+    assert [path.name for path in bench.store.resumable.glob("*/*")] == (["so far"] if is_kept else [])
+    check_goes_on(bench, record)
 
 
 def test_a_lying_safetensors_header_is_refused(bench: Bench) -> None:

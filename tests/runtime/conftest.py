@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.contract import DatasetSource, Device, DeviceKind, EvaluateParameters, Event, FetchParameters, Operation
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.runtime.base import Completed, Invocation
 from orchestrator.runtime.docker import RUN_LABEL, DockerRuntime
 from orchestrator.runtime.process import RUNNING_NAME, ProcessRuntime

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.runtime import process
+from orchestrator.runtime import supervision
 from orchestrator.runtime.launch import Watch
 from orchestrator.runtime.stream import TextLog
 from orchestrator.stages import Limits
@@ -22,13 +22,13 @@ def test_output_that_nobody_had_read_when_the_worker_ended_is_all_handed_on(
     def wait_for_the_end(pid: int) -> bool:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT) is not None
 
-    monkeypatch.setattr(process, "_has_ended", wait_for_the_end)
+    monkeypatch.setattr(supervision, "_has_ended", wait_for_the_end)
     printed = bytearray()
     command = [sys.executable, "-c", f"print('a line of twenty byte\\n' * {LINES}, end='')"]
     listener = SimpleNamespace(feed=printed.extend, is_broken=False, has_answered=False)
     with (tmp_path / "stderr").open("w+b") as nothing:
         watch = Watch(Limits(), threading.Event(), listener)
-        outlets = process.Outlets(listener, TextLog(nothing))
-        ended = process._supervise(command, dict(os.environ), tmp_path, nothing, outlets, watch)
+        outlets = supervision.Outlets(listener, TextLog(nothing))
+        ended = supervision.supervise(command, dict(os.environ), tmp_path, nothing, outlets, watch)
     assert ended.exit_code == 0
     assert printed == b"a line of twenty byte\n" * LINES

@@ -4,8 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orchestrator.host.scratch import sweep_scratch
+import pytest
+
+from orchestrator.host.owner import Owner
+from orchestrator.host.scratch import scratch_path, sweep_all_scratch, sweep_scratch
 from orchestrator.runtime.base import RuntimeName
+from orchestrator.runtime.process import RUNNING_NAME, ProcessRuntime
+from orchestrator.runtime.survivors import INVOCATION_VARIABLE
 
 PROJECT = Path(__file__).parents[2]
 ORPHAN_MAKER = """
@@ -69,17 +74,33 @@ def test_the_worker_of_a_killed_orchestrator_is_swept(bench):
 
 
 def test_what_an_entry_calls_a_worker_s_folder_is_removed_by_its_name_alone(tmp_path: Path) -> None:
-    token = "0123456789abcdef" * 2
-    named, other, link = tmp_path / "llmcbench-0123456789abcdef", tmp_path / "other", tmp_path / "links"
+    owner, token = Owner.current(), "0123456789abcdef" * 2
+    named, other, link = tmp_path / scratch_path(owner, token).name, tmp_path / "other", tmp_path / "links"
     link.mkdir()
     for folder in (named, other):
         folder.mkdir()
         (folder / "file").touch()
     (link / named.name).symlink_to(other)
     for path in (other, link / named.name, named, named):
-        sweep_scratch(path, token)
+        sweep_scratch(path, owner, token)
     assert not named.exists()
     assert (other / "file").exists()
+
+
+def test_folders_of_the_dead_go_though_nobody_knows_their_work_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    me = Owner.current()
+    dead = me.model_copy(update={"start_ticks": me.start_ticks + 1})
+    kept = (scratch_path(me, "a" * 8), scratch_path(dead.model_copy(update={"host": "another"}), "b" * 8))
+    for path in (*kept, scratch_path(dead, "c" * 8), tmp_path / "llmcbench-0"):
+        path.mkdir()
+        (path / "file").touch()
+    scratch_path(dead, "d" * 8).symlink_to(kept[0])
+    sweep_all_scratch()
+    assert {*tmp_path.iterdir()} == {*kept, tmp_path / "llmcbench-0", scratch_path(dead, "d" * 8)}
+    assert (kept[0] / "file").exists()
 
 
 def test_the_worker_of_a_living_orchestrator_is_left_alone(bench):
@@ -89,3 +110,23 @@ def test_the_worker_of_a_living_orchestrator_is_left_alone(bench):
 
     assert swept == []
     assert completed.final.message == "answered"
+
+
+@pytest.mark.parametrize("damage", ["a pipe", "garbage", "a link"])
+def test_a_damaged_note_of_a_worker_goes_with_the_worker(tmp_path: Path, damage: str) -> None:
+    runtime, token = ProcessRuntime(tmp_path), "0123456789abcdef" * 2
+    note = tmp_path / RUNNING_NAME / f"{token}.json"
+    note.parent.mkdir()
+    match damage:
+        case "a pipe":
+            os.mkfifo(note)
+        case "garbage":
+            note.write_bytes(b"\xff\x00{")
+        case _:
+            note.symlink_to("/dev/null")
+    with subprocess.Popen(["sleep", "600"], env={INVOCATION_VARIABLE: token, "PATH": os.environ["PATH"]}) as worker:
+        runtime.sweep()
+        assert os.path.lexists(note)
+        worker.kill()
+    runtime.sweep()
+    assert not os.path.lexists(note)

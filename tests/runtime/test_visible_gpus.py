@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.contract import Device, DeviceKind
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.runtime.environments import WorkerEnvironment
 from orchestrator.runtime.launch import Launch
 from orchestrator.runtime.process import _variables

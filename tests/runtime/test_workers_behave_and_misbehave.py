@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -21,12 +22,13 @@ from harness.contract import (
     UnsafeTree,
     describe_tree,
 )
+from orchestrator.host.files import size_bytes
 from orchestrator.host.worker_user import worker_user
 from orchestrator.runtime.base import Ending
 from orchestrator.runtime.docker import container_options
 from orchestrator.runtime.environments import WorkerEnvironment
 from orchestrator.runtime.identity import find_identity
-from orchestrator.runtime.launch import Launch
+from orchestrator.runtime.launch import Launch, Watch
 from orchestrator.runtime.process import _variables
 from orchestrator.runtime.reach import Reach, reach_of
 from orchestrator.stages import Limits
@@ -129,6 +131,29 @@ def test_a_worker_that_prints_without_end_is_killed_although_nobody_reads_on(ben
 
     assert (completed.ending, completed.exit_code) == (Ending.BROKE_CONTRACT, -9)
     assert completed.violation == "a line of more than 1 MiB"
+
+
+def test_a_worker_that_fills_the_disk_is_killed_while_some_is_left(bench, monkeypatch):
+    disk_bytes = 160 * MEBIBYTE
+    monkeypatch.setattr("orchestrator.runtime.launch.free_bytes", lambda folder: disk_bytes - size_bytes(folder))
+    invocation = bench.invocation("fill")
+
+    completed = bench.run(invocation)
+
+    assert (completed.ending, completed.exit_code, completed.final) == (Ending.KILLED_FOR_DISK, -9, None)
+    assert disk_bytes - 64 * MEBIBYTE < size_bytes(invocation.output)
+
+
+def test_where_little_is_free_a_worker_may_take_half_of_it(tmp_path, monkeypatch):
+    free = [20 * MEBIBYTE]
+    monkeypatch.setattr("orchestrator.runtime.launch.free_bytes", lambda folder: free[-1])
+    watch = Watch(Limits(), threading.Event(), SimpleNamespace(is_broken=False, has_answered=False), tmp_path)
+
+    assert watch.due() is None
+    free.append(10 * MEBIBYTE)
+    assert watch.due() is None
+    free.append(10 * MEBIBYTE - 1)
+    assert watch.due() is signal.SIGKILL
 
 
 def test_what_a_worker_buries_in_its_scratch_is_removed(processes, monkeypatch, tmp_path):
@@ -239,9 +264,25 @@ def test_only_fetch_gets_hub_access_and_the_package_sources(bench, monkeypatch):
     fetching = json.loads(message_of(bench.fetch("show_self")))["environment"]
     working = json.loads(message_of(bench.do("show_self")))["environment"]
 
-    granted = {"HF_TOKEN": "granted", "PIP_INDEX_URL": "https://packages.example/simple", "HF_HUB_OFFLINE": "0"}
+    granted = {"HF_TOKEN": "[withheld]", "PIP_INDEX_URL": "https://packages.example/simple", "HF_HUB_OFFLINE": "0"}
     assert granted.items() <= fetching.items()
     assert not {"HF_TOKEN", "PIP_INDEX_URL"} & working.keys()
+
+
+def test_the_secrets_of_a_fetch_are_in_nothing_that_is_kept_or_shown(bench, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_AVeryGoodToken")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://somebody:a%20password@packages.example/simple")
+
+    completed = bench.fetch("tell_secrets")
+
+    place = "https://somebody:[withheld]@packages.example/simple"
+    assert message_of(completed) == f"401 for [withheld] at {place}"
+    assert [event.message for event in bench.events][:1] == ["logged in with [withheld]"]
+    folder = bench.root / "run-1"
+    assert (folder / "stderr.log").read_text() == f"the token is [withheld], the index {place}\n"
+    kept = [path.read_bytes() for path in folder.iterdir() if path.is_file()]
+    assert len(kept) == 3
+    assert not [secret for text in kept for secret in (b"hf_AVery", b"a%20password") if secret in text]
 
 
 @pytest.mark.parametrize(

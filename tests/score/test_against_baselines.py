@@ -113,6 +113,17 @@ def test_a_comparison_with_the_baseline_says_it_too(tmp_path):
     assert not any("does not beat" in one for one in compare(*reversed(sides), Mode.PAPER, QUICK).warnings)
 
 
+@pytest.mark.parametrize("factor", [1.05, 1.096, 1.1, 1.2])
+def test_a_comparison_says_of_the_baseline_what_the_scores_say(tmp_path, factor):
+    """Also where the difference is less than a point."""
+    made = run_of(tmp_path, factor)
+    _, found = judged(made)
+    evidence = made.evidence(QUICK)
+    document = compare(Side(evidence, GPTQ), Side(evidence, RTN), Mode.PAPER, QUICK)
+    warned = [one for one in document.warnings if "beat" in one]
+    assert warned == [f"gptq W4A16 {one.sentence}" for one in found.values() if one.sentence is not None]
+
+
 def text_of(blocks):
     import io
 

@@ -1,6 +1,7 @@
 """What a file of claims states gets a verdict from intervals of the same draws, or the reason why there is none."""
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from orchestrator.evidence.categories import Category, category_of
 from orchestrator.evidence.draws import Draws
 from orchestrator.evidence.reading import Evidence
 from orchestrator.evidence.resampling import Resampling
-from orchestrator.evidence.value import DENSE, Measurement, Value, Values, Variant
+from orchestrator.evidence.value import DENSE, NOT_MEASURED, Measurement, Value, Values, Variant
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import shipped_claims, shipped_images, shipped_manifests
 from orchestrator.manifest import read_manifest
 from orchestrator.plan import build_plan
+from orchestrator.score.categories import category_scores
 from orchestrator.score.claims import RunClaims, Verdict, judge
 from orchestrator.score.claims_file import Bounds, ClaimsFile, read_claims
 from orchestrator.stages import Turn
@@ -82,6 +84,16 @@ def test_an_interval_that_holds_a_bound_tells_nothing(evidence: Evidence) -> Non
     document = judge(stated(a=side("pruned"), value={"at_least": figure}), evidence)
     assert verdict(document) is Verdict.CANNOT_TELL
     assert not document.all_met
+
+
+@pytest.mark.parametrize("of", ["pruned", "quantized", "all"])
+@pytest.mark.parametrize("take", ["mean", "best", "worst"])
+def test_each_side_has_an_interval_of_its_own(evidence: Evidence, of: str, take: str) -> None:
+    found = judge(stated(a=side(of, take=take), b=side("pruned"), difference={"at_least": 0}), evidence).findings[0]
+    for one in (found.a, found.b):
+        assert one is not None and one.interval is not None
+        assert one.interval_reason is None
+        assert one.interval.low <= one.value <= one.interval.high
 
 
 def test_what_two_variants_have_in_common_leaves_their_difference(evidence: Evidence) -> None:
@@ -176,6 +188,23 @@ def test_a_cost_of_one_round_tells_nothing(rounds: int, expected: Verdict) -> No
     assert found.verdict is expected
     assert found.figure == pytest.approx(150, rel=0.02)
     assert found.reason == (None if rounds > 1 else "one round: no interval")
+
+
+def test_a_category_has_a_figure_of_each_library_or_the_reason_why_not() -> None:
+    timed = speeds(3)
+    expectation = expect(Track.HARDWARE_ACCELERATION, ("tiny",), backends=("vllm", "native"))
+    found = category_scores(replace(timed, expectations=(expectation,)))
+    assert [(one.category, one.library) for one in found] == [
+        (Category.INT4, "vllm"),
+        (Category.INT4, "native"),
+        (Category.INT4, None),
+    ]
+    told, missing, over_all = found
+    assert told.figure is not None and over_all.figure is not None
+    assert told.figure.value == over_all.figure.value == pytest.approx(150, rel=0.02)
+    assert (told.reason, over_all.reason, missing.figure) == (None, None, None)
+    assert missing.reason == NOT_MEASURED
+    assert category_scores(replace(timed, expectations=())) == ()
 
 
 def test_agreement_is_kendalls_tau_between_two_orders(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from harness.contract import (
     WorkRequest,
     WorkResult,
 )
-from harness.contract.items import NOT_FINITE
+from harness.contract.items import NOT_FINITE, SegmentItem
 from orchestrator.cli.app import app
 from orchestrator.errors import BadManifest
 from orchestrator.images.catalog import ImageCatalog
@@ -27,6 +27,7 @@ from orchestrator.plan import build_plan
 from orchestrator.plan.choices import check_engine
 from orchestrator.report import RunReport
 from orchestrator.report.building import build_report
+from orchestrator.score import agreement
 from orchestrator.score.agreement import RunAgreement
 from orchestrator.stages import Plan
 from orchestrator.tracks import Track
@@ -50,12 +51,10 @@ def scoring_worker(request: WorkRequest, output: Path) -> WorkResult:
     if is_pruned(request) and engine == "vllm" and texts:
         raise RuntimeError("the kernel does not take this shape")
     found = OUTCOMES[engine]
-    protocol = result.protocol if engine == "transformers" else f"{engine}/{result.protocol}"
-    named = result.model_copy(update={"engine": engine, "protocol": protocol})
     if texts:
-        return with_items(named, output, segments([-pair[0] / 9 for pair in found[:3]]))
+        return with_items(result, output, segments([-pair[0] / 9 for pair in found[:3]]))
     lines = [question(pair) | {"index": n, "document": f"{n:x}"} for n, pair in enumerate(found)]
-    scored = with_items(named, output, [line for line in lines if line["correct"]])
+    scored = with_items(result, output, [line for line in lines if line["correct"]])
     write_items(output / result.items_file, lines)
     left_out = len(lines) - scored.items
     return scored.model_copy(
@@ -232,3 +231,11 @@ def test_outcomes_that_are_not_of_the_same_items_are_not_compared(bench: Bench) 
     bench.run(FakeRuntime(other_rows), BOTH)
     document = RunAgreement.model_validate_json(ask(bench, "agreement", "last", "--json"))
     assert {one.reason for one in document.tasks if one.variant.is_dense} == {"not of the same items"}
+
+
+def test_a_segment_that_an_engine_left_out_is_compared_by_no_likelihood() -> None:
+    scored = SegmentItem(index=3, negative_log_likelihood=2.5, tokens=7)
+    left_out = scored.model_copy(update={"negative_log_likelihood": None})
+    assert agreement._outcome(scored, "perplexity").log_likelihoods == (-2.5,)
+    assert agreement._outcome(left_out, "perplexity").log_likelihoods == (None,)
+    assert agreement._outcome(left_out, "perplexity").name == agreement._outcome(scored, "perplexity").name

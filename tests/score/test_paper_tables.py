@@ -8,6 +8,7 @@ from orchestrator.evidence.value import Variant
 from orchestrator.score.overall import score
 from orchestrator.score.paper import (
     Verdict,
+    column_protocols,
     load_table,
     load_tables,
     suspicious_cells,
@@ -162,7 +163,13 @@ def test_every_suspicious_column_is_one_of_its_tables_models():
         assert set(found.models) <= {row.model for row in table.rows}
         assert found.reason
     named = {(found.table, found.column) for found in suspicious_columns()}
-    assert named == {("track6", "truthfulness"), ("track1", "mnli")}
+    assert named == {("track6", "truthfulness"), ("track1", "mnli"), ("track4", "tera_macs")}
+
+
+def test_every_printed_column_has_its_protocol_once():
+    said = Counter((table, column) for one in column_protocols() for table in one.tables for column in one.columns)
+    printed = {(name, column.column) for name, table in load_tables().items() for column in table.columns}
+    assert said == dict.fromkeys(printed, 1)
 
 
 def test_the_printed_truthfulness_is_that_of_708_questions():

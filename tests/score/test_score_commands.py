@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.contract import ProfileResult, WorkRequest, WorkResult
+from harness.contract import EvaluateResult, ProfileResult, WorkRequest, WorkResult
 from orchestrator.cli.app import app
 from orchestrator.errors import BadManifest, CommandExit
 from orchestrator.evidence.categories import Category
@@ -19,7 +19,7 @@ from orchestrator.score.scores import RunScores
 from orchestrator.tracks import Track
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.small_runs import MANIFEST
-from tests.support.stage_workers import ITEMS, keeping_worker
+from tests.support.stage_workers import ITEMS, keeping_worker, with_items
 
 
 @pytest.fixture
@@ -83,7 +83,8 @@ def test_compare_with_another_run_of_other_limits_refuses_and_says_why(bench, as
     document = Comparison.model_validate_json(ask(*arguments, "--json"))
     easy = next(one for one in document.values if one.place.name == "arc_easy")
     assert easy.difference is None
-    assert easy.reason == "measured by different protocols: 'test/arc_easy' and 'test/arc_easy first 50'"
+    protocol = "choice/arc_easy@lm-eval-0.4.13"
+    assert easy.reason == f"measured by different protocols: '{protocol}' and '{protocol} first 50'"
     text = ask(*arguments)
     assert "warning: arc_easy of tiny: measured by different protocols" in " ".join(text.split())
     assert "A: sparsegpt 50% of small-" in text
@@ -127,15 +128,30 @@ def test_what_any_worker_remarks_stands_beside_its_stage_and_with_its_values(ben
     }
 
 
+SECOND_HALF_ALONE = {
+    "index": 0,
+    "document": "d",
+    "log_likelihoods": [-2.0, -3.0, -1.0, -1.0],
+    "gold": 0,
+    "picked": 0,
+    "mc1_choices": 2,
+    "mc2_true": [0],
+    "correct": {"mc2": 0.5},
+}
+
+
 def test_a_result_without_the_figure_that_counts_leaves_a_gap_with_the_reason(bench):
     def forgetful(request: WorkRequest, output: Path) -> WorkResult:
         result = keeping_worker(request, output)
+        if isinstance(result, EvaluateResult) and result.task == "truthfulqa":
+            return with_items(result, output, [SECOND_HALF_ALONE])
         return result.model_copy(update={"macs": {"macs/shape": 2048}}) if isinstance(result, ProfileResult) else result
 
-    asked = {**MANIFEST, "evaluate": {"tasks": ["wikitext2", "truthfulqa"]}}
+    tasks = {"evaluate": {"tasks": ["wikitext2", "truthfulqa"]}, "scoring": {"truthfulness": "mc1"}}
+    asked = {**MANIFEST, **tasks}
     report = build_report(bench.run(FakeRuntime(forgetful), asked), bench.store, bench.catalog)
     missing = {one.place.name: one.reason for score in report.scores for one in score.coverage.missing}
-    assert missing["truthfulqa"] == "evaluate/tiny/sparsegpt-50%/truthfulqa: the outcomes of its items give no mc2"
+    assert missing["truthfulqa"] == "evaluate/tiny/sparsegpt-50%/truthfulqa: the outcomes of its items give no mc1"
     assert missing["macs"] == "profile/tiny/sparsegpt-50%: the result has no macs/paper-bitops"
     counted = {one.place.name for score in report.scores for one in score.ratios}
     assert {"wikitext2", "disk_bytes"} <= counted

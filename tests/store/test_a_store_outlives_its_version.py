@@ -87,6 +87,14 @@ def alter(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(versioned.sealed(document) if was_sealed else document), encoding="utf-8")
 
 
+def damaged_run(bench: Bench, content: bytes) -> Path:
+    """A run beside the others whose record is `content`; returns that record's path."""
+    path = bench.store.runs.folder / "bad" / "run.json"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    return path
+
+
 def flip_digit(bench: Bench, record: RunRecord, stage: str = EVALUATE) -> str:
     """Alter the figure of a stored result; returns the stage's folder within the store."""
     key = record.stages[stage].key
@@ -146,25 +154,29 @@ def test_a_field_that_is_not_known_costs_nothing(bench: Bench, record: RunRecord
 def test_a_run_that_cannot_be_read_is_named_and_passed_over_by_all_but_who_asks_for_it(
     bench: Bench, record: RunRecord, damage: bytes
 ) -> None:
-    bad = bench.store.runs.folder / "bad" / "run.json"
-    bad.parent.mkdir()
-    bad.write_bytes(damage)
+    bad = damaged_run(bench, damage)
     listing = call("status", "--store", bench.root)
     assert listing.exit_code == 3
     assert record.run in listing.stdout
     [warning] = listing.stderr.splitlines()
     assert warning.startswith("warning: runs/bad cannot be read: ")
     assert "pydantic" not in warning
-    for command in (["score", "last", "--resamples", "100"], ["report", "last"], ["clean", "--dry-run"]):
-        found = call(*command, "--store", bench.root)
-        assert found.exit_code == 3
-        assert "runs/bad cannot be read" in found.stderr
     with pytest.raises(Unreadable, match="runs/bad") as refused:
         call("status", "bad", "--store", bench.root)
     assert "clean --run bad" in refused.value.hint
     clean(bench.store, drop_run="bad")
     assert not bad.parent.exists()
     assert call("status", "--store", bench.root).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "command", [["score", "last", "--resamples", "100"], ["report", "last"], ["clean", "--dry-run"]]
+)
+def test_a_command_about_other_runs_says_so_too(bench: Bench, record: RunRecord, command: list[str]) -> None:
+    damaged_run(bench, b"{")
+    found = call(*command, "--store", bench.root)
+    assert found.exit_code == 3
+    assert "runs/bad cannot be read" in found.stderr
 
 
 def test_cleaning_keeps_what_a_run_that_cannot_be_read_may_refer_to(bench: Bench, record: RunRecord) -> None:
@@ -241,7 +253,7 @@ def test_without_checkpoints_everything_is_scored_and_reported(bench: Bench, rec
     def report() -> RunReport:
         opened = open_run(bench.store, "last")
         assert opened.unreadable == ()
-        return build_report(opened.record, bench.store, bench.catalog)
+        return build_report(opened.record, bench.store, bench.catalog, quoted=False)  # data sets go, too
 
     before, scored = report(), scores(bench.root)
     shutil.rmtree(bench.store.artifacts.folder)

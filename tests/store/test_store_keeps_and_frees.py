@@ -3,8 +3,8 @@
 import hashlib
 import json
 import multiprocessing
+import operator
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
@@ -26,8 +26,7 @@ from harness.contract import (
     canonical_json,
     describe_tree,
 )
-from orchestrator.errors import Interrupted, StoreError
-from orchestrator.host import locks
+from orchestrator.errors import StoreError
 from orchestrator.manifest import Manifest, ModelEntry
 from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import (
@@ -72,14 +71,15 @@ def result_in(output: Path, descriptor: CheckpointDescriptor) -> ResultEvent:
     return final
 
 
-def provenance(key: str) -> Provenance:
-    return Provenance(stage="s", key=key, material={}, runtime="fake", host="h", started=now(), wall_seconds=1)
+def provenance(key: str, code: dict[str, str] | None = None) -> Provenance:
+    material = {} if code is None else {"code": code}
+    return Provenance(stage="s", key=key, material=material, runtime="fake", host="h", started=now(), wall_seconds=1)
 
 
-def put(store: Store, key: str, content: bytes = b"weights") -> StageRecord:
+def put(store: Store, key: str, content: bytes = b"weights", code: dict[str, str] | None = None) -> StageRecord:
     with store.attempt(key) as folder:
         final = result_in(folder / OUTPUT_NAME, checkpoint_in(folder / OUTPUT_NAME, content))
-        return store.commit(folder, final, provenance(key))
+        return store.commit(folder, final, provenance(key, code))
 
 
 def save_run(store: Store, name: str, *keys: str) -> None:
@@ -99,6 +99,15 @@ def save_run(store: Store, name: str, *keys: str) -> None:
     )
 
 
+def test_a_store_that_was_taken_away_does_not_come_back_as_an_empty_one(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.make()
+    store.root.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError), store.claim(KEY):
+        pass
+    assert not store.root.exists()
+
+
 def test_what_is_committed_is_found_whole_and_write_protected(tmp_path: Path) -> None:
     store = Store(tmp_path)
     record = put(store, KEY)
@@ -108,6 +117,28 @@ def test_what_is_committed_is_found_whole_and_write_protected(tmp_path: Path) ->
     assert weights.read_bytes() == b"weights"
     assert weights.stat().st_mode & 0o222 == 0
     assert list(store.attempts.iterdir()) == []
+
+
+def test_results_of_the_same_source_files_share_the_list_of_them_which_nobody_can_change(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    one, other, third = (
+        put(store, key * 64, code=code)
+        for key, code in (("a", {"x.py": "1"}), ("b", {"x.py": "1"}), ("c", {"x.py": "2"}))
+    )
+    read = [store.read(record.provenance.key) for record in (one, other, third)]
+    assert read == [one, other, third]
+    codes = [record.provenance.material["code"] for record in read if record is not None]
+    assert codes[0] is codes[1]
+    assert codes[2] == {"x.py": "2"}
+    for change in (
+        lambda: codes[0].update(x=1),
+        lambda: codes[0].pop("x.py"),
+        lambda: operator.setitem(codes[0], "x", 1),
+    ):
+        with pytest.raises(TypeError, match="make a copy"):
+            change()
+    assert read[0] is not None
+    assert Provenance.model_validate_json(read[0].provenance.model_dump_json()) == one.provenance
 
 
 def test_nothing_is_found_before_the_commit(tmp_path: Path) -> None:
@@ -287,19 +318,12 @@ def _die_within_an_attempt(root: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_claim_is_exclusive_says_that_it_waits_and_ends_with_cancellation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(locks, "_QUIET_SECONDS", 0.0)
+def test_a_claim_is_exclusive_and_who_comes_second_is_told_at_once(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    cancel = threading.Event()
-    with (
-        store.claim(KEY, threading.Event(), on_wait=lambda: pytest.fail("nobody else has it")),
-        store.claim(OTHER_KEY, threading.Event()),
-        pytest.raises(Interrupted),
-        store.claim(KEY, cancel, on_wait=cancel.set),
-    ):
-        pytest.fail("the second claim was granted")
+    with store.claim(KEY) as first, store.claim(OTHER_KEY) as other, store.claim(KEY) as second:
+        assert (first, other, second) == (True, True, False)
+    with store.claim(KEY) as again:
+        assert again
 
 
 def test_runs_are_found_by_name_beginning_and_last(tmp_path: Path) -> None:

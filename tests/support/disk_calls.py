@@ -18,7 +18,8 @@ _WRITES = os.O_WRONLY | os.O_RDWR
 
 @dataclass(frozen=True)
 class Call:
-    """`name` is `write` for a file that is opened for writing. `target` is where a rename leads."""
+    """`name` is `write` for a file that is opened for writing, and `append` for what is added to one that is open.
+    `target` is where a rename leads."""
 
     name: str
     path: Path
@@ -48,6 +49,7 @@ class DiskCalls:
         ours = {name: self._changing(name) for name in _CHANGING} | {
             "open": self._opening(os.open, lambda flags: bool(flags & _WRITES)),
             "fsync": self._sync(),
+            "write": self._appending(),
         }
         opened = self._opening(io.open, lambda mode="r": not set(mode).isdisjoint("wax+"))
         with mock.patch.multiple(os, **ours), mock.patch.object(io, "open", opened):
@@ -86,6 +88,19 @@ class DiskCalls:
 
         return call
 
+    def _appending(self) -> Callable[[int, bytes], int]:
+        real = os.write
+
+        def call(descriptor: int, content: bytes) -> int:
+            with self._lock:
+                made = Call("append", Path(f"/proc/self/fd/{descriptor}").resolve())
+                self._begin(made)
+                written = real(descriptor, content)
+                self._note(made, changed=True)
+                return written
+
+        return call
+
     def _sync(self) -> Callable[[int], None]:
         real = os.fsync
 
@@ -116,8 +131,8 @@ class DiskCalls:
 
 
 LASTING = {
-    errno.ENOSPC: ("write", "mkdir", "rename", "replace", "fsync"),
-    errno.EROFS: (*_CHANGING, "write"),
+    errno.ENOSPC: ("write", "append", "mkdir", "rename", "replace", "fsync"),
+    errno.EROFS: (*_CHANGING, "write", "append"),
 }
 """What a full and a read-only disk refuse, for as long as they are so."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from unittest import mock
 
 from harness.contract import DeviceKind
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.images.package_sources import PackageSources
 from orchestrator.runtime import environments
 from orchestrator.runtime.environments import Environments
@@ -15,14 +15,15 @@ from orchestrator.runtime.process import ENVIRONMENTS_NAME
 
 def stand_in(root: Path, image: Image, device: DeviceKind) -> None:
     """Let the store at `root` have an environment for the image's lock. What is in it are the tests' own packages."""
-    with mock.patch.object(environments, "run_uv", _instead_of_uv):
+    with mock.patch.object(environments, "run_uv", bare_environment):
         Environments(root / ENVIRONMENTS_NAME).prepare(image, device, lambda note: None)
 
 
-def _instead_of_uv(arguments: Sequence[str], sources: PackageSources) -> str:
+def bare_environment(arguments: Sequence[str], sources: PackageSources, *, python: str = sys.executable) -> str:
+    """In place of uv: an environment whose Python is another one, with nothing of its own in it."""
     if arguments[0] == "venv":
-        python = Path(arguments[-1]) / "bin" / "python"
-        python.parent.mkdir(parents=True)
-        python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n', encoding="ascii")
-        python.chmod(0o755)
+        starter = Path(arguments[-1]) / "bin" / "python"
+        starter.parent.mkdir(parents=True)
+        starter.write_text(f'#!/bin/sh\nexec {python} "$@"\n', encoding="ascii")
+        starter.chmod(0o755)
     return ""

@@ -7,7 +7,7 @@ real runtime writes, through the same `EventStream`, and can misbehave in the wa
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from harness.contract import (
     WorkRequest,
     harness_digest,
 )
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.runtime.base import Completed, Ending, Invocation, RuntimeName
 from orchestrator.runtime.stream import EventStream
 from orchestrator.stages import EVENTS_NAME, REQUEST_NAME, STDERR_NAME, ImageIdentity
@@ -50,15 +50,21 @@ class Misbehaviour(StrEnum):
 class FakeRuntime:
     """`handler` gets the request and the output folder, and returns the result or the error event.
 
-    An exception in the handler becomes an `internal` error, as in a real worker. `misbehave` is asked at each request.
+    An exception in the handler becomes an `internal` error, as in a real worker. `misbehave` is asked at each request;
+    `tell` gives the events that come before the answer, whose time it may take.
     The requests served are kept in `requests`.
     """
 
     def __init__(
-        self, handler: Handler, *, misbehave: Callable[[WorkRequest], Misbehaviour | None] = lambda _: None
+        self,
+        handler: Handler,
+        *,
+        misbehave: Callable[[WorkRequest], Misbehaviour | None] = lambda _: None,
+        tell: Callable[[WorkRequest], Iterable[Event]] = lambda _: (),
     ) -> None:
         self._handler = handler
         self._misbehave = misbehave
+        self._tell = tell
         self.requests: list[WorkRequest] = []
 
     @property
@@ -75,7 +81,7 @@ class FakeRuntime:
     def run(self, invocation: Invocation, on_event: Callable[[Event], None], cancel: threading.Event) -> Completed:
         """Answer the request in this thread."""
         begin = time.monotonic()
-        invocation.output.mkdir(parents=True, exist_ok=True)
+        invocation.output.mkdir(exist_ok=True)  # and no folder above it: a store that was taken away stays so
         inputs = {name: str(path) for name, path in invocation.inputs.items()}
         request = invocation.request(inputs, str(invocation.output))
         self.requests.append(request)
@@ -111,6 +117,8 @@ class FakeRuntime:
             return Ending.EXITED, int(ExitCode.RESULT)
         if misbehaviour is Misbehaviour.GARBAGE:
             stream.feed(b"Loading checkpoint shards: 100%\n")
+        for event in self._tell(request):
+            stream.feed(_line(event))
         final = self._answer(request, invocation)
         (invocation.output / RESULT_NAME).write_text(final.model_dump_json(), encoding="utf-8")
         stream.feed(_line(final) * (2 if misbehaviour is Misbehaviour.TWICE else 1))
@@ -127,16 +135,19 @@ class FakeRuntime:
         if isinstance(answer, ErrorEvent):
             return answer
         wall_seconds = time.monotonic() - begin
-        return ResultEvent(id=request.id, result=answer, environment=_environment(request), wall_seconds=wall_seconds)
+        return ResultEvent(
+            id=request.id, result=answer, environment=environment_of_a_fake(request), wall_seconds=wall_seconds
+        )
 
 
-def _environment(request: WorkRequest) -> Environment:
+def environment_of_a_fake(request: WorkRequest) -> Environment:
     return Environment(
         harness_digest=harness_digest(),
         python="fake",
         platform="fake",
         device_kind=request.device.kind,
         device_model="fake",
+        cpu_family="fake",
         threads=request.device.threads or 1,
         libraries={},
     )

@@ -27,6 +27,7 @@ class EngineArguments:
     skip_tokenizer_init: bool = False
     trust_remote_code: bool = False
     tensor_parallel_size: int = 1
+    distributed_executor_backend: str | None = None
     dtype: str = "auto"
     quantization: str | None = None
     seed: int = 0
@@ -63,7 +64,8 @@ class SamplingParams:
 
 @dataclass
 class FakeVllm:
-    """What the stand-in saw, and how it is to behave. `log_likelihood` gives (nats, rank) of a token at its place."""
+    """What the stand-in saw, and how it is to behave. `log_likelihood` gives (nats, rank) of a token at its place,
+    `likeliest` (token, nats) of the likeliest ones there, the first of which are given to who asks for some."""
 
     device_type: str = "cpu"
     loading: Callable[[], None] = lambda: None
@@ -72,6 +74,7 @@ class FakeVllm:
     cached_tokens: int = 0
     instant: bool = False
     log_likelihood: Callable[[list[int], int], tuple[float, int]] = lambda tokens, place: (-1.0, 1)
+    likeliest: Callable[[list[int], int], list[tuple[int, float]]] = lambda tokens, place: []
     arguments: list[EngineArguments] = field(default_factory=list)
     calls: list[tuple[list[list[int]], SamplingParams]] = field(default_factory=list)
     environments: list[dict[str, str]] = field(default_factory=list)
@@ -134,6 +137,15 @@ class FakeVllm:
             if len(prompt) >= limit:
                 raise ValueError(f"The decoder prompt (length {len(prompt)}) is longer than {limit}")
 
+    def _place(self, prompt: list[int], place: int, count: int) -> dict[int, SimpleNamespace]:
+        """The right token first, as in `LogprobsProcessor` (vllm/v1/engine/logprobs.py), then the likeliest."""
+        nats, rank = self.log_likelihood(prompt, place)
+        likeliest = self.likeliest(prompt, place)[:count]
+        return {
+            prompt[place]: SimpleNamespace(logprob=nats, rank=rank),
+            **{token: SimpleNamespace(logprob=one, rank=at) for at, (token, one) in enumerate(likeliest, 1)},
+        }
+
     def output(self, prompt: list[int], sampling: SamplingParams) -> SimpleNamespace:
         assert sampling.max_tokens is not None
         if not self.instant:
@@ -141,9 +153,7 @@ class FakeVllm:
         generated = sampling.max_tokens - (self.tokens_short if sampling.max_tokens > 1 else 0)
         places: list[Any] | None = None
         if sampling.prompt_logprobs is not None:
-            found = [self.log_likelihood(prompt, place) for place in range(1, len(prompt))]
-            entries = [SimpleNamespace(logprob=nats, rank=rank) for nats, rank in found]
-            places = [None, *({token: entry} for token, entry in zip(prompt[1:], entries, strict=True))]
+            places = [None, *(self._place(prompt, place, sampling.prompt_logprobs) for place in range(1, len(prompt)))]
         return SimpleNamespace(
             outputs=[SimpleNamespace(token_ids=[0] * generated)],
             num_cached_tokens=self.cached_tokens,

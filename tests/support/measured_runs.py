@@ -16,7 +16,8 @@ from orchestrator.evidence.pairing import paired_with_dense
 from orchestrator.evidence.reading import Evidence
 from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import DENSE, Value, Values, Variant
-from orchestrator.figures.outcomes import Outcomes, OutcomesFile, read_outcomes
+from orchestrator.figures.items_file import OutcomesFile
+from orchestrator.figures.outcomes import Outcomes, read_outcomes
 from orchestrator.tracks import Place, Track, expect
 
 WANDA = Variant(method="wanda", setting="50%")

@@ -86,5 +86,8 @@ def _first_of(annotation: Any) -> Iterator[Any]:
         yield tuple(range(1, len(arguments) + 1))
     elif isinstance(annotation, type) and issubclass(annotation, Enum):
         yield from annotation
+    elif isinstance(annotation, type) and issubclass(annotation, Frozen):
+        needed = {name: field.annotation for name, field in annotation.model_fields.items() if field.is_required()}
+        yield annotation.model_validate({name: next(_first_of(kind)) for name, kind in needed.items()})
     else:
         yield from {bool: (True,), int: (1,), float: (0.5,), str: ("x",)}.get(annotation, ())

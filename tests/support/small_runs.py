@@ -1,7 +1,7 @@
 """A small catalog of images, and runs of it on the fake runtime: neither Docker nor torch."""
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.contract import Device
@@ -17,6 +17,8 @@ from orchestrator.runtime.base import Runtime
 from orchestrator.store import RunRecord, Store
 
 IMAGES = Path(__file__).parents[2] / "images"
+CATALOG = ImageCatalog(IMAGES)
+"""Read once: what it holds cannot be changed."""
 
 MANIFEST = {
     "name": "small",
@@ -38,7 +40,7 @@ class Bench:
     """Runs manifests in one store."""
 
     root: Path
-    catalog: ImageCatalog = field(default_factory=lambda: ImageCatalog(IMAGES))
+    catalog: ImageCatalog = CATALOG
     device: ChosenDevice = CPU
     data: Path | None = None
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,20 +30,27 @@ from harness.contract import (
     EvaluateResult,
     FetchRequest,
     FetchResult,
+    FidelityRequest,
+    FidelityResult,
     Memory,
     PackageModel,
     ProfileResult,
     Sparsity,
     Speed,
+    StatesDescriptor,
+    StatesRequest,
+    StatesResult,
     WorkRequest,
     WorkResult,
     canonical_json,
     describe_tree,
 )
-from harness.contract.items import NOT_FINITE
-from tests.support.safetensors_files import bf16, write_safetensors
+from harness.contract.divergence import divergence_metrics
+from harness.contract.items import NOT_FINITE, FidelityItem
+from harness.contract.tasks import load_task
+from tests.support.safetensors_files import bf16, plain, write_safetensors
 
-Kind = TypeVar("Kind", CheckpointDescriptor, DatasetDescriptor)
+Kind = TypeVar("Kind", CheckpointDescriptor, DatasetDescriptor, StatesDescriptor)
 ITEMS = 60
 MEMORY = Memory(peak_memory_bytes=1000, method="peak-rss")
 
@@ -54,6 +62,10 @@ def honest_worker(request: WorkRequest, output: Path) -> WorkResult:
     if isinstance(request, CompressRequest):
         cost = CompressionCost(load_seconds=1, compress_seconds=2, save_seconds=1, memory=MEMORY)
         return CompressResult(artifact=_compressed(request, output), cost=cost)
+    if isinstance(request, StatesRequest):
+        return _kept(request, output)
+    if isinstance(request, FidelityRequest):
+        return _compared(request, output)
     pruned = is_pruned(request)
     if isinstance(request, EvaluateRequest):
         return _evaluated(request, output, pruned)
@@ -104,10 +116,10 @@ def keeping_worker(request: WorkRequest, output: Path) -> WorkResult:
     if not (isinstance(request, EvaluateRequest) and isinstance(result, EvaluateResult)):
         return result
     pruned = is_pruned(request)
-    if request.parameters.task == "wikitext2":
+    if result.metric == "perplexity":
         items = segments([2.0 + 0.1 * (index % 7) + 0.2 * pruned for index in range(ITEMS)])
     else:
-        items = questions([index % 2 == 0 and not (pruned and index % 3 == 0) for index in range(ITEMS)])
+        items = questions([index % 2 == 0 and not (pruned and index % 3 == 0) for index in range(ITEMS)], result.metric)
     return with_items(result, output, items[: request.parameters.limit], available=ITEMS)
 
 
@@ -202,6 +214,78 @@ def _compressed(request: CompressRequest, output: Path) -> CheckpointDescriptor:
     )
 
 
+def _kept(request: StatesRequest, output: Path) -> StatesResult:
+    """States of four items, of three predicted tokens each: two values a state, eight tokens that there are."""
+    folder, items = output / ARTIFACT_NAME, 4
+    folder.mkdir()
+    states = {f"states.{number}": bf16(np.ones((3, 2))) for number in range(items)}
+    write_safetensors(folder / "states-00001.safetensors", states)
+    write_safetensors(folder / "head.safetensors", {"weight": bf16(np.ones((8, 2)))})
+    table = np.array([[number, 1, 3] for number in range(items)], np.int32)
+    text = {"requests": plain("I32", table), "tokens": plain("I32", np.zeros(4 * items, np.int32))}
+    write_safetensors(folder / "tokens.safetensors", text)
+    described = StatesDescriptor(
+        files=describe_tree(folder),
+        checkpoint=_descriptor(request.inputs["checkpoint"]).digest,
+        dataset=DatasetDescriptor.model_validate_json(
+            (Path(request.inputs["dataset"]) / DESCRIPTOR_NAME).read_bytes()
+        ).digest,
+        task=request.parameters.task,
+        protocol="ppl/test",
+        items=items,
+        items_available=items,
+        requests=items,
+        tokens=3 * items,
+        hidden_size=2,
+        vocabulary_size=8,
+        dtype=Dtype.BFLOAT16,
+        batch_tokens=64,
+    )
+    return StatesResult(
+        artifact=write_descriptor(folder, described),
+        dtype=Dtype.BFLOAT16,
+        dtype_reason="test",
+        load_seconds=0,
+        score_seconds=0,
+    )
+
+
+def _compared(request: FidelityRequest, output: Path) -> FidelityResult:
+    """Divergences of 0.01 to 0.12 nats, token by token."""
+    states = StatesDescriptor.model_validate_json((Path(request.inputs["states"]) / DESCRIPTOR_NAME).read_bytes())
+    items = [
+        FidelityItem(
+            index=index,
+            tokens=3,
+            divergences=[(3 * index + token + 1) / 100 for token in range(3)],
+            same_top=2,
+            right_probability=1.0,
+            dense_right_probability=1.3,
+            squared_change=0.03,
+            nats=3.3 + 0.1 * index,
+            dense_nats=3.0,
+        )
+        for index in range(states.items)
+    ]
+    write_items(output / "items.jsonl.zst", (item.model_dump(mode="json") for item in items))
+    return FidelityResult(
+        task=request.parameters.task,
+        engine=request.parameters.engine,
+        protocol=request.parameters.protocol_of(f"kl/{states.protocol}"),
+        states=states.digest,
+        metrics=divergence_metrics(items),
+        items=len(items),
+        items_available=states.items_available,
+        tokens=sum(item.tokens for item in items),
+        items_file="items.jsonl.zst",
+        dtype=Dtype.BFLOAT16,
+        dtype_reason="test",
+        wall_seconds=0,
+        load_seconds=0,
+        score_seconds=0,
+    )
+
+
 def _descriptor(folder: str) -> CheckpointDescriptor:
     return CheckpointDescriptor.model_validate_json((Path(folder) / DESCRIPTOR_NAME).read_bytes())
 
@@ -224,20 +308,23 @@ def _fetched(request: FetchRequest, output: Path) -> Descriptor:
     )
 
 
+_task = cache(load_task)
+
+
 def _evaluated(request: EvaluateRequest, output: Path, pruned: bool) -> EvaluateResult:
     """Of 20 items: a perplexity of 9, of 10 when pruned; 10 right answers, 9 when pruned."""
-    perplexity = request.parameters.task == "wikitext2"
-    metric = "perplexity" if perplexity else "acc_norm"
+    task = _task(request.parameters.task)
     items = (
         segments([math.log(10 if pruned else 9)] * 20)
-        if perplexity
-        else questions([True] * (10 - pruned) + [False] * (10 + pruned))
+        if task.metric == "perplexity"
+        else questions([True] * (10 - pruned) + [False] * (10 + pruned), task.metric)
     )
     result = EvaluateResult(
-        task=request.parameters.task,
-        protocol=f"test/{request.parameters.task}",
-        metric=metric,
-        metrics={metric: 0},
+        task=task.name,
+        engine=request.parameters.engine,
+        protocol=request.parameters.protocol_of(task.protocol),
+        metric=task.metric,
+        metrics={task.metric: 0},
         items=1,
         items_available=1,
         items_file="items.jsonl.zst",

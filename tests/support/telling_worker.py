@@ -59,7 +59,9 @@ def _compressed(result: CompressResult, folder: Path) -> CompressResult:
             "save_seconds": 3.3,
             "recovery_seconds": 20.4,
             "resumed_blocks": 5,
-            "memory": Memory(peak_memory_bytes=700 * 2**20, method="peak-rss"),
+            "memory": Memory(
+                peak_memory_bytes=700 * 2**20, method="peak-rss", per_device_bytes=(300 * 2**20, 400 * 2**20)
+            ),
             "bounds": (_bound("weights of the blocks read", 71, "bytes/s"),),
         }
     )
@@ -129,7 +131,9 @@ def _memory(unit: int, pruned: bool) -> tuple[Memory, MemoryParts, MemoryPredict
         activation_bytes=13 * unit + pruned,
         free_bytes=3000 * unit + pruned,
     )
-    return Memory(peak_memory_bytes=sum(one or 0 for one in held), method="peak-rss"), parts, predicted
+    each = (33 * unit + pruned, 35 * unit + 2 * pruned)
+    peak = Memory(peak_memory_bytes=sum(one or 0 for one in held), method="peak-rss", per_device_bytes=each)
+    return peak, parts, predicted
 
 
 def _timed(result: BenchmarkResult, request: BenchmarkRequest, pruned: bool) -> BenchmarkResult:

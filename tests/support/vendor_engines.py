@@ -73,16 +73,20 @@ def benchmark_request(checkpoint: Path, **parameters: Any) -> BenchmarkRequest:
 
 
 def work(request: BenchmarkRequest, folder: Path) -> Ended:
-    """One request to `python -m harness` in a process of its own, as an image that offers every backend."""
-    image = folder / "image.toml"
+    """One request to `python -m harness` in a process of its own, as an image that offers every backend.
+
+    Its temporary folder is below `folder`, as an orchestrator's worker has one of its own, which goes with it.
+    """
+    image, temporary = folder / "image.toml", folder / "temporary"
     write_every_image(image)
+    temporary.mkdir(exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-m", "harness"],
         input=request.model_dump_json(),
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"LLMCBENCH_IMAGE": str(image)},
+        env=os.environ | {"LLMCBENCH_IMAGE": str(image), "TMPDIR": str(temporary)},
     )
     lines = done.stdout.splitlines()
     ended = bool(lines) and json.loads(lines[-1])["event"] in ("result", "error")

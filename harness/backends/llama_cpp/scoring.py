@@ -13,7 +13,7 @@ import torch
 from harness.backends.llama_cpp.loading import Prepared, load, notes_of, prepare
 from harness.backends.llama_cpp.session import Session
 from harness.contract import Device, Dtype
-from harness.evaluation.deployed import Asked, answer_in_batches
+from harness.evaluation.deployed import Asked, Distributions, answer_in_batches
 from harness.evaluation.engine import EngineFacts
 from harness.evaluation.prepared import Answer, TokenRequest
 
@@ -48,6 +48,14 @@ class LlamaCppScorer:
             WorkerError: llama.cpp did not compute it, for the reason that it logged.
         """
         return answer_in_batches(requests, self._answers, sequences=self.sequences, context_tokens=self.context_tokens)
+
+    def distributions(self, requests: Sequence[TokenRequest]) -> Iterator[Distributions]:
+        """The whole of each. Raises WorkerError as `score` does."""
+        for start in range(0, len(requests), self.sequences):
+            batch = requests[start : start + self.sequences]
+            rows = [[*one.context, *one.continuation[:-1]] for one in batch]
+            for number, first, logits in self.session.last_logits(rows, [len(one.continuation) for one in batch]):
+                yield Distributions(start + number, first, torch.from_numpy(logits))
 
     def _answers(self, asked: Sequence[Asked]) -> list[Answer]:
         places = [one.continuation for one in asked]

@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harness.backends.base import Backend, EngineInfo, ServeOrder, served_as_dense
+from harness.backends.base import Backend, EngineInfo, ServeOrder, TensorParallel, served_as_dense
 from harness.backends.differences import Batch, WholeBatchEngine, generate_offline
 from harness.backends.prompts import Prompts
-from harness.backends.serving_memory import ServingPeak, peaks_of_everything
+from harness.backends.serving_memory import ServingPeak, peaks_of_devices, peaks_of_everything
 from harness.backends.tensorrt_llm.loading import LoadedEngine, load_engine
 from harness.backends.tensorrt_llm.refusals import explain
 from harness.contract import CheckpointFormat, MemoryParts
+from harness.device_telemetry import gpu_uuids
 from harness.models.loading import select_device
-from harness.options import NoOptions
 
 NOT_RUN = (
     "not run by us: written to TensorRT-LLM's documented interface and tested against a stand-in;"
@@ -59,23 +59,31 @@ class TensorRtLlmEngine(WholeBatchEngine):
 
 
 @contextmanager
-def serve(order: ServeOrder[NoOptions]) -> Iterator[TensorRtLlmEngine]:
-    """See `harness.backends.base.Backend`. There are no options."""
+def serve(order: ServeOrder[TensorParallel]) -> Iterator[TensorRtLlmEngine]:
+    """See `harness.backends.base.Backend`."""
+    where = select_device(order.device, order.tensor_parallel)
+    split = order.tensor_parallel > 1
+    blocks = peaks_of_devices(gpu_uuids(where, order.tensor_parallel)) if split else peaks_of_everything(where)
     with (
-        ServingPeak(peaks_of_everything(select_device(order.device))) as peak,
+        ServingPeak(blocks) as peak,
         load_engine(order) as loaded,
     ):
         yield TensorRtLlmEngine(loaded, peak)
 
 
-BACKEND = Backend(NoOptions, serve)
+BACKEND = Backend(TensorParallel, serve)
 
 
 def _notes(loaded: LoadedEngine) -> tuple[str, ...]:
     packed = loaded.descriptor.format is not CheckpointFormat.DENSE
     return (
         NOT_RUN,
-        "PyTorch path with the library's own defaults, in one process (TLLM_WORKER_USE_SINGLE_PROCESS=1)",
+        "PyTorch path with the library's own defaults, "
+        + (
+            f"split over {loaded.gpus} GPUs by tensor parallelism, a process each"
+            if loaded.gpus > 1
+            else "in one process (TLLM_WORKER_USE_SINGLE_PROCESS=1)"
+        ),
         f"key-value cache of {loaded.kv_cache_tokens} tokens, reserved before the first run; no blocks are reused",
         *served_as_dense(loaded.descriptor),
         *([f"{loaded.descriptor.format.value} weights, computed with by the library's own kernels"] if packed else []),

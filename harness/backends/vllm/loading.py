@@ -1,6 +1,7 @@
 """One checkpoint in vLLM's offline engine: its process, which dtype, how much key-value cache, what it refuses.
 
-The engine runs in the worker's own process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`), so /dev/shm is not needed.
+The engine runs in the worker's own process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`), so /dev/shm is not needed; split over
+GPUs it has a process for each of them, and needs that.
 """
 
 import time
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.architectures.pruned_shapes import refuse_layer_widths
 from harness.backends.base import ServedWeights, products_in, served_as_dense
@@ -23,6 +24,9 @@ from harness.errors import BadCheckpoint, Unsupported
 from harness.models.loading import select_device
 from harness.profiling.profile import token_weight_bytes
 from harness.quantization.layouts import check_config
+
+if TYPE_CHECKING:
+    import torch
 
 _BLOCK_TOKENS = 128
 """The largest block of either build: 128 tokens on a CPU, 16 on a GPU."""
@@ -45,6 +49,7 @@ class LoadedEngine:
     eager: bool
     load_seconds: float
     weights: ServedWeights
+    gpus: int = 1
 
 
 @contextmanager
@@ -56,9 +61,12 @@ def load_engine(
     context_tokens: int,
     sequences: int,
     kv_tokens: int | None = None,
+    tensor_parallel: int = 1,
     **options: Any,
 ) -> Iterator[LoadedEngine]:
     """vLLM with the checkpoint, for `sequences` at once of `context_tokens` each. `options` are more of `LLM`'s.
+
+    Split over several GPUs (`tensor_parallel`), each of them has a process of its own, which ends with this one.
 
     `kv_tokens` None reserves keys and values for as many, in whole blocks; a spare block comes on top, and one for each
     sequence whose window may begin within a block (SlidingWindowSpec of vLLM). Nothing is reused between requests. On a
@@ -76,7 +84,7 @@ def load_engine(
     chosen, reason = _choose_dtype(descriptor, dtype)
     spare_blocks = _SPARE_BLOCKS + (sequences if config.get("sliding_window") else 0)
     kv_cache_tokens = (kv_tokens or sequences * _round_up(context_tokens)) + spare_blocks * _BLOCK_TOKENS
-    kv_cache_bytes = kv_cache_tokens * _kv_bytes_per_token(config, chosen)
+    kv_cache_bytes = kv_cache_tokens * _kv_bytes_per_token(config, chosen, tensor_parallel)
     eager = device.kind is DeviceKind.CPU
     arguments = {
         "model": str(checkpoint),
@@ -88,11 +96,13 @@ def load_engine(
         "max_model_len": context_tokens,
         "max_num_seqs": sequences,
         "enable_prefix_caching": False,
-        "kv_cache_memory_bytes": kv_cache_bytes,
+        "kv_cache_memory_bytes": kv_cache_bytes,  # of each GPU
         "disable_log_stats": True,
         **options,
     }
-    select_device(device)
+    if tensor_parallel > 1:
+        arguments |= {"tensor_parallel_size": tensor_parallel, "distributed_executor_backend": "mp"}
+    select_device(device, tensor_parallel)
     with _engine_environment(device):
         begin = time.perf_counter()
         with start_up_deadline("vLLM"):
@@ -105,10 +115,11 @@ def load_engine(
                 dtype_reason=reason,
                 vocabulary=int(config["vocab_size"]),
                 kv_cache_tokens=kv_cache_tokens,
-                kv_cache_bytes=kv_cache_bytes,
+                kv_cache_bytes=tensor_parallel * kv_cache_bytes,
                 eager=eager,
                 load_seconds=time.perf_counter() - begin,
-                weights=_weights(checkpoint, descriptor, chosen, device),
+                weights=_weights(checkpoint, descriptor, chosen, select_device(device, tensor_parallel)),
+                gpus=tensor_parallel,
             )
         finally:
             _stop(llm)
@@ -121,18 +132,22 @@ def loading_notes(loaded: LoadedEngine) -> tuple[str, ...]:
         "run eagerly, one operation after the other" if loaded.eager else "compiled, with vLLM's own defaults",
         f"key-value cache of {loaded.kv_cache_tokens} tokens, reserved before the first run",
     ]
+    if loaded.gpus > 1:
+        notes.append(
+            f"split over {loaded.gpus} GPUs by tensor parallelism, a process each; memory as their drivers tell it"
+        )
     notes += served_as_dense(descriptor)
     if descriptor.format is not CheckpointFormat.DENSE:
         notes.append(f"{descriptor.format.value} weights stay packed and are computed with by vLLM's own kernels")
     return tuple(notes)
 
 
-def _weights(checkpoint: Path, descriptor: CheckpointDescriptor, dtype: Dtype, device: Device) -> ServedWeights:
+def _weights(checkpoint: Path, descriptor: CheckpointDescriptor, dtype: Dtype, where: "torch.device") -> ServedWeights:
     """Products of quantized activations are of the library's own kernels."""
     whole = descriptor.quantization is None or descriptor.quantization.activation_bits == _WHOLE_BITS
     dense = whole or descriptor.format is CheckpointFormat.DENSE
     return ServedWeights(
-        token_weight_bytes(checkpoint, _VALUE_BYTES[dtype]), products_in(dtype, select_device(device)) if dense else ()
+        token_weight_bytes(checkpoint, _VALUE_BYTES[dtype]), products_in(dtype, where) if dense else ()
     )
 
 
@@ -175,14 +190,16 @@ def _round_up(tokens: int) -> int:
     return -(-tokens // _BLOCK_TOKENS) * _BLOCK_TOKENS
 
 
-def _kv_bytes_per_token(config: Mapping[str, Any], dtype: Dtype) -> int:
+def _kv_bytes_per_token(config: Mapping[str, Any], dtype: Dtype, gpus: int) -> int:
+    """On each of `gpus`, which have the key-value heads divided between them, or one of them each."""
     try:
         heads = int(config["num_attention_heads"])
         head_size = int(config.get("head_dim") or int(config["hidden_size"]) // heads)
         layers = int(config["num_hidden_layers"])
     except KeyError as missing:
         raise BadCheckpoint(f"config.json lacks {missing}", hint="fetch the checkpoint again") from missing
-    return 2 * layers * int(config.get("num_key_value_heads") or heads) * head_size * _VALUE_BYTES[dtype]
+    held = -(-int(config.get("num_key_value_heads") or heads) // gpus)
+    return 2 * layers * held * head_size * _VALUE_BYTES[dtype]
 
 
 @contextmanager
@@ -215,6 +232,7 @@ def _variables(device: Device, scratch: Path) -> dict[str, str]:
         "TRITON_CACHE_DIR": str(scratch / "triton"),
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "VLLM_CPU_INT4_W4A8": "0",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }
     if device.kind is DeviceKind.CPU:
         variables["OMP_NUM_THREADS"] = str(device.threads or available_threads())

@@ -4,13 +4,15 @@ import re
 
 from harness.backends import refusals
 from harness.contract import Reason
-from harness.errors import WorkerError
+from harness.errors import Unsupported, WorkerError
 
 _MEMORY = re.compile(
     r"out of memory|can't allocate memory|bad_alloc|No available memory for the cache blocks"
     r"|[Aa]vailable memory on node|Free memory on device|larger than the available KV cache memory"
     r"|KV cache is needed, which is larger",
 )
+_ABSENT_KERNEL = re.compile(r"'_C' object has no attribute '(cpu_\w+)'")
+"""Of its builds for CPUs the one for AVX2 lacks some, which shows when the first token is computed."""
 _REFUSALS: tuple[tuple[Reason, re.Pattern[str]], ...] = (
     (
         Reason.DTYPE,
@@ -44,4 +46,10 @@ _WORDING = refusals.Wording("vLLM", _MEMORY, _REFUSALS)
 
 def explain(failure: BaseException, *, doing: str) -> WorkerError:
     """The error to raise instead of `failure`, which vLLM ended with while `doing`."""
+    if absent := _ABSENT_KERNEL.search(str(failure)):
+        return Unsupported(
+            Reason.DEVICE,
+            f"vLLM's build for this processor lacks {absent[1]}, which this checkpoint needs; that for AVX-512 has it",
+            hint="use a processor with AVX-512, another backend, or `dense_fallback: true` under `benchmark`",
+        )
     return refusals.explain(failure, _WORDING, doing=doing)

@@ -4,17 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from harness.backends.base import Backend, EngineInfo, ServeOrder
+from harness.backends.base import Backend, EngineInfo, ServeOrder, TensorParallel
 from harness.backends.differences import Batch, WholeBatchEngine, generate_offline
 from harness.backends.prompts import Prompts
-from harness.backends.serving_memory import ServingPeak
+from harness.backends.serving_memory import ServingPeak, peaks_of_devices
 from harness.backends.vllm.loading import LoadedEngine, load_engine, loading_notes
 from harness.backends.vllm.refusals import explain
 from harness.backends.vllm.scoring import SCORING
 from harness.contract import MemoryParts
+from harness.device_telemetry import gpu_uuids
 from harness.errors import WorkerError
 from harness.models.loading import select_device
-from harness.options import NoOptions
 from harness.telemetry import PeakMemory
 
 _LISTED = 20
@@ -59,10 +59,13 @@ class VllmEngine(WholeBatchEngine):
 
 
 @contextmanager
-def serve(order: ServeOrder[NoOptions]) -> Iterator[VllmEngine]:
-    """See `harness.backends.base.Backend`. There are no options."""
+def serve(order: ServeOrder[TensorParallel]) -> Iterator[VllmEngine]:
+    """See `harness.backends.base.Backend`."""
+    where = select_device(order.device, order.tensor_parallel)
+    split = order.tensor_parallel > 1
+    blocks = peaks_of_devices(gpu_uuids(where, order.tensor_parallel)) if split else partial(PeakMemory, where)
     with (
-        ServingPeak(partial(PeakMemory, select_device(order.device))) as peak,
+        ServingPeak(blocks) as peak,
         load_engine(
             order.checkpoint,
             order.device,
@@ -70,10 +73,11 @@ def serve(order: ServeOrder[NoOptions]) -> Iterator[VllmEngine]:
             context_tokens=order.context_tokens,
             sequences=order.sequences,
             kv_tokens=order.kv_tokens,
+            tensor_parallel=order.tensor_parallel,
         ) as loaded,
     ):
         yield VllmEngine(loaded, peak)
 
 
-BACKEND = Backend(NoOptions, serve)
+BACKEND = Backend(TensorParallel, serve)
 __all__ = ["BACKEND", "SCORING"]

@@ -3,7 +3,7 @@
 `prepare` needs no weights, so it can run while the model loads.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, assert_never
 
@@ -42,10 +42,11 @@ class ModelFacts:
 
 
 class Prepared(PreparedTask[ItemT], Protocol[ItemT]):
-    """A prepared task, with what its result has to say. `truncated` items lose the beginning of a context."""
+    """A prepared task, with what its result has to say. `truncated` are the numbers of the items that
+    lose the beginning of a context."""
 
     details: ProtocolDetails
-    truncated: int
+    truncated: Collection[int]
     notes: tuple[str, ...]
 
 

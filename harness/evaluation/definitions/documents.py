@@ -6,20 +6,20 @@ a line feed in the original file.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.contract import ProtocolDetails, Reason
-from harness.contract.items import NOT_FINITE, PageItem
+from harness.contract.items import NOT_FINITE, PageItem, document_digest
 from harness.contract.tasks import WordPerplexityTask
 from harness.errors import Unsupported
 from harness.evaluation.definitions.encoding import EncodedPair, TextEncoder, Tokens
 from harness.evaluation.definitions.lm_eval_task import require_version, tasks_folder
 from harness.evaluation.definitions.segments import LARGEST_EXPONENT, no_likelihood, read_texts
-from harness.evaluation.outcomes import document_digest, finite_or_none
+from harness.evaluation.outcomes import finite_or_none
 from harness.evaluation.prepared import Answer, Summary, TokenRequest
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class PreparedDocuments:
 
     unit = "pages"
     item_type = PageItem
-    truncated = 0
+    truncated: Collection[int] = ()
     notes: tuple[str, ...] = ()
 
     def __init__(self, task: WordPerplexityTask, pages: Sequence[str], facts: "ModelFacts", *, available: int) -> None:

@@ -3,18 +3,18 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.contract import ProtocolDetails
-from harness.contract.items import NOT_FINITE, ORIGINAL, UNLABELLED, AttackedItem, ChoiceItem
+from harness.contract.items import NOT_FINITE, ORIGINAL, UNLABELLED, AttackedItem, ChoiceItem, document_digest
 from harness.contract.tasks import Task
 from harness.errors import BadCheckpoint
 from harness.evaluation.definitions.encoding import EncodedPair, TextEncoder
 from harness.evaluation.definitions.questions import Questions
 from harness.evaluation.definitions.rows import NO_TOKENS, TOO_LONG, nothing_left
-from harness.evaluation.outcomes import document_digest, finite_or_none, standard_error
+from harness.evaluation.outcomes import finite_or_none, standard_error
 from harness.evaluation.prepared import Answer, Summary, TokenRequest
 
 if TYPE_CHECKING:
@@ -88,8 +88,10 @@ class PreparedChoices:
         self.item_type: type[ChoiceItem] = AttackedItem if attacked else ChoiceItem
         self.available = available
         self.details = details.model_copy(update={"beginning_token": encoder.beginning_token})
-        self.truncated = sum(
-            any(pair.dropped_tokens(facts.context_length) for pair in item.all_pairs) for item in self._items
+        self.truncated: Collection[int] = tuple(
+            number
+            for number, item in enumerate(self._items)
+            if any(pair.dropped_tokens(facts.context_length) for pair in item.all_pairs)
         )
         self.notes: tuple[str, ...] = ()
 

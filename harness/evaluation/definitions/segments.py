@@ -11,7 +11,7 @@ tokens: so many tokens of the text are one segment fewer, and all of them are pr
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class PreparedSegments:
 
     unit = "segments"
     item_type = SegmentItem
-    truncated = 0
+    truncated: Collection[int] = ()
 
     def __init__(
         self,

@@ -92,6 +92,18 @@ class Forward:
         log_likelihoods, greedy = self._likelihood.of(read, layout.targets, layout.read_of)
         return self._leave(layout, trunk_tokens, torch.stack([log_likelihoods, greedy.float()]))
 
+    @torch.inference_mode()
+    def states(self, tokens: Tensor) -> Tensor:
+        """Last hidden states [rows, length, hidden] of plain sequences, int64 [rows, length]."""
+        with self._rotary.replaced() if self._rotary else nullcontext():
+            return self._likelihood.hidden(tokens)
+
+    @property
+    def head(self) -> torch.nn.Linear:
+        """What makes logits of the last hidden states."""
+        head: torch.nn.Linear = self._likelihood.head
+        return head
+
     def forget_trunk(self) -> None:
         self._trunk, self._trunk_layers = b"", []
 

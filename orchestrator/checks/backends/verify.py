@@ -23,7 +23,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.host import locks
 from orchestrator.host.devices import ChosenDevice
 from orchestrator.host.files import remove_if_there
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.run import resources
 from orchestrator.run.verdict import judge
 from orchestrator.runtime.base import Invocation, Runtime

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from harness.contract import BackendDescription, CheckpointFormat, Reason
 from orchestrator.errors import BadImage
-from orchestrator.images.catalog import Image
+from orchestrator.images.image import Image
 from orchestrator.plan.support.table import Answer, SupportRow, SupportTable
 
 TABLE_NAME = "support.toml"

@@ -34,6 +34,8 @@ class LiveDisplay:
         self._whole: TaskID | None = None
 
     def begin(self, stages: int) -> None:
+        if self._whole is not None:
+            self._bars.remove_task(self._whole)
         self._whole = self._bars.add_task("[bold]run", total=stages, unit="stages", left="")
         self._bars.start()
 

@@ -25,7 +25,7 @@ class PlainDisplay:
         self._last_line: dict[str, float] = {}
 
     def begin(self, stages: int) -> None:
-        self._total = stages
+        self._total, self._done = stages, 0
 
     def note(self, message: str) -> None:
         self._write(message)

@@ -5,9 +5,11 @@ each file names its table. They are checked with the functions that score a run:
 """
 
 from orchestrator.score.paper.tables import (
+    ColumnProtocol,
     PaperTable,
     SuspiciousCell,
     SuspiciousColumn,
+    column_protocols,
     load_table,
     load_tables,
     suspicious_cells,
@@ -16,11 +18,13 @@ from orchestrator.score.paper.tables import (
 from orchestrator.score.paper.verify import PaperRow, Verdict, verify, verify_table
 
 __all__ = [
+    "ColumnProtocol",
     "PaperRow",
     "PaperTable",
     "SuspiciousCell",
     "SuspiciousColumn",
     "Verdict",
+    "column_protocols",
     "load_table",
     "load_tables",
     "suspicious_cells",

@@ -138,6 +138,19 @@ class SuspiciousColumn(Frozen):
     reason: str
 
 
+class ColumnProtocol(Frozen):
+    """How the paper took the figures of some columns, as far as its text, its code and the figures show it.
+
+    `here` names the protocol, task or field of this project that is nearest.
+    """
+
+    tables: tuple[str, ...]
+    columns: tuple[str, ...]
+    protocol: str
+    here: str
+
+
+_PROTOCOLS: TypeAdapter[tuple[ColumnProtocol, ...]] = TypeAdapter(tuple[ColumnProtocol, ...])
 _COLUMNS: TypeAdapter[tuple[SuspiciousColumn, ...]] = TypeAdapter(tuple[SuspiciousColumn, ...])
 _CELLS: TypeAdapter[tuple[SuspiciousCell, ...]] = TypeAdapter(tuple[SuspiciousCell, ...])
 
@@ -148,3 +161,7 @@ def suspicious_cells() -> tuple[SuspiciousCell, ...]:
 
 def suspicious_columns() -> tuple[SuspiciousColumn, ...]:
     return _COLUMNS.validate_json((files("orchestrator.score.paper") / "suspicious_columns.json").read_bytes())
+
+
+def column_protocols() -> tuple[ColumnProtocol, ...]:
+    return _PROTOCOLS.validate_json((files("orchestrator.score.paper") / "protocols.json").read_bytes())

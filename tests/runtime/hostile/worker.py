@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from survey import breed, survey  # beside this file, wherever it runs
+
 MEBIBYTE = 2**20
 Request = dict[str, object]
 
@@ -123,6 +125,14 @@ def flood(request: Request) -> None:
         os.write(1, b"x" * MEBIBYTE)
 
 
+def fill(request: Request) -> None:
+    with Path(str(request["output"]), "artifact").open("wb") as file:
+        while True:
+            file.write(b"x" * MEBIBYTE)
+            file.flush()
+            time.sleep(0.001)
+
+
 def bury_scratch(request: Request) -> None:
     inside = os.open(os.environ["HOME"], os.O_RDONLY)
     for _ in range(2100):
@@ -174,6 +184,24 @@ def show_self(request: Request) -> None:
     finish(json.dumps(seen), request)
 
 
+def look_about(request: Request) -> None:
+    """Everything that `survey.py` tries; `task` says after a colon what of the host is tried."""
+    asked = json.loads(str(request["parameters"]["task"]).partition(":")[2])  # type: ignore[index]
+    inputs = dict(request["inputs"]).values()  # type: ignore[call-overload]
+    finish(json.dumps(survey(asked, inputs, str(request["output"]))), request)
+
+
+def tell_secrets(request: Request) -> None:
+    """Say what the environment holds of secrets, wherever a worker can say something."""
+    token, index = os.environ["HF_TOKEN"], os.environ["PIP_INDEX_URL"]
+    for part in ("the token is ", token[:5], token[5:], f", the index {index}\n"):
+        os.write(2, part.encode())
+        time.sleep(0.01)
+    log = {"event": "log", "level": "info", "message": f"logged in with {token}"}
+    sys.stdout.write(json.dumps(log) + "\n")
+    finish(f"401 for {token} at {index}", request)
+
+
 BEHAVIOURS: dict[str, Callable[[Request], None]] = {
     "answer": lambda request: finish("answered", request),
     "large_answer": lambda request: finish("y" * 3_000_000, request),
@@ -192,10 +220,14 @@ BEHAVIOURS: dict[str, Callable[[Request], None]] = {
     "devour_in_a_child": devour_in_a_child,
     "stay": stay,
     "flood": flood,
+    "fill": fill,
     "bury_scratch": bury_scratch,
     "write_beside": write_beside,
     "write_about": write_about,
     "show_self": show_self,
+    "tell_secrets": tell_secrets,
+    "look_about": look_about,
+    "breed": lambda request: finish(str(breed(100)), request),
 }
 
 if __name__ == "__main__":
