@@ -84,7 +84,10 @@ def test_one_compressed_checkpoint_is_there_at_a_time_where_none_is_kept(bench: 
             seen.append(len(list(bench.store.artifacts.folder.iterdir())))
         return honest_worker(request, output)
 
+    # With the data there: a device that waits for it would go on to the next checkpoint.
+    assert bench.run(FakeRuntime(honest_worker), {**NONE, "compress": []}).complete
     record = bench.run(FakeRuntime(counting), NONE)
+    assert record.complete
     assert max(seen) <= len(data(record)) + 2, "dense and one other"
 
 
