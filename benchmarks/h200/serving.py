@@ -3,8 +3,8 @@
 python benchmarks/h200/serving.py --shape llama-2-7b --work /scratch --out benchmarks/h200/serving-llama-2-7b.json
 
 Each figure is one contract request to `python -m harness`, as the orchestrator would send it, to a checkpoint of
-`variants.py`. Native serves each batch size in a request of its own, since it chooses for one size how to hold sparse
-weights; the others all in one. Every round measures all variants in another order, dense first and again last. The
+`variants.py`. Native serves zeros in a request a batch size, since it chooses for one size how to hold them; all else
+is one request for all sizes. Every round measures all variants in another order, dense first and again last. The
 file is written after every request, and what it holds already is not measured again, so that a run that was cut short
 goes on where it stopped. `serving_page.py` makes the overall metric and the page of such files.
 """
@@ -58,7 +58,8 @@ def main() -> None:
                 row = _measure(turn, backend, sizes, checkpoint, arguments)
                 _note(document, row, arguments)
                 print(turn.label, backend, _short(row), f"{time.perf_counter() - begin:.0f} s", flush=True)
-            shutil.rmtree(checkpoint)
+            if not arguments.keep:
+                shutil.rmtree(checkpoint)
             if following is not None and following not in made:
                 made[following] = maker.submit(_make, following, arguments)
 
@@ -95,7 +96,7 @@ def _missing(document: dict[str, Any], turn: Turn, arguments: argparse.Namespace
         for row in document["rows"]
         if (row["round"], row["variant"], row["again"]) == (turn.round, turn.variant, turn.again)
     ]
-    return [request for request in _requests(arguments) if request not in done]
+    return [request for request in _requests(turn.variant, arguments) if request not in done]
 
 
 def _note(document: dict[str, Any], row: dict[str, Any], arguments: argparse.Namespace) -> None:
@@ -104,12 +105,13 @@ def _note(document: dict[str, Any], row: dict[str, Any], arguments: argparse.Nam
     arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def _requests(arguments: argparse.Namespace) -> list[tuple[str, list[int]]]:
+def _requests(variant: str, arguments: argparse.Namespace) -> list[tuple[str, list[int]]]:
     """Backends with the batch sizes of one request each."""
     found: list[tuple[str, list[int]]] = []
     for backend in arguments.backends:
         sizes = arguments.batch_sizes
-        found += [(backend, [size]) for size in sizes] if backend == "native" else [(backend, sizes)]
+        alone = backend == "native" and VARIANTS[variant].zeros is not None
+        found += [(backend, [size]) for size in sizes] if alone else [(backend, sizes)]
     return found
 
 
@@ -137,7 +139,9 @@ def _opened(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _make(turn: Turn, arguments: argparse.Namespace) -> Path:
     variant = turn.variant
-    folder: Path = arguments.work / f"{arguments.shape}-{turn.label}".replace(" ", "-")
+    folder: Path = arguments.work / f"{arguments.shape}-{variant if arguments.keep else turn.label}".replace(" ", "-")
+    if arguments.keep and folder.is_dir():
+        return folder
     for old in (folder, folder.with_name(f"{folder.name}.staging")):
         shutil.rmtree(old, ignore_errors=True)
     begin = time.perf_counter()
@@ -223,6 +227,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="each measures all variants, dense first and again last")
     parser.add_argument("--start-until-seconds", type=float, default=float("inf"), help="begin no variant after this")
     parser.add_argument("--work", type=Path, required=True, help="a folder for one checkpoint at a time; 20 GB")
+    parser.add_argument("--keep", action="store_true", help="keep checkpoints for the next round; 70 GB for all")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
 

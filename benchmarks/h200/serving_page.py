@@ -89,12 +89,16 @@ class Measured:
 
     @classmethod
     def of(cls, documents: Sequence[dict[str, Any]]) -> Self:
-        """Of one shape on one kind of card, several documents where backends were measured side by side."""
+        """Of one shape on one kind of card. A document's rounds come after those of the documents before it."""
         speeds: dict[Key, list[tuple[BenchmarkResult, Speed]]] = {}
         values = []
         first = documents[0]
+        rounds: dict[str, int] = {}
         for number, document in enumerate(documents):
-            for index, row in enumerate(document["rows"]):
+            before = dict(rounds)
+            for index, written in enumerate(document["rows"]):
+                row = written | {"round": written["round"] + before.get(written["backend"], 0)}
+                rounds[row["backend"]] = max(rounds.get(row["backend"], 0), row["round"])
                 result = BenchmarkResult.model_validate(row["result"])
                 for speed in result.speeds:
                     key = (row["variant"], row["backend"], speed.batch_size)

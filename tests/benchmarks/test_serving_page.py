@@ -56,6 +56,19 @@ def test_a_ratio_over_rounds_is_that_of_the_geometric_means_with_an_interval(doc
     assert "| W4A16 g128 | 159.2 (1.59x [" in page([measured], "plot.svg", "")
 
 
+def test_what_a_later_document_measured_is_a_round_of_its_own(document: dict[str, Any]) -> None:
+    rounds = [{**document, "rows": [row for row in document["rows"] if row["round"] == number]} for number in (1, 2, 3)]
+    for one in rounds[1:]:
+        one["rows"] = [{**row, "round": 1} for row in one["rows"]]
+    (apart,), (together,) = grouped(rounds), grouped([document])
+    key = ("w4a16", "vllm", 1)
+    found, expected = apart.ratio(key), together.ratio(key)
+    assert found is not None and expected is not None and found[1] is not None and expected[1] is not None
+    assert found[0] == expected[0]
+    assert (found[1].low, found[1].high) == pytest.approx((expected[1].low, expected[1].high), rel=1e-3)
+    assert len(apart.speeds[key]) == len(SPEEDS) // 3
+
+
 def test_one_measurement_has_no_interval_and_what_was_not_measured_a_dash(document: dict[str, Any]) -> None:
     (measured,) = grouped([{**document, "rows": document["rows"][:2]}])
     assert measured.ratio(("w4a16", "vllm", 1)) == (1.61, None)
