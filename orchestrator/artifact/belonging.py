@@ -1,7 +1,7 @@
 """Whether the results of an artifact belong to their keys, requests, inputs, images and source."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from pydantic import PositiveInt, ValidationError
 from harness.contract import (
     DESCRIPTOR_NAME,
     REQUEST,
+    WHEEL_INPUT,
     Device,
     DeviceKind,
     EvaluateParameters,
@@ -146,7 +147,7 @@ def _of_request(packed: Packed, name: str, stage: StageRecord) -> Iterator[str]:
         yield from _if(request.id != stage.provenance.stage, "its request is of another stage")
         yield from _if(request.operation != state.operation.value, "its request is of another operation")
         yield from _differing_parameters(state.operation.value, document.get("parameters"), material.get("parameters"))
-        yield from _if(set(document.get("inputs", {})) - {"source"} != inputs.keys(), "its request has other inputs")
+        yield from _if(set(_keyed(document.get("inputs", {}))) != inputs.keys(), "its request has other inputs")
         device = Device.model_validate(document.get("device", {}))
         keyed = material.get("device")
         threads = keyed.get("threads") if isinstance(keyed, dict) else device.threads
@@ -167,6 +168,11 @@ def _of_request(packed: Packed, name: str, stage: StageRecord) -> Iterator[str]:
         task=None if task is None else task[1],
     )
     yield from false_claims(asked, stage.final.result)
+
+
+def _keyed(inputs: Iterable[str]) -> Iterator[str]:
+    """Those that stand in a key by their digest; of a fetch's own, its source, parameters have it."""
+    return (name for name in inputs if name != "source" and not name.startswith(WHEEL_INPUT))
 
 
 def lay_out_descriptors(store: Store, stages: Mapping[str, StageRecord]) -> None:

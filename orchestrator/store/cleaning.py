@@ -35,7 +35,8 @@ class Cleaned:
 
 
 def clean(store: Store, *, drop_run: str | None = None, also: Sequence[Path] = (), dry_run: bool = False) -> Cleaned:
-    """Remove what is left of attempts, then stages that no run refers to, then artifacts that no stage refers to.
+    """Remove what is left of attempts, then stages that no run refers to, then artifacts that no stage refers to, and
+    what was kept to spare a download.
 
     `drop_run` forgets a run first, one that cannot be read as well: a name, an unambiguous beginning, or `last`. `also`
     are paths in the store that are known to be unused. With `dry_run` nothing is removed.
@@ -100,6 +101,7 @@ def _doomed(store: Store, dropped: Path | None) -> tuple[list[Path], tuple[Unrea
     doomed += [path for path in _inside(store.resumable) if path.name not in keys | wholes]
     doomed += [path for path in _inside(store.artifacts.folder) if path.name not in digests]
     doomed += [path for path in _inside(store.artifacts.blocks) if path.stem not in digests]
+    doomed += _inside(store.wheels.folder)
     return doomed, (*unreadable, *damaged)
 
 

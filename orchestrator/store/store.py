@@ -2,9 +2,10 @@
 
 Layout: `stages/<key>/` (the worker's `result.json`, `provenance.json` with the digests of what is kept, and request,
 events and stderr), `artifacts/<digest>/`, `blocks/<digest>.json` (digests of the blocks of an artifact's large files),
-`runs/<run>/run.json`, its `journal.jsonl` while it is at work, and `runs/<run>/imported/`, `failures/<key>/` (the last
-failed attempt), `attempts/<key>@<random>@<owner>/` (work in flight), `resume/<key>/` (what unfinished work left to go
-on from) and `locks/`. Results stand by themselves: without `artifacts/` they are read, scored and reported, too.
+`wheels/<sha256>` (packages that models and data sets were taken from), `runs/<run>/run.json`, its `journal.jsonl` while
+it is at work, and `runs/<run>/imported/`, `failures/<key>/` (the last failed attempt),
+`attempts/<key>@<random>@<owner>/` (work in flight), `resume/<key>/` (what unfinished work left to go on from) and
+`locks/`. Results stand by themselves: without `artifacts/` they are read, scored and reported, too.
 """
 
 import hashlib
@@ -44,6 +45,7 @@ from orchestrator.store.records import Provenance, StageRecord, described
 from orchestrator.store.runs import Runs
 from orchestrator.store.upgrades import STAGE_UPGRADES, STAGE_VERSION
 from orchestrator.store.versioned import Unreadable
+from orchestrator.store.wheels import KeptWheels
 
 PROVENANCE_NAME = "provenance.json"
 _MOST_SHARED = 256
@@ -61,6 +63,7 @@ class Store:
         self.resumable = self.root / "resume"
         self.locks = self.root / "locks"
         self.artifacts = Artifacts(self.root / "artifacts", self.root / "blocks", self.locks)
+        self.wheels = KeptWheels(self.root / "wheels", self.locks)
         self.runs = Runs(self.root / "runs")
         self.imported = ImportedResults(self.runs)
         self.outcomes = StoredOutcomes(self.stages)
@@ -89,7 +92,15 @@ class Store:
     @property
     def _moved_between(self) -> tuple[Path, ...]:
         """The folders between which things move by one rename, which no other disk or mount may lie between."""
-        return (self.stages, self.artifacts.folder, self.runs.folder, self.failures, self.attempts, self.resumable)
+        return (
+            self.stages,
+            self.artifacts.folder,
+            self.wheels.folder,
+            self.runs.folder,
+            self.failures,
+            self.attempts,
+            self.resumable,
+        )
 
     def check_there(self) -> None:
         """Hold the folder against the one that was there when it was taken into use.

