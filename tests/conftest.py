@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import tempfile
@@ -142,6 +143,14 @@ def machine_of_ones_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_waits_for_the_disk() -> Iterator[None]:
+    """No test cuts the power: what would be on the disk by then is held by the calls made, and their order."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Image:
     """The smallest image of all, whose worker does what no worker should."""
@@ -161,6 +170,11 @@ def bench(tmp_path: Path) -> Bench:
 def warm(monkeypatch: pytest.MonkeyPatch) -> None:
     """No run of a real engine is found to get faster, so that no note says so."""
     monkeypatch.setattr("harness.backends.timing.still_warming_up", lambda seconds: False)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays until the end, so that no collection of garbage looks through it again."""
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
