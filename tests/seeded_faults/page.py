@@ -11,9 +11,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "mutants.md"
 WRITTEN = re.compile(r"(?<=<!-- campaign -->\n).*(?=<!-- end of campaign -->)", re.DOTALL)
 
 
-def page() -> str:
-    kept = [read(file) for one in areas() if (file := OUTCOMES / f"{one.name}.jsonl").exists()]
-    written = "\n".join([*_table(kept), "", *_left(kept), ""]) if kept else "None is kept yet.\n"
+def page(outcomes: Path = OUTCOMES) -> str:
+    kept = [read(file) for one in areas() if (file := outcomes / f"{one.name}.jsonl").exists()]
+    lines = [*_table(kept), ""] if kept else []
+    written = "\n".join([*lines, *_not_measured(kept), *_left(kept)])
     return WRITTEN.sub(lambda _: written, PAGE.read_text("utf-8"))
 
 
@@ -27,6 +28,13 @@ def _table(kept: list[Campaign]) -> Iterable[str]:
             f"| {one.area} | {one.faults} | {len(one.tried)} ({one.seed}) | {tally.equivalent} "
             f"| {_with_interval(tally.when_drawn)} | {_with_interval(tally.now)} | {one.tests} |"
         )
+
+
+def _not_measured(kept: list[Campaign]) -> Iterable[str]:
+    """The areas of which nothing is known."""
+    known = {one.area for one in kept}
+    if lacking := [one.name for one in areas() if one.name not in known]:
+        yield f"Not measured: {', '.join(lacking)}.\n"
 
 
 def _with_interval(share: Share) -> str:

@@ -1,5 +1,6 @@
 """A campaign's tally counts what changes something, when drawn and now, and the page says what is kept."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,15 @@ def test_a_campaign_is_kept_as_it_was(tmp_path: Path) -> None:
 def test_the_page_says_what_is_kept_of_each_area() -> None:
     assert page.PAGE.read_text(encoding="utf-8") == page.page()
     assert {file.stem for file in OUTCOMES.glob("*.jsonl")} <= {area.name for area in areas()}
+
+
+def test_the_page_names_the_areas_of_which_nothing_is_known(tmp_path: Path) -> None:
+    names = [area.name for area in areas()]
+    assert f"Not measured: {', '.join(names)}.\n" in page.page(tmp_path)
+    write(replace(CAMPAIGN, tried=CAMPAIGN.tried[:1]), tmp_path)
+    written = page.page(tmp_path)
+    assert f"Not measured: {', '.join(name for name in names if name != 'store')}.\n" in written
+    assert "| store | 900 | 1 (7) | 0 | 1/1: 100.0% (2.5% to 100.0%) | 1/1: 100.0% (2.5% to 100.0%) | 30 |" in written
 
 
 def test_only_faults_of_the_last_campaign_are_explained_each_once() -> None:
