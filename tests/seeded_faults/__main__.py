@@ -1,6 +1,6 @@
 """Seed small faults, one at a time, in a copy of the project, and say which no test notices: docs/mutants.md.
 
-python -m tests.seeded_faults [AREA ...] [--sample N] [--seed N] [--minutes N] [--again]
+python -m tests.seeded_faults [AREA ...] [--sample N] [--seed N] [--minutes N] [--again [--tests PATH ...]]
 """
 
 import argparse
@@ -35,8 +35,11 @@ def main() -> None:
     add("--seconds", type=float, default=10, help="of processor time for one fault's tests at most (%(default)s)")
     add("--minutes", type=float, default=math.inf, help="after which no further fault of an area is tried")
     add("--again", action="store_true", help="only those that the last campaign left unnoticed, with today's tests")
+    add("--tests", nargs="+", metavar="PATH", help="with --again: these, in place of all that guard the area")
     add("--outcomes", type=Path, default=OUTCOMES, help="the folder of what came out (%(default)s)")
     asked = parser.parse_args()
+    if asked.tests and not asked.again:
+        parser.error("--tests is of --again alone: a share is that of all tests of an area")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as with Ctrl-C, the tests end and the copy goes
     if unknown := set(asked.areas) - {one.name for one in every}:
         parser.error(f"no area is named {', '.join(sorted(unknown))}")
@@ -110,7 +113,7 @@ def _run(area: Area, copy: Path, asked: argparse.Namespace, faults: list[Fault])
     command = [sys.executable, "-m", "pytest", "-q", "-m", MARKERS, "-p", "no:xdist", "-p", "no:cacheprovider"]
     command += ["-p", "tests.seeded_faults.plugin", "--hypothesis-seed=0", f"--basetemp={copy / 'pytest'}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | told
-    status = subprocess.run([*command, *area.tests], cwd=copy, env=environment, check=False).returncode
+    status = subprocess.run([*command, *(asked.tests or area.tests)], cwd=copy, env=environment, check=False).returncode
     if not outcomes.exists():
         raise SystemExit(f"{area.name}: the tests could not be run (exit status {status})")
     first, *tried = [json.loads(line) for line in outcomes.read_text("utf-8").splitlines()]
