@@ -42,7 +42,7 @@ FORMATS = {
 }
 CASES = [
     *((family, "W4A4") for family in FAMILIES),
-    *((family, setting) for family in ("llama", "glm", "opt") for setting in ("W4A16g16", "W8A8")),
+    *(("llama", setting) for setting in ("W4A16g16", "W8A8")),
 ]
 
 
@@ -50,7 +50,10 @@ CASES = [
 def test_the_stored_checkpoint_computes_what_the_compressed_model_in_memory_did(
     tmp_path, compress, monkeypatch, family, setting
 ):
-    """W4A4 learns the transformations, which each family has its own of; the others are other ways to store."""
+    """W4A4 learns the transformations, which each family has its own of; the others are other ways to store.
+
+    Codes of every family are held by the test of all methods.
+    """
     models = keep_models(monkeypatch)
     publish_model(tmp_path / "model", tiny_model(family))
     result, artifact, _ = compress(setting, **QUICK)

@@ -7,7 +7,7 @@ from harness.architectures.blocks import decoder_blocks, linears_of
 from harness.contract import AttentionRounding, CheckpointFormat, Quantization, Reason
 from harness.errors import BadRequest, Unsupported
 from tests.methods.compress_requests import LENGTH, Requests, keep_models, logits_of
-from tests.support.tiny_checkpoints import FAMILIES, publish_model, tiny_model, tiny_tokens
+from tests.support.tiny_checkpoints import publish_model, tiny_model, tiny_tokens
 
 TOKENS = tiny_tokens(2, LENGTH)
 
@@ -101,8 +101,8 @@ def test_every_layout_holds_the_same_weights(tmp_path, compress, monkeypatch, se
         assert torch.equal(logits_of(artifact, TOKENS), models[0](TOKENS).logits)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_all_families_are_rounded_and_near_the_dense_model(tmp_path, compress, family):
+@pytest.mark.parametrize("family", ["llama", "gemma3", "glm", "opt-post-norm"])
+def test_more_bits_come_nearer_to_the_dense_model(tmp_path, compress, family):
     model = tiny_model(family)
     publish_model(tmp_path / "model", model)
     dense = model(TOKENS).logits
