@@ -23,7 +23,9 @@ Target = tuple[str, ...]
 """For which Python a build is looked for, as options of uv."""
 
 CONTAINER: Target = ("--python-version", PYTHON_VERSION, "--python-platform", PLATFORM)
-_LOOK_SECONDS = 30.0
+_SILENCE_SECONDS = 30
+"""Of a source, before it counts as one that cannot be reached. The look itself may take longer: where other work takes
+the cores it does, and a source that has the build must not count as one without it then."""
 
 
 def interpreter(python: Path | str) -> Target:
@@ -142,7 +144,7 @@ def _resolve(requirements: str, sources: PackageSources, target: Target) -> list
         wanted.write_text(requirements + "\n", encoding="utf-8")
         command = ["pip", "compile", str(wanted), "--output-file", str(found), "--format", "pylock.toml", "--quiet"]
         command += ["--no-deps", "--no-python-downloads", "--generate-hashes", *sources.uv_arguments(), *target]
-        run_uv(command, sources, timeout_seconds=_LOOK_SECONDS, retries=0)
+        run_uv(command, sources, silence_seconds=_SILENCE_SECONDS)
         document = tomllib.loads(found.read_text(encoding="utf-8"))
     packages: list[dict[str, Any]] = document.get("packages", [])
     return packages

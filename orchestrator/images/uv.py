@@ -9,6 +9,7 @@ from orchestrator.host.narrated import Say, run_narrated
 from orchestrator.images.package_sources import PackageSources
 
 _TAIL_LINES = 12
+_MOST_SECONDS = 3600.0
 
 
 class UvFailed(Exception):
@@ -24,14 +25,15 @@ def run_uv(
     arguments: Sequence[str],
     sources: PackageSources,
     *,
-    timeout_seconds: float = 3600.0,
-    retries: int | None = None,
+    silence_seconds: int | None = None,
     say: Say | None = None,
 ) -> str:
-    """Run uv and return its stdout. `retries` of a failed request; None leaves it to uv. `say`: see `run_narrated`.
+    """Run uv and return its stdout. `say`: see `run_narrated`.
+
+    With `silence_seconds` a source that says nothing for so long is given up, and asked once; None leaves that to uv.
 
     Raises:
-        UvFailed: uv refused, or took longer than the timeout.
+        UvFailed: uv refused, or took an hour.
         RuntimeUnavailable: uv is not installed.
     """
     from uv import find_uv_bin
@@ -47,11 +49,18 @@ def run_uv(
             [binary, *arguments],
             "uv",
             say,
-            environment=sources.uv_environment() | ({} if retries is None else {"UV_HTTP_RETRIES": str(retries)}),
-            timeout_seconds=timeout_seconds,
+            environment=sources.uv_environment() | _patience(silence_seconds),
+            timeout_seconds=_MOST_SECONDS,
         )
     except subprocess.TimeoutExpired as late:
-        raise UvFailed(f"uv did not finish within {timeout_seconds:.0f} s") from late
+        raise UvFailed(f"uv did not finish within {_MOST_SECONDS:.0f} s") from late
     if done.returncode != 0:
         raise UvFailed("\n".join(done.stderr.strip().splitlines()[-_TAIL_LINES:]))
     return done.stdout
+
+
+def _patience(silence_seconds: int | None) -> dict[str, str]:
+    if silence_seconds is None:
+        return {}
+    bounds = dict.fromkeys(("UV_HTTP_TIMEOUT", "UV_HTTP_CONNECT_TIMEOUT"), str(silence_seconds))
+    return bounds | {"UV_HTTP_RETRIES": "0"}

@@ -2,9 +2,12 @@
 
 import inspect
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +23,7 @@ from orchestrator.images.package_sources import PackageSources
 from orchestrator.images.staging import stage_environment
 from orchestrator.images.torch_build import added_entries, cpu_build, pins_torch, with_pypi_build
 from orchestrator.images.torch_source import CONTAINER, choose_build, interpreter
-from orchestrator.images.uv import run_uv
+from orchestrator.images.uv import UvFailed, run_uv
 from orchestrator.runtime.environments import Environments
 from tests.support.package_index import PackageIndex, write_wheel
 
@@ -143,6 +146,26 @@ def test_pypis_build_stands_in_last_and_its_size_is_said_before(world: World, en
     assert "2 packages" in decision.note
     install_lock(chosen.lock_text(CPU), environment, world.pypi.sources)
     assert version_in(environment) == "2.13.0"
+
+
+def test_a_source_that_says_nothing_is_asked_once_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_source, "_SILENCE_SECONDS", 1)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def listen() -> None:
+            with suppress(OSError):
+                while True:
+                    asked.append(server.accept()[0])
+
+        threading.Thread(target=listen, daemon=True).start()
+        silent = PackageSources(index=f"http://127.0.0.1:{server.getsockname()[1]}/simple")
+        with pytest.raises(UvFailed):
+            torch_source._resolve("torch==2.13.0", silent, HERE)
+        server.shutdown(socket.SHUT_RDWR)
+    assert len(asked) == 1
+    asked[0].close()
 
 
 def test_another_file_of_that_version_is_not_the_locks_build(world: World) -> None:
