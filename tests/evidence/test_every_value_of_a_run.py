@@ -1,5 +1,6 @@
 """Each value of a run is the figure that its stage stored, at its place: workers here give no two figures alike."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,9 @@ from harness.contract import (
     WorkRequest,
     WorkResult,
 )
-from orchestrator.evidence.reading import Evidence, read_evidence
+from orchestrator.evidence.collecting import collect
+from orchestrator.evidence.reading import Evidence, read_evidence, stored_results
+from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.stage_values import UNCOUNTED
 from orchestrator.evidence.value import DENSE, Value, Variant
 from orchestrator.report.building import build_report
@@ -168,6 +171,51 @@ def test_excluded_items_stand_with_the_value_and_a_length_that_the_model_sets_in
     assert only(of, DENSE, "wikitext2").protocol == "ppl/wikitext2-2048 of 10 tokens"
     assert only(of, DENSE, "arc_easy").excluded == {"too_long": 2}
     assert only(of, DENSE, "arc_easy").items == 398
+
+
+@pytest.mark.parametrize(
+    ("limit", "drawn", "scored", "protocol", "whole"),
+    [
+        (None, None, 400, "", None),
+        (60, None, 60, " first 60", None),
+        (None, 400, 50, ", 50 of 400 drawn", ""),
+        (60, 400, 50, " first 60, 50 of 400 drawn", " first 60"),
+        (60, 60, 50, " first 60, 50 of 60 drawn", " first 60"),
+        (None, 400, 400, "", None),
+    ],
+)
+def test_a_protocol_says_of_how_many_items_a_figure_is(
+    bench: Bench, limit: int | None, drawn: int | None, scored: int, protocol: str, whole: str | None
+) -> None:
+    """Of a slice, also what all of the items that it was drawn from would be called."""
+    asked = {"tasks": ["arc_easy"], "limit": limit or 400}
+    record = bench.run(FakeRuntime(keeping_worker), {**MANIFEST, "evaluate": asked})
+    results = stored_results(record, bench.store)
+    name = "evaluate/tiny/dense/arc_easy"
+    result = results[name].final.result
+    assert isinstance(result, EvaluateResult)
+    drawing = {"items": scored, "items_available": 400, "drawn_from": drawn}
+    final = results[name].final.model_copy(update={"result": result.model_copy(update=drawing)})
+    stage = results[name].model_copy(update={"final": final})
+    parameters = {**record.stages[name].parameters, "limit": limit}
+    stages = {**record.stages, name: record.stages[name].model_copy(update={"parameters": parameters})}
+    outcomes = {stage.provenance.key: bench.store.outcomes.of(results[name])}
+    values = collect(record.model_copy(update={"stages": stages}), {name: stage}, outcomes, bench.catalog)
+    (value,) = values.of(DENSE)
+    assert value.protocol == f"{result.protocol}{protocol}"
+    assert value.slice_of == (None if whole is None else f"{result.protocol}{whole}")
+
+
+def test_of_a_task_that_no_image_offers_any_more_that_is_said_and_all_else_stands(bench: Bench) -> None:
+    record = bench.run(FakeRuntime(worker), ASKED)
+    tasks = {name: one for name, one in bench.catalog.tasks.items() if name != "arc_easy"}
+    catalog = copy.copy(bench.catalog)
+    catalog.tasks = tasks
+    of = read_evidence(record, bench.store, catalog, Resampling(resamples=50))
+    rest = {place: value for place, value in DENSE_VALUES.items() if "arc_easy" not in place}
+    assert found(of, DENSE) == rest
+    place = Place(track=Track.PERFORMANCE, part="knowledge", name="arc_easy", model="tiny")
+    assert of.values.why_none(place, DENSE) == "evaluate/tiny/dense/arc_easy: no image offers this task any more"
 
 
 def test_another_engines_failure_is_no_reason_for_what_the_reference_lacks(bench: Bench) -> None:

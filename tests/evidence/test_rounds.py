@@ -147,7 +147,9 @@ def test_what_was_not_measured_beside_dense_is_no_pair_and_is_less_sure(minutes)
     near, far = interval(beside), interval(apart)
     assert near.high / near.low < 1.1
     assert far.high / far.low > 5
-    assert draws_of(apart).rounds.floor(apart.get(batch(), ONE)).interval.high > 2
+    floor = draws_of(apart).rounds.floor(apart.get(batch(), ONE))
+    assert floor.interval.high > 2
+    assert floor.observed == 1, "dense was not measured again beside it, so that nothing was observed"
 
 
 def test_a_variant_that_missed_a_round_is_no_pair() -> None:
