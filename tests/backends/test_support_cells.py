@@ -106,6 +106,7 @@ def checkpoint(cell: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "dense" if cell.make is None else cell.make(folder / "dense", folder / "made")
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_backend_does_what_its_support_table_says(backend: str, cell: Made, checkpoint: Path, tmp_path: Path) -> None:
     said = judge(read_table(IMAGES / backend / TABLE_NAME), known(open_checkpoint(checkpoint), cell))
@@ -136,7 +137,7 @@ def what_happens(backend: str, checkpoint: Path, folder: Path) -> object:
         inputs={"checkpoint": str(checkpoint)},
         output=str(folder),
         parameters=BenchmarkParameters(
-            backend=backend, prompt_tokens=8, generate_tokens=12, batch_sizes=(1,), repeats=2
+            backend=backend, prompt_tokens=8, generate_tokens=4, batch_sizes=(1,), repeats=2
         ),
     )
     try:
