@@ -197,7 +197,7 @@ def perform(phase: str, folder: Path, profile: bool) -> Measured:
     stages = len(read_manifest(folder / "scale.yaml").models) * STAGES_OF_A_MODEL
     before, begin = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
     if profile:
-        watch = cProfile.Profile()
+        watch = cProfile.Profile(time.process_time)
         watch.runcall(work)
         pstats.Stats(watch, stream=sys.stderr).sort_stats("tottime").print_stats(SHOWN_FUNCTIONS)
         pstats.Stats(watch, stream=sys.stderr).sort_stats("cumtime").print_stats(3 * SHOWN_FUNCTIONS)

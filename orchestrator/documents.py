@@ -27,7 +27,7 @@ def why_invalid(invalid: ValidationError, text: bytes | str) -> str:
 
 def first_difference(one: BaseModel, other: BaseModel) -> str | None:
     """Where two documents differ first and what each has there; None where they say the same."""
-    if type(one) is type(other) and one == other and repr(one) == repr(other):  # True equals 1 and is shown otherwise
+    if type(one) is type(other) and one == other and one.model_dump_json() == other.model_dump_json():  # True is 1
         return None
     return next(_differences(one.model_dump(mode="json"), other.model_dump(mode="json"), ()), None)
 

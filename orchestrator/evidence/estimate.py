@@ -5,7 +5,7 @@ item would change it, divided by the number of items. Its skewness is the accele
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,15 +27,20 @@ class Estimate:
 
 def ratio(dividend: Estimate, divisor: Estimate) -> Estimate:
     """Where the resampled divisor is 0 there is no ratio: then 1 if both are 0, else infinite, as the worse bound."""
-    top, bottom = dividend.draws, divisor.draws
-    quotients = np.full_like(top, math.inf)
-    np.divide(top, bottom, out=quotients, where=bottom != 0)
     value = dividend.value / divisor.value
     return Estimate(
         value=value,
-        draws=np.where(top == bottom, 1.0, quotients),
+        draws=_quotients(dividend.draws, divisor.draws),
         influence=_combine(((1 / divisor.value, dividend), (-value / divisor.value, divisor))),
     )
+
+
+def _quotients(top: Floats, bottom: Floats) -> Floats:
+    if bottom.min() > 0 and math.isfinite(top.max()):  # so that equal ones give 1
+        return top / bottom
+    quotients = np.full_like(top, math.inf)
+    np.divide(top, bottom, out=quotients, where=bottom != 0)
+    return np.where(top == bottom, 1.0, quotients)
 
 
 def difference(left: Estimate, right: Estimate) -> Estimate:
@@ -68,7 +73,7 @@ def least(estimates: Sequence[Estimate]) -> Estimate:
 
 def root_mean_square(groups: Sequence[Sequence[Estimate]]) -> Estimate:
     """100 times the root of the mean over groups of the mean over a group's ratios of their squares, as an OM is."""
-    squares = [np.mean([one.draws**2 for one in group], axis=0) for group in groups]
+    squares = [_sum(one.draws**2 for one in group) / len(group) for group in groups]
     mean_square = math.fsum(math.fsum(one.value**2 for one in group) / len(group) for group in groups) / len(groups)
     root = math.sqrt(mean_square)
     terms = [(one, 1 / (len(groups) * len(group))) for group in groups for one in group]
@@ -77,6 +82,14 @@ def root_mean_square(groups: Sequence[Sequence[Estimate]]) -> Estimate:
         draws=100 * np.sqrt(np.mean(squares, axis=0)),
         influence=_combine((100 * weight * one.value / root if root else 0.0, one) for one, weight in terms),
     )
+
+
+def _sum(arrays: Iterator[Floats]) -> Floats:
+    """One at a time, so that they need not all be there at once."""
+    total = next(arrays)
+    for one in arrays:
+        total += one
+    return total
 
 
 def _combine(terms: Iterable[tuple[float, Estimate]]) -> dict[str, Floats]:

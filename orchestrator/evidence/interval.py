@@ -28,16 +28,15 @@ def interval_of(estimate: Estimate) -> Interval:
     Raises:
         NoInterval: too many resamples have no finite value.
     """
-    draws = np.sort(estimate.draws)
-    if not math.isfinite(estimate.value) or np.isnan(draws[-1]):
+    if not math.isfinite(estimate.value) or np.isnan(estimate.draws.max()):
         raise NoInterval("too few items: not every resample has a value")
     correction = _Correction(estimate)
-    last = len(draws) - 1
+    last = len(estimate.draws) - 1
     tail = (1 - CONFIDENCE_PERCENT / 100) / 2
-    low = float(draws[math.floor(correction.share(tail) * last)])
-    high = float(draws[math.ceil(correction.share(1 - tail) * last)])
+    places = (math.floor(correction.share(tail) * last), math.ceil(correction.share(1 - tail) * last))
+    low, high = np.partition(estimate.draws, places)[list(places)].tolist()
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise NoInterval(f"too few items: {np.isinf(draws).mean():.1%} of the resamples have no finite value")
+        raise NoInterval(f"too few items: {np.isinf(estimate.draws).mean():.1%} of the resamples have no finite value")
     return Interval(low=min(low, estimate.value), high=max(high, estimate.value))
 
 
@@ -47,7 +46,7 @@ def value_interval(estimate: Estimate) -> Interval:
     Raises:
         NoInterval: also where all items came out alike, since resampling cannot tell how sure that is.
     """
-    if np.ptp(estimate.draws) == 0:
+    if estimate.draws.min() == estimate.draws.max():
         raise NoInterval("all items came out alike, so resampling shows no spread")
     return interval_of(estimate)
 
@@ -101,9 +100,10 @@ class _Correction:
 def _share_below(estimate: Estimate) -> float:
     """Resamples below the figure; those equal to it count half, since figures of few items are often hit exactly."""
     distance = _SAME * abs(estimate.value)
-    below = np.mean(estimate.draws < estimate.value - distance)
-    above = np.mean(estimate.draws > estimate.value + distance)
-    return float(0.5 * (1 + below - above))
+    count = len(estimate.draws)
+    below = np.count_nonzero(estimate.draws < estimate.value - distance) / count
+    above = np.count_nonzero(estimate.draws > estimate.value + distance) / count
+    return 0.5 * (1 + below - above)
 
 
 def _acceleration(estimate: Estimate) -> float:

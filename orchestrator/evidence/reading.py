@@ -1,10 +1,12 @@
 """Everything of a run that scores and reports are made of, read from the store and checked once."""
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from harness.contract import ResultEvent, unknown
-from harness.contract.text import showable, unshowable_in
+from harness.contract.text import showable, unshowable, unshowable_in
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.baselines import Baseline, run_baselines
 from orchestrator.evidence.categories import Category, run_categories
@@ -19,6 +21,9 @@ from orchestrator.images.catalog import ImageCatalog
 from orchestrator.store import RunRecord, StageRecord, Store
 from orchestrator.store.imported import Imported
 from orchestrator.tracks import Expectation
+
+_ESCAPED = re.compile(r"\\[^\"]")
+"""What JSON writes for a control character, and for a backslash."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,9 @@ def stored_results(record: RunRecord, store: Store) -> dict[str, StageRecord]:
 
 def _showable(stored: StageRecord) -> StageRecord:
     """The result without control characters, which results of former versions may hold."""
+    with suppress(ValueError):  # half a surrogate pair, which is no text to be written
+        if _ESCAPED.search(written := stored.final.model_dump_json()) is None and unshowable(written) is None:
+            return stored
     document = stored.final.model_dump(mode="json")
     if next(unshowable_in(document), None) is None:
         return stored

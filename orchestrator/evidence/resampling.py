@@ -164,12 +164,12 @@ def resample(columns: Sequence[Column], resampling: Resampling) -> tuple[Estimat
     draws: dict[int, Floats] = {}
     for same in alike.values():
         means = _resampled_means([columns[numbers[0]] for numbers in same.values()], resampling)
-        draws |= {number: means[:, place] for place, numbers in enumerate(same.values()) for number in numbers}
+        draws |= {number: means[place] for place, numbers in enumerate(same.values()) for number in numbers}
     return tuple(_estimate(one, draws[number]) for number, one in enumerate(columns))
 
 
 def _resampled_means(columns: Sequence[Column], resampling: Resampling) -> Floats:
-    """Means over strata [resamples, columns] of columns that share their items and strata."""
+    """Means over strata [columns, resamples] of columns that share their items and strata."""
     strata = columns[0].strata
     weights = np.column_stack([_weights(one.items) for one in columns])
     outcomes = np.column_stack([np.nan_to_num(one.items.values) for one in columns]) * weights
@@ -185,7 +185,7 @@ def _resampled_means(columns: Sequence[Column], resampling: Resampling) -> Float
                 totals = drawn.shape[1] if plain else drawn @ weights[stratum]
                 block += drawn @ outcomes[stratum] / totals / len(strata)
         begin += len(counts)
-    return means
+    return means.T.copy()
 
 
 def _weights(items: Items) -> Floats:

@@ -22,6 +22,13 @@ class Variant(Frozen):
     method: str | None = None
     setting: str | None = None
 
+    def __eq__(self, other: object) -> bool:
+        """As `Place` does it."""
+        return self is other or (type(other) is Variant and self.__dict__ == other.__dict__)
+
+    def __hash__(self) -> int:
+        return hash((self.method, self.setting))
+
     @classmethod
     def of(cls, subject: Subject) -> Self:
         return cls(method=subject.method, setting=subject.setting)
@@ -181,6 +188,7 @@ class Values:
         self._values: list[Value] = []
         self._by_place: dict[Place, dict[Variant, Value]] = {}
         self._by_variant: dict[Variant, list[Value]] = {}
+        self._by_model: dict[tuple[Variant, str], list[Value]] = {}
         self._gaps: dict[tuple[Variant, str | None], list[tuple[int, Gap]]] = {}
         for number, gap in enumerate(self.gaps):
             self._gaps.setdefault((gap.variant, gap.model), []).append((number, gap))
@@ -199,6 +207,7 @@ class Values:
             raise BadValue(f"{where}: values disagree on what is better", hint="mend higher_is_better")
         held[new.variant] = new
         self._by_variant.setdefault(new.variant, []).append(new)
+        self._by_model.setdefault((new.variant, place.model), []).append(new)
         self._values.append(new)
 
     def __iter__(self) -> Iterator[Value]:
@@ -211,8 +220,9 @@ class Values:
     def get(self, place: Place, variant: Variant) -> Value | None:
         return self.at(place).get(variant)
 
-    def of(self, variant: Variant) -> Sequence[Value]:
-        return self._by_variant.get(variant, ())
+    def of(self, variant: Variant, model: str | None = None) -> Sequence[Value]:
+        """Those of a variant: of all models, or of one."""
+        return self._by_variant.get(variant, ()) if model is None else self._by_model.get((variant, model), ())
 
     def why_none(self, place: Place, variant: Variant) -> str:
         """Why there is no value, in a clause that a report can print."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,6 +20,7 @@ from harness.contract.items import ORIGINAL, FidelityItem, Item, JudgedItem, ite
 MOST_BYTES = 2**30
 """Unpacked; the outcomes of the largest task take 5 MB."""
 
+_PIECE_BYTES = 2**20
 _DAMAGES = (OSError, EOFError, zlib.error, ValueError, RecursionError)
 """All that reading, unpacking and parsing bytes of any kind can raise."""
 _Kept = TypeVar("_Kept", bound=Item | FidelityItem)
@@ -136,6 +137,15 @@ def _lines(file: OutcomesFile) -> list[bytes]:
         raise Contradiction(f"{name} is not readable: {damaged}") from damaged
 
 
+def _all_of(stream: BinaryIO) -> bytes:
+    """At most a byte more than is allowed; in pieces, since a reader makes room for all that it is asked for."""
+    pieces, length = [], 0
+    while length <= MOST_BYTES and (piece := stream.read(min(_PIECE_BYTES, MOST_BYTES + 1 - length))):
+        pieces.append(piece)
+        length += len(piece)
+    return b"".join(pieces)
+
+
 def _unpacked(content: bytes, ending: str) -> bytes:
     """A compressed file's content; the ending of its name says how it is compressed."""
     import zstandard
@@ -147,7 +157,7 @@ def _unpacked(content: bytes, ending: str) -> bytes:
     elif ending == ".zst":
         try:
             with zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as stream:
-                found = stream.read(MOST_BYTES + 1)
+                found = _all_of(stream)
         except zstandard.ZstdError as damaged:
             raise OSError(str(damaged)) from damaged
     else:

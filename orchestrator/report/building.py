@@ -1,6 +1,7 @@
 """A run's stored stages as one report: everything in it is derived again from the store, nothing is run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from typing import Any, TypedDict
 
 from harness.contract import (
@@ -137,7 +138,8 @@ def _stages(record: RunRecord, results: Mapping[str, StageRecord]) -> Iterator[S
 
 
 def _provenance(record: RunRecord, results: Mapping[str, StageRecord], catalog: ImageCatalog) -> Provenance:
-    images = {}
+    images: dict[str, ImageEntry] = {}
+    needed = cache(lambda name: catalog.images[name].requirements if name in catalog.images else frozenset())
     origins = {}
     notes = list(record.decisions)
     drivers = []
@@ -147,7 +149,7 @@ def _provenance(record: RunRecord, results: Mapping[str, StageRecord], catalog: 
         images[state.image] = ImageEntry(
             name=state.image,
             identity=str(stage.provenance.material["image"]),
-            libraries=_built_for(environment.libraries, catalog.images.get(state.image)),
+            libraries=_built_for(environment.libraries, catalog.images.get(state.image), needed(state.image)),
         )
         drivers.append(environment.driver)
         digests.append(environment.harness_digest)
@@ -170,8 +172,9 @@ def _provenance(record: RunRecord, results: Mapping[str, StageRecord], catalog: 
     )
 
 
-def _built_for(libraries: Mapping[str, str], image: Image | None) -> dict[str, str]:
-    if image is None or not image.requirements:
+def _built_for(libraries: Mapping[str, str], image: Image | None, requirements: Collection[str]) -> dict[str, str]:
+    """Of the libraries of an environment those that the image has by its `requirements`, or by what it serves with."""
+    if image is None or not requirements:
         return dict(libraries)
     backends = tuple(backend.name for backend in image.description.backends)
-    return {name: one for name, one in libraries.items() if name in image.requirements or name.startswith(backends)}
+    return {name: one for name, one in libraries.items() if name in requirements or name.startswith(backends)}

@@ -94,8 +94,8 @@ def _of_variant(
     if accuracy is not None:
         amounts[ACCURACY] = accuracy
     speeds: dict[str | None, dict[str, Amount]] = {}
-    for value in values.of(variant):
-        if value.place.track is Track.HARDWARE_ACCELERATION and value.place.model == model:
+    for value in values.of(variant, model):
+        if value.place.track is Track.HARDWARE_ACCELERATION:
             speeds.setdefault(value.place.part, {})[f"{SPEED} {value.place.name}"] = _amount(values, value)
     missing = reasons.get((model, variant), {})
     unasked = {key: _NOT_CHOSEN for key, track in _TRACKS.items() if track not in report.tracks}
@@ -168,9 +168,7 @@ _COSTS = {
 def _costs(values: Values, model: str, variant: Variant) -> Iterator[tuple[str, Value]]:
     """What the variant costs, and its perplexity on the first text that counts."""
     texts = []
-    for value in values.of(variant):
-        if value.place.model != model:
-            continue
+    for value in values.of(variant, model):
         key = _COSTS.get((value.place.track, value.place.name))
         if key is not None:
             yield key, value

@@ -1,6 +1,7 @@
 """A report's files: one a format, beside the run's record or wherever the user wants them."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from orchestrator.errors import StoreError
@@ -11,6 +12,7 @@ from orchestrator.report.leaderboard import Leaderboard, leaderboard_html, leade
 from orchestrator.report.model import RunReport
 from orchestrator.report.pages import render_html, render_markdown, render_svg
 from orchestrator.report.records import render_csv, render_parquet
+from orchestrator.report.view import View, view
 
 FORMATS = {
     "markdown": "report.md",
@@ -29,18 +31,18 @@ USUAL = ("markdown", "html", "json", "svg")
 """Those that a run writes by itself."""
 OF_SEVERAL = ("html", "markdown", "json", "latex", "csv", "parquet")
 """Those that several runs can be written in together."""
-_RENDERERS: dict[str, Callable[[RunReport], str]] = {
-    "markdown": render_markdown,
-    "html": render_html,
-    "json": lambda one: one.model_dump_json(indent=1) + "\n",
-    "latex": render_latex,
-    "csv": lambda one: render_csv((one,)),
+_RENDERERS: dict[str, Callable[[RunReport, Callable[[], View]], str]] = {
+    "markdown": lambda one, content: render_markdown(one, content()),
+    "html": lambda one, content: render_html(one, content()),
+    "json": lambda one, _: one.model_dump_json(indent=1) + "\n",
+    "latex": lambda one, content: render_latex(one, content()),
+    "csv": lambda one, _: render_csv((one,)),
 }
 
 
 def render(report: RunReport, form: str) -> str:
     """The report in one of `SINGLE`."""
-    return _RENDERERS[form](report)
+    return _RENDERERS[form](report, lambda: view(report))
 
 
 def read_report(path: Path) -> RunReport:
@@ -62,7 +64,8 @@ def write_reports(report: RunReport, folder: Path, formats: Iterable[str] = USUA
     Raises:
         StoreError: the folder cannot be written, or what writes a format is not installed.
     """
-    return _write((file for form in formats for file in _files(report, form)), folder)
+    content = cache(lambda: view(report))
+    return _write((file for form in formats for file in _files(report, form, content)), folder)
 
 
 def write_leaderboard(reports: tuple[RunReport, ...], folder: Path, formats: Iterable[str]) -> tuple[Path, ...]:
@@ -94,9 +97,9 @@ def _write(files: Iterable[tuple[str, str | bytes]], folder: Path) -> tuple[Path
     return tuple(written)
 
 
-def _files(report: RunReport, form: str) -> Iterator[tuple[str, str | bytes]]:
+def _files(report: RunReport, form: str, content: Callable[[], View]) -> Iterator[tuple[str, str | bytes]]:
     if form in _RENDERERS:
-        yield FORMATS[form], render(report, form)
+        yield FORMATS[form], _RENDERERS[form](report, content)
         return
     if form == "parquet":
         yield FORMATS[form], render_parquet((report,))

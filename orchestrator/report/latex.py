@@ -6,7 +6,7 @@ from orchestrator.report.formats import MISSING
 from orchestrator.report.model import RunReport
 from orchestrator.report.recommendation import recommendations
 from orchestrator.report.table import Cell, Table
-from orchestrator.report.view import view
+from orchestrator.report.view import View, view
 
 _MOST_COLUMNS = 7
 """Beyond those that name the row; wider tables go on below."""
@@ -43,12 +43,12 @@ _PREAMBLE = r"""\documentclass[a4paper,landscape]{article}
 """
 
 
-def render_latex(report: RunReport) -> str:
+def render_latex(report: RunReport, content: View | None = None) -> str:
     """A complete document: the answer, absolute values, overall metrics, each track, and the notes on missing figures.
 
     Of what LaTeX's base has no letter for, the number of the letter stands there.
     """
-    content = view(report)
+    content = content or view(report)
     blocks = [f"\\section*{{Benchmark report: {escape(report.run_id)}}}", *map(escape, recommendations(report))]
     blocks += map(escape, content.summary)
     tables = [content.absolute, content.overview]

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 
 from harness.contract import Operation
 from orchestrator.evidence.measured import Figure, Number, StageFigures
@@ -32,6 +33,8 @@ def _table(part: Part, groups: Iterable[Sequence[StageFigures]], footnotes: Foot
     found: dict[_Key, dict[str, Cell]] = {}
     for stages in groups:
         for title, fields in _fields(stages[0].operation, part).items():
+            if not any(one.absent or not fields.keys().isdisjoint(one.figures) for one in stages):
+                continue
             for row, cell in _cells(stages, fields, footnotes).items():
                 found.setdefault((*_about(stages[0]), _by(stages[0], row)), {})[title] = cell
         about = (*_about(stages[0]), _by(stages[0], ""))
@@ -45,7 +48,8 @@ def _table(part: Part, groups: Iterable[Sequence[StageFigures]], footnotes: Foot
     return Table(part, columns("Variant", "Model", "Measured by", numbers=used), rows, headings=3)
 
 
-def _fields(operation: Operation, part: Part) -> dict[str, dict[str, Shown]]:
+@cache
+def _fields(operation: Operation, part: Part) -> Mapping[str, Mapping[str, Shown]]:
     """The fields of each column."""
     by_title: dict[str, dict[str, Shown]] = {}
     for field, place in PLACES.get(operation, {}).items():

@@ -13,6 +13,7 @@ from orchestrator.report.details import provenance_facts, reproducing
 from orchestrator.report.differing import READING as DIFFERING
 from orchestrator.report.differing import differing_title
 from orchestrator.report.fidelity import READING as FIDELITY
+from orchestrator.report.html_rows import html_rows
 from orchestrator.report.model import RunReport
 from orchestrator.report.page_data import page_data, policy
 from orchestrator.report.plots import NOT_INSTALLED, plots
@@ -57,15 +58,15 @@ class Page:
     policy: str
 
 
-def render_html(report: RunReport) -> str:
+def render_html(report: RunReport, content: View | None = None) -> str:
     """A complete document: style, scripts and plots are inline, and nothing is loaded. Every string of the report is
-    escaped."""
-    return report_page(report).html
+    escaped. `content` is the report's view, where there is one already."""
+    return report_page(report, content).html
 
 
-def report_page(report: RunReport) -> Page:
+def report_page(report: RunReport, content: View | None = None) -> Page:
     """`render_html`'s document with its policy."""
-    content = view(report)
+    content = content or view(report)
     drawn_charts = charts(report)
     left_out = _MANY_BARS if sum(chart.bars for chart in drawn_charts) > _MOST_BARS else ""
     return render_page(
@@ -150,18 +151,20 @@ def render_svg(chart: Chart) -> str:
 def _environment() -> "jinja2.Environment":
     import jinja2
 
-    return jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("orchestrator.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["html_rows"] = html_rows
+    return made
 
 
-def render_markdown(report: RunReport) -> str:
+def render_markdown(report: RunReport, content: View | None = None) -> str:
     """The same content and order as the HTML page, without the plot. Every string of the report is escaped."""
-    content = view(report)
+    content = content or view(report)
     blocks = [f"# Benchmark report: {escape(report.run_id)}", *map(escape, recommendations(report))]
     blocks += map(escape, content.summary)
     blocks += [

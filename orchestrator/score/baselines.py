@@ -10,8 +10,8 @@ from orchestrator.evidence.interval import if_any, interval_of
 from orchestrator.evidence.items import NoInterval
 from orchestrator.evidence.reading import Evidence
 from orchestrator.evidence.value import Interval, Values, Variant
-from orchestrator.score.overall import overall_estimate, score
-from orchestrator.tracks import Expectation, Mode, Place, Track
+from orchestrator.score.overall import Score, overall_estimate, score, score_over
+from orchestrator.tracks import Expectation, Mode, Track
 
 JUDGED = (Track.PERFORMANCE, Track.GENERALIZATION, Track.TRUSTWORTHINESS)
 """The tracks of accuracy. Of cost a baseline has next to none, and size and speed are those of the setting."""
@@ -53,26 +53,26 @@ def against_baselines(evidence: Evidence, expectations: Sequence[Expectation], m
     for expectation in expectations:
         if expectation.track not in JUDGED:
             continue
-        for variant, baselines in evidence.baselines.items():
-            for baseline in baselines:
-                judged = _judge(evidence, evidence.draws, expectation, mode, variant, baseline)
-                if judged is not None:
-                    yield judged
+        named = [(variant, baseline) for variant, found in evidence.baselines.items() for baseline in found]
+        sides = dict.fromkeys(side for variant, baseline in named for side in (variant, baseline.variant))
+        alone = {side: score(expectation, side, evidence.values, mode=mode) for side in sides}
+        for variant, baseline in named:
+            both = (alone[variant], alone[baseline.variant])
+            judged = _judge(evidence.values, evidence.draws, expectation, mode, both, baseline)
+            if judged is not None:
+                yield judged
 
 
 def _judge(
-    evidence: Evidence, draws: Draws, expectation: Expectation, mode: Mode, variant: Variant, baseline: Baseline
+    values: Values, draws: Draws, expectation: Expectation, mode: Mode, full: tuple[Score, Score], baseline: Baseline
 ) -> AgainstBaseline | None:
-    track = expectation.track
-    sides = (variant, baseline.variant)
-    full = [score(expectation, side, evidence.values, mode=mode) for side in sides]
+    track, variant = expectation.track, full[0].variant
     if not (full[0].places or full[1].places):
         return None
     common = full[0].places & full[1].places
     if not common:
         return AgainstBaseline(track=track, variant=variant, baseline=baseline, reason="no value counts for both")
-    values = _only(evidence.values, common)
-    ours, theirs = (score(expectation, side, values, mode=mode) for side in sides)
+    ours, theirs = (score_over(common, expectation, side, values, mode=mode) for side in full)
     try:
         apart = difference(*(overall_estimate(side, values, draws) for side in (ours, theirs)))
     except NoInterval as none:
@@ -88,7 +88,3 @@ def _judge(
         beats=None if interval is None else interval.low > 0,
         reason=reason,
     )
-
-
-def _only(values: Values, places: frozenset[Place]) -> Values:
-    return Values((value for value in values if value.place in places), values.gaps)

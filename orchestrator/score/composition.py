@@ -1,7 +1,7 @@
 """What lifts an overall metric of inference costs: fewer multiply-accumulates alone save nothing that is paid for."""
 
 import statistics
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from harness.contract import Operation
 from orchestrator.evidence.measured import Number, StageFigures
@@ -19,7 +19,18 @@ _DENSE_BITS = 16
 _ROUNDING = 1e-3
 
 
-def remark(score: Score, values: Values, measured: Sequence[StageFigures]) -> str | None:
+BySubject = Mapping[tuple[Operation, Variant | None, str | None], Sequence[StageFigures]]
+"""What was measured, by what was done with which variant of which model."""
+
+
+def by_subject(measured: Iterable[StageFigures]) -> BySubject:
+    found: dict[tuple[Operation, Variant | None, str | None], list[StageFigures]] = {}
+    for stage in measured:
+        found.setdefault((stage.operation, stage.variant, stage.model), []).append(stage)
+    return found
+
+
+def remark(score: Score, values: Values, measured: BySubject) -> str | None:
     """The sentence for a score that multiply-accumulates alone lift; None where more does, or nothing."""
     if score.track is not Track.INFERENCE_CONSUMPTION or score.variant.is_dense:
         return None
@@ -62,7 +73,7 @@ def _speed(values: Values, variant: Variant, models: Collection[str]) -> float |
     return statistics.geometric_mean(ratios) / (1 + max(floors)) if ratios else None
 
 
-def _cause(variant: Variant, models: Iterable[str], measured: Sequence[StageFigures]) -> str:
+def _cause(variant: Variant, models: Iterable[str], measured: BySubject) -> str:
     """Zeros and smaller shapes, as the profile counts them, or fewer bits, as the checkpoint has them."""
     causes: dict[str, None] = {}
     for model in sorted(models):
@@ -76,17 +87,14 @@ def _cause(variant: Variant, models: Iterable[str], measured: Sequence[StageFigu
     return _enumerated(list(causes)) or "an unknown kind"
 
 
-def _macs(measured: Sequence[StageFigures], variant: Variant, model: str) -> dict[str, float]:
+def _macs(measured: BySubject, variant: Variant, model: str) -> dict[str, float]:
     return _figures(measured, Operation.PROFILE, variant, model, "macs")
 
 
-def _figures(
-    measured: Sequence[StageFigures], operation: Operation, variant: Variant, model: str, field: str
-) -> dict[str, float]:
+def _figures(measured: BySubject, operation: Operation, variant: Variant, model: str, field: str) -> dict[str, float]:
     found: dict[str, float] = {}
-    for stage in measured:
-        if (stage.operation, stage.variant, stage.model) == (operation, variant, model):
-            found |= {name: one for name, one in stage.figures.get(field, {}).items() if isinstance(one, Number)}
+    for stage in measured.get((operation, variant, model), ()):
+        found |= {name: one for name, one in stage.figures.get(field, {}).items() if isinstance(one, Number)}
     return found
 
 

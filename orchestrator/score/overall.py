@@ -183,18 +183,21 @@ def _column(
         return scores
     common = frozenset.intersection(*competing.values())
     return tuple(
-        _over(common, expectation, one, values, mode, draws) if one.variant in competing else one for one in scores
+        score_over(common, expectation, one, values, mode=mode, draws=draws) if one.variant in competing else one
+        for one in scores
     )
 
 
-def _over(
+def score_over(
     common: Collection[Place],
     expectation: Expectation,
     alone: Score,
     values: Values,
-    mode: Mode,
-    draws: Draws | None,
+    *,
+    mode: Mode = Mode.PAPER,
+    draws: Draws | None = None,
 ) -> Score:
+    """What a variant's score `alone` comes to over the `common` ones of its ratios, beside others that have these."""
     ratios = tuple(one.model_copy(update={"common": one.place in common}) for one in alone.ratios)
     kept = [one for one in ratios if one.common]
     found: dict[str, object] = {"ratios": ratios, "reason": None if kept else NOTHING_IN_COMMON}

@@ -19,7 +19,7 @@ from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.value import Value, Values, Variant
 from orchestrator.figures.metrics import Floats
 from orchestrator.score.baselines import AgainstBaseline, against_baselines
-from orchestrator.score.composition import remark
+from orchestrator.score.composition import by_subject, remark
 from orchestrator.score.overall import Score, overall_estimate, score_all
 from orchestrator.score.protocols import caveat_warnings, protocol_warnings, rounds_warnings, survivor_warnings
 from orchestrator.store.imported import Imported
@@ -99,7 +99,7 @@ def score_run(evidence: Evidence, mode: Mode = Mode.PAPER, tracks: Collection[Tr
     values, draws = evidence.values, evidence.draws
     expectations = [one for one in evidence.expectations if one.track in tracks]
     scores = score_all(expectations, values, variants=evidence.variants, mode=mode, draws=draws)
-    measured = evidence.measured
+    measured, subjects = evidence.measured, by_subject(evidence.measured)
     ranks = (_ranks(one.track, scores, values, draws) for one in expectations) if draws else ()
     return RunScores(
         run=evidence.run,
@@ -107,7 +107,7 @@ def score_run(evidence: Evidence, mode: Mode = Mode.PAPER, tracks: Collection[Tr
         resampling=draws.resampling if draws else None,
         values=tuple(value for value in values if value.place.track in tracks),
         measured=tuple(one for one in measured if {*_TRACKS.get(one.operation, tracks)} & {*tracks}),
-        scores=tuple(one.model_copy(update={"remark": remark(one, values, measured)}) for one in scores),
+        scores=tuple(one.model_copy(update={"remark": remark(one, values, subjects)}) for one in scores),
         ranks=tuple(one for one in ranks if one is not None),
         baselines=tuple(against_baselines(evidence, expectations, mode)),
         fidelity=evidence.fidelity,

@@ -14,8 +14,8 @@ from orchestrator.evidence.interval import if_any, interval_of
 from orchestrator.evidence.items import NoInterval
 from orchestrator.evidence.reading import Evidence
 from orchestrator.evidence.value import Interval, Values, Variant
-from orchestrator.score.overall import Score, overall_estimate, score
-from orchestrator.tracks import Expectation, Mode, Place, Track
+from orchestrator.score.overall import Score, overall_estimate, score, score_over
+from orchestrator.tracks import Expectation, Mode, Track
 
 
 class Selection(Frozen):
@@ -151,12 +151,10 @@ def _column(one: Asked, asked: Sequence[Asked], evidence: Evidence, mode: Mode) 
     common = frozenset.intersection(*(found.places for found in scored.values()))
     if not common:
         raise NoFigure(f"no value of {one.figure.track.metric} is common to {', '.join(it.label for it in scored)}")
-    return _Column({variant: _over(common, content, variant, evidence, mode) for variant in scored}, why)
-
-
-def _over(common: frozenset[Place], content: Expectation, variant: Variant, evidence: Evidence, mode: Mode) -> Score:
-    values = Values((value for value in evidence.values if value.place in common), evidence.values.gaps)
-    return score(content, variant, values, mode=mode)
+    over = {
+        variant: score_over(common, content, found, evidence.values, mode=mode) for variant, found in scored.items()
+    }
+    return _Column(over, why)
 
 
 def _members(selection: Selection, evidence: Evidence) -> list[Variant]:

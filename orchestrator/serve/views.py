@@ -15,6 +15,7 @@ import jinja2
 
 from harness.contract import RESULT_NAME
 from harness.contract.text import one_line
+from orchestrator.report.html_rows import html_rows
 from orchestrator.report.page_data import script_digest
 from orchestrator.run.progress.wording import duration
 from orchestrator.serve.answers import Answers, Standing
@@ -269,6 +270,6 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"duration": duration, "moment": moment, "one_line": one_line}
+    made.filters |= {"duration": duration, "moment": moment, "one_line": one_line, "html_rows": html_rows}
     made.globals |= {"most_stages": MOST_STAGES}
     return made

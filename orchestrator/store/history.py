@@ -5,7 +5,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.contract import Sha256
 from orchestrator.host import locks
 from orchestrator.store.records import Failure, FailureKind, RunFacts, RunRecord, StageRecord, StageState, StageStatus
 from orchestrator.store.store import Store
@@ -116,36 +115,37 @@ class OpenedRun:
 
 def open_run(store: Store, wanted: str) -> OpenedRun:
     """A run by its name, an unambiguous beginning of it, or `last`. Raises as `Store.load_run` does."""
-    opened = as_it_is(store, store.runs.load(wanted))
-    passed_over = all_runs(store)[1] if wanted == "last" else ()
+    records, passed_over = all_runs(store) if wanted == "last" else ((), ())
+    last = max(records, key=lambda record: record.updated, default=None)
+    opened = as_it_is(store, last or store.runs.load(wanted))
     imported = store.imported.unreadable(opened.record.run)
     return OpenedRun(opened.record, (*passed_over, *opened.unreadable, *imported))
 
 
 def as_it_is(store: Store, record: RunRecord) -> OpenedRun:
-    """A run with what is stored of it now."""
+    """A run with what is stored of it now, which is kept at hand for who reads it next."""
     states = dict(record.stages)
     results: dict[str, StageRecord] = {}
     unreadable: list[Unreadable] = []
-    for name, state in record.stages.items():
-        if state.key is not None and state.has_result:
-            what = f"{store.stages.name}/{state.key}"
-            try:
-                results[name] = _result(store, what, state.key)
-            except Unreadable as loss:
-                states[name], named = _without_result(name, state, loss)
-                unreadable.append(named)
+    finished = {name: state.key for name, state in states.items() if state.key is not None and state.has_result}
+    for (name, key), read in zip(finished.items(), store.read_to_keep(finished.values()), strict=True):
+        try:
+            results[name] = _result(store, f"{store.stages.name}/{key}", read)
+        except Unreadable as loss:
+            states[name], named = _without_result(name, states[name], loss)
+            unreadable.append(named)
     for name, refused in store.outcomes.contradicting_each_other(results).items():
         states[name], named = _without_result(name, states[name], refused)
         unreadable.append(named)
     return OpenedRun(record.model_copy(update={"stages": states}), tuple(unreadable))
 
 
-def _result(store: Store, what: str, key: Sha256) -> StageRecord:
+def _result(store: Store, what: str, stored: StageRecord | Unreadable | None) -> StageRecord:
     """A stored result that its parts give. Raises `Unreadable`, and `Refused` where they do not."""
-    stored = store.read(key)
     if stored is None:
         raise Unreadable(what, "the result is not in the store any more")
+    if isinstance(stored, Unreadable):
+        raise stored
     store.outcomes.of(stored)
     return stored
 

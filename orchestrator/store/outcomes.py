@@ -1,6 +1,8 @@
 """A stored result is held against its parts: the outcomes of its items, and what else it was made of."""
 
+import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.contract import (
@@ -9,6 +11,7 @@ from harness.contract import (
     EvaluateResult,
     FidelityResult,
     ProfileResult,
+    Result,
     Sha256,
     digest_file,
 )
@@ -26,7 +29,7 @@ class StoredOutcomes:
 
     def __init__(self, stages: Path) -> None:
         self._stages = stages
-        self._checked: dict[Sha256, tuple[tuple[object, ...], Outcomes | None]] = {}
+        self._checked: dict[Sha256, _Checked] = {}
 
     def damaged(self, record: StageRecord) -> Iterator[tuple[str, str]]:
         """The files of a stage's outcomes that are not as it kept them: the name within its folder, and why."""
@@ -53,15 +56,16 @@ class StoredOutcomes:
         key, result = record.provenance.key, record.final.result
         if not isinstance(result, EvaluateResult | FidelityResult | ProfileResult | BenchmarkResult):
             return None
-        kept = self._kept(record)
-        file = kept.path(result) if isinstance(result, EvaluateResult | FidelityResult) else None
-        seen = (result, None if file is None else _stat(file))
-        if key not in self._checked or self._checked[key][0] != seen:
+        known = self._checked.get(key)
+        if known is None or known.result != result or known.stat != _stat(known.file):
+            kept = self._kept(record)
+            file = str(kept.path(result)) if isinstance(result, EvaluateResult | FidelityResult) else None
+            stat = _stat(file)
             try:
-                self._checked[key] = (seen, check(result, kept))
+                known = self._checked[key] = _Checked(result, file, stat, check(result, kept))
             except Contradiction as contradiction:
                 raise Refused(f"{self._stages.name}/{key}", str(contradiction)) from contradiction
-        return self._checked[key][1]
+        return known.outcomes
 
     def items(self, record: StageRecord) -> tuple[Item, ...]:
         """The items of an evaluation by their numbers. Raises as `of` does; none for other stages."""
@@ -94,17 +98,29 @@ class StoredOutcomes:
         provenance = record.provenance
         outcomes = [entry.sha256 for name, entry in provenance.files.items() if name != RESULT_NAME]
         return Kept(
-            folder=self._stages / provenance.key / OUTPUT_NAME,
+            folder=Path(f"{self._stages}/{provenance.key}/{OUTPUT_NAME}"),
             parameters=provenance.material.get("parameters", {}),
             data=str(provenance.material.get("inputs", {}).get("dataset", "")),
             sha256=outcomes[0] if outcomes else None,
         )
 
 
-def _stat(path: Path) -> tuple[int, ...] | None:
+@dataclass(frozen=True)
+class _Checked:
+    """A result that was held against its parts, and the file of these as it was then, where it has one."""
+
+    result: Result
+    file: str | None
+    stat: tuple[int, ...] | None
+    outcomes: Outcomes | None
+
+
+def _stat(path: str | None) -> tuple[int, ...] | None:
     """What changes when a file does; None where there is none."""
+    if path is None:
+        return None
     try:
-        found = path.lstat()
+        found = os.lstat(path)
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,10 +1,11 @@
 """The records of runs by their names."""
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
+
+from pydantic_core import to_json
 
 from harness.contract import Sha256, read_regular
 from orchestrator.errors import HostFault, StoreError
@@ -70,7 +71,7 @@ class Runs:
         self.folder.mkdir(exist_ok=True)
         folder.mkdir(exist_ok=True)
         document = versioned.sealed(record.model_dump(mode="json"))
-        write_atomically(folder / RUN_NAME, json.dumps(document, indent=1, ensure_ascii=False))
+        write_atomically(folder / RUN_NAME, to_json(document, indent=1))
         return str(document[versioned.SEAL])
 
     def read(self, name: str) -> RunRecord:

@@ -10,9 +10,10 @@ it is at work, and `runs/<run>/imported/`, `failures/<key>/` (the last failed at
 
 import hashlib
 import json
+import os
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -51,6 +52,9 @@ PROVENANCE_NAME = "provenance.json"
 _MOST_SHARED = 256
 """Lists of source files that are kept once for all results that were made by them, about 15 kB each."""
 
+_Seen = tuple[tuple[int, int, int], ...]
+"""What changes when a result's files do: of each its inode, time of change in nanoseconds, and size in bytes."""
+
 
 class Store:
     """A store in a folder. Naming it and reading it create nothing; see `make`."""
@@ -68,6 +72,7 @@ class Store:
         self.imported = ImportedResults(self.runs)
         self.outcomes = StoredOutcomes(self.stages)
         self._held: tuple[int, ...] | None = None
+        self._kept: dict[Sha256, tuple[_Seen, StageRecord]] = {}
 
     def make(self) -> None:
         """Create what is missing of it.
@@ -144,9 +149,30 @@ class Store:
             Unreadable: what is stored is damaged, or of a version that this program does not know.
         """
         folder = self.stages / key
-        if not folder.is_dir():
+        seen = _seen(folder)
+        if seen is not None and (kept := self._kept.get(key)) is not None and kept[0] == seen:
+            return kept[1]
+        if seen is None and not folder.is_dir():
             return None
         return versioned.read(f"{self.stages.name}/{key}", lambda: _stage(folder, key))
+
+    def read_to_keep(self, keys: Iterable[Sha256]) -> Iterator[StageRecord | Unreadable | None]:
+        """As `read`, of each key; an `Unreadable` is given in its place.
+
+        From then on `read` gives these as long as their files stay as they are, in place of others that were kept.
+        """
+        kept: dict[Sha256, tuple[_Seen, StageRecord]] = {}
+        for key in keys:
+            seen = _seen(self.stages / key)
+            try:
+                record = self.read(key)
+            except Unreadable as unreadable:
+                yield unreadable
+                continue
+            if seen is not None and record is not None:
+                kept[key] = seen, record
+            yield record
+        self._kept = kept
 
     def find(self, key: Sha256) -> StageRecord | None:
         """The finished stage with this key with all that others read of it; None where it has to be run."""
@@ -251,6 +277,15 @@ class Store:
         return target.relative_to(self.root).as_posix()
 
 
+def _seen(folder: Path) -> _Seen | None:
+    """None where a file is missing."""
+    try:
+        found = [os.lstat(f"{folder}/{name}") for name in (PROVENANCE_NAME, RESULT_NAME)]
+    except OSError:
+        return None
+    return tuple((one.st_ino, one.st_mtime_ns, one.st_size) for one in found)
+
+
 def _stage(folder: Path, key: Sha256) -> StageRecord:
     """A stored stage; raises what `versioned.read` makes a reason of."""
     stored = versioned.parse(read_regular(folder / PROVENANCE_NAME))
@@ -281,14 +316,17 @@ class _Shared(dict[str, Any]):
 def _with_shared_code(provenance: dict[str, Any]) -> dict[str, Any]:
     """With the list of source files by reference: ten thousand results are of a few dozen different ones."""
     match provenance:
-        case {"material": {"code": dict(code)} as material} if all(isinstance(one, str) for one in code.values()):
-            return {**provenance, "material": {**material, "code": _shared(tuple(code.items()))}}
+        case {"material": {"code": dict(code)} as material}:
+            with suppress(TypeError):  # a list or an object in it
+                if (shared := _shared(tuple(code.items()))) is not None:
+                    return {**provenance, "material": {**material, "code": shared}}
     return provenance
 
 
 @lru_cache(maxsize=_MOST_SHARED)
-def _shared(code: tuple[tuple[str, str], ...]) -> _Shared:
-    return _Shared(code)
+def _shared(code: tuple[tuple[str, object], ...]) -> _Shared | None:
+    """None where not all are texts, of which alone equal ones are the same."""
+    return _Shared(code) if all(isinstance(one, str) for _, one in code) else None
 
 
 def _files(attempt: Path, final: ResultEvent) -> dict[str, FileEntry]:

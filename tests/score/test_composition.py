@@ -5,7 +5,7 @@ import pytest
 from harness.contract import Operation
 from orchestrator.evidence.measured import StageFigures
 from orchestrator.evidence.value import DENSE, Value, Values, Variant
-from orchestrator.score.composition import remark
+from orchestrator.score.composition import by_subject, remark
 from orchestrator.score.overall import score
 from orchestrator.tracks import Place, Track, expect
 
@@ -57,7 +57,7 @@ def stages(own: dict[str, int], bits: int | None = None) -> list[StageFigures]:
 
 
 def said(measured: Values, made: list[StageFigures]) -> str | None:
-    return remark(score(INFERENCE, WANDA, measured), measured, made)
+    return remark(score(INFERENCE, WANDA, measured), measured, by_subject(made))
 
 
 def test_zeros_that_save_nothing_else_are_named() -> None:
@@ -123,6 +123,6 @@ def test_a_cost_that_was_not_measured_is_not_said_to_stand() -> None:
 
 def test_other_tracks_and_the_dense_model_have_no_such_sentence() -> None:
     measured = values(SAVED, speed=98.0)
-    assert remark(score(INFERENCE, DENSE, measured), measured, stages({})) is None
+    assert remark(score(INFERENCE, DENSE, measured), measured, by_subject(stages({}))) is None
     hardware = expect(Track.HARDWARE_ACCELERATION, ["tiny"], backends=["native"])
-    assert remark(score(hardware, WANDA, measured), measured, stages({})) is None
+    assert remark(score(hardware, WANDA, measured), measured, by_subject(stages({}))) is None

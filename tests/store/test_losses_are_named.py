@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.run import resources
-from orchestrator.store import Failure, FailureKind, RunRecord, StageStatus, Store, outcomes
+from orchestrator.store import Failure, FailureKind, RunRecord, StageStatus, Store, Unreadable, outcomes
 from orchestrator.store.history import open_run
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.small_runs import Bench
@@ -83,3 +83,19 @@ def test_outcomes_are_held_against_their_result_once_and_again_where_their_file_
     for record in (*records, *records):
         store.outcomes.of(record)
     assert checked[2:] == [records[1].final.result]
+
+
+def test_what_an_opened_run_kept_at_hand_is_read_again_where_its_file_has_changed(
+    store: Store, finished: tuple[Path, RunRecord]
+) -> None:
+    record = finished[1]
+    keys = (key_of(record, PRUNED), key_of(record, DENSE))
+    open_run(store, record.run)
+    kept = {key: store.read(key) for key in keys}
+    assert all(store.read(key) is kept[key] for key in keys)
+    result = store.stages / keys[0] / "result.json"
+    result.write_bytes(result.read_bytes() + b" ")
+    with pytest.raises(Unreadable, match="another sha256"):
+        store.read(keys[0])
+    shutil.rmtree(store.stages / keys[1])
+    assert store.read(keys[1]) is None
