@@ -75,6 +75,10 @@ class HostFault(StoreError):
     exit_status = CommandExit.INCOMPLETE
 
 
+class DiskFull(HostFault):
+    """No space is left on the disk under the store. Whoever frees some may have what was at work go on."""
+
+
 class RuntimeUnavailable(OrchestratorError):
     """The container engine or the interpreter that a runtime needs does not answer."""
 

@@ -54,6 +54,7 @@ def bench(
     store: options.Store = options.DEFAULT_STORE,
     more_images: options.Images = None,
     progress: options.ProgressOption = ProgressMode.AUTO,
+    when_full: options.WhenFullOption = options.WhenFull.AUTO,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -86,7 +87,7 @@ def bench(
     display = choose_display(progress)
     if len(manifest.compress) == 1:
         display.note(f"no baseline stands beside {method}: none of the images offers one that does what it does")
-    _measure(setup, display, gpu, as_json=as_json)
+    _measure(replace(setup, waits_for_room=when_full.waits), display, gpu, as_json=as_json)
 
 
 def run(
@@ -97,6 +98,7 @@ def run(
         bool, typer.Option("--exclusive-host", help="Time with the whole host alone, not the device only.")
     ] = False,
     keep_checkpoints: options.Keep = None,
+    when_full: options.WhenFullOption = options.WhenFull.AUTO,
     store: options.Store = options.DEFAULT_STORE,
     more_images: options.Images = None,
     progress: options.ProgressOption = ProgressMode.AUTO,
@@ -120,7 +122,7 @@ def run(
         setup = prepare(asked, store, catalog, chosen, runs_here=True)
     gpu = shlex.join(["orchestrator", "run", str(manifest), "--device", "cuda"])
     refuse_the_impossible(setup.plan, gpu)
-    _measure(setup, display, gpu, as_json=as_json, hosts=cluster)
+    _measure(replace(setup, waits_for_room=when_full.waits), display, gpu, as_json=as_json, hosts=cluster)
 
 
 def run_stage(

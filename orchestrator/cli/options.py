@@ -1,7 +1,9 @@
 """Options that several commands share."""
 
 import os
+import sys
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +50,26 @@ Images = Annotated[
 
 LOG_WIDTH = 120
 """Columns where there is neither a terminal to ask nor COLUMNS."""
+
+
+class WhenFull(StrEnum):
+    """What a run does on a disk that is full; `auto` waits where somebody sees a terminal."""
+
+    AUTO = "auto"
+    WAIT = "wait"
+    END = "end"
+
+    @property
+    def waits(self) -> bool:
+        return self is WhenFull.WAIT or (self is WhenFull.AUTO and sys.stderr.isatty())
+
+
+WhenFullOption = Annotated[
+    WhenFull,
+    typer.Option(
+        "--when-full", help="On a disk without room: wait for some, or end with status 3; auto waits at a terminal."
+    ),
+]
 
 DEFAULT_STORE = Path(".llmcbench")
 MANIFEST_HELP = "a file, or the name of one that comes with the project, such as quick."

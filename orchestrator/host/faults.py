@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from orchestrator.errors import HostFault
+from orchestrator.errors import DiskFull, HostFault
 
 _AGAIN = "then run the same command again to go on"
 _FULL = f"free space with `orchestrator clean`, or move the store to a larger disk, {_AGAIN}"
@@ -36,11 +36,12 @@ def ends_a_run(failure: OSError) -> bool:
 def host_fault(failure: OSError) -> HostFault:
     """What failed, as one sentence that says what to do."""
     what, hint = _FAULTS.get(failure.errno or 0, ("a file or folder cannot be used", f"make it usable, {_AGAIN}"))
-    return HostFault(f"{what}: {failure}", hint=hint)
+    kind = DiskFull if failure.errno == errno.ENOSPC else HostFault  # of a quota nobody can see what is left
+    return kind(f"{what}: {failure}", hint=hint)
 
 
-def full_disk(what: str) -> HostFault:
-    return HostFault(f"no space is left: {what}", hint=_FULL)
+def full_disk(what: str) -> DiskFull:
+    return DiskFull(f"no space is left: {what}", hint=_FULL)
 
 
 def gone(what: str) -> HostFault:

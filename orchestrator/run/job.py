@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness.contract import Frozen, Sha256
 from orchestrator.documents import why_invalid
-from orchestrator.errors import HostFault, Interrupted, OrchestratorError
+from orchestrator.errors import DiskFull, HostFault, Interrupted, OrchestratorError
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import shipped_images
 from orchestrator.run.execution import Finished, Workshop, execute
@@ -68,6 +68,7 @@ class Fault(Frozen):
     is_interruption: bool
     message: str
     hint: str
+    is_full_disk: bool = False
 
 
 class JobEnd(Frozen):
@@ -92,8 +93,8 @@ class JobEnd(Frozen):
             Interrupted, HostFault: as where it was performed.
         """
         if self.fault is not None:
-            kind = Interrupted if self.fault.is_interruption else HostFault
-            raise kind(self.fault.message, hint=self.fault.hint)
+            kind = DiskFull if self.fault.is_full_disk else HostFault
+            raise (Interrupted if self.fault.is_interruption else kind)(self.fault.message, hint=self.fault.hint)
         outcome = self.record or self.failure
         return None if outcome is None else Finished(self.key, outcome, self.wall_seconds, self.cached)
 
@@ -119,7 +120,12 @@ def perform(job: StageJob, cancel: threading.Event, runtime: Runtime | None = No
             )
             return _perform(job, workshop).model_copy(update={"notes": tuple(notes)})
     except (Interrupted, HostFault) as fault:
-        said = Fault(is_interruption=isinstance(fault, Interrupted), message=fault.message, hint=fault.hint)
+        said = Fault(
+            is_interruption=isinstance(fault, Interrupted),
+            message=fault.message,
+            hint=fault.hint,
+            is_full_disk=isinstance(fault, DiskFull),
+        )
         return JobEnd(fault=said, notes=tuple(notes))
     except OrchestratorError as failure:
         return _failed(failure.message, failure.hint).model_copy(update={"notes": tuple(notes)})

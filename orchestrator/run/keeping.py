@@ -22,6 +22,11 @@ _DROPPED: Mapping[KeepCheckpoints, Collection[Operation]] = {
 """What of a model is dropped by what made it; data sets are small, and stay."""
 
 
+def droppable(stages: Iterable[Stage], keep: KeepCheckpoints) -> set[str]:
+    """The ids of those whose output goes when nobody has to read it any more."""
+    return {stage.id for stage in stages if stage.subject is not None and stage.operation in _DROPPED[keep]}
+
+
 class Readers:
     """Who still has to read what the stages make. `stages` are those to run; of what others made, that of `before` may
     be dropped as well."""
@@ -29,11 +34,7 @@ class Readers:
     def __init__(self, stages: Iterable[Stage], keep: KeepCheckpoints, before: Iterable[Stage] = ()) -> None:
         self._stages = {stage.id: stage for stage in stages}
         self._waiting = Counter(need for stage in self._stages.values() for need in stage.needs)
-        self._droppable = {
-            stage.id
-            for stage in (*self._stages.values(), *before)
-            if stage.subject is not None and stage.operation in _DROPPED[keep]
-        }
+        self._droppable = droppable((*self._stages.values(), *before), keep)
 
     def unread(self) -> Iterator[str]:
         """Those whose output nobody has to read any more, to be dropped; each is yielded once."""

@@ -5,7 +5,7 @@ A stage knows how many it waits for, and each knows who waits for it, so that an
 
 import heapq
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.contract import Operation
@@ -78,6 +78,14 @@ class Queue:
         return sorted(
             (demand for demand, ready in self._ready.items() if ready), key=lambda one: self._ready[one][0].urgency
         )
+
+    def hold_back(self, may_start: Callable[[Stage], bool]) -> list[Stage]:
+        """Take away those that are ready and may not start, down to the first of each demand that may."""
+        held = []
+        for ready in self._ready.values():
+            while ready and not may_start(ready[0].stage):
+                held.append(heapq.heappop(ready).stage)
+        return held
 
     def take(self, demand: Demand) -> Stage:
         """The most urgent of those that are ready and ask for this."""

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.contract import Event, Sha256
-from orchestrator.errors import HostFault, Interrupted
+from orchestrator.errors import DiskFull, HostFault, Interrupted
 from orchestrator.host.devices import ChosenDevice
 from orchestrator.host.faults import explained
 from orchestrator.host.scratch import sweep_all_scratch
@@ -18,11 +18,12 @@ from orchestrator.manifest import KeepCheckpoints, Manifest
 from orchestrator.manifest.data_sources import NO_DATA_FOLDER
 from orchestrator.run.execution import Finished, Perform, Workshop
 from orchestrator.run.facts import resolve_facts
-from orchestrator.run.keeping import Keeper, Readers
+from orchestrator.run.keeping import Keeper, Readers, droppable
 from orchestrator.run.known import Known, inputs_of, look_up, with_readers
 from orchestrator.run.progress import Display
+from orchestrator.run.room import Room, ways_of_cleaning
 from orchestrator.run.scheduling import End, Executor
-from orchestrator.run.sizes import stated_bytes
+from orchestrator.run.sizes import Footprint, stated_bytes
 from orchestrator.run.space import check_space, disk_need
 from orchestrator.runtime.base import Runtime
 from orchestrator.stages import Plan, Stage
@@ -49,7 +50,8 @@ _TIMES_BEFORE_A_NOTE = 5
 class Setup:
     """What a run stands on, chosen before it starts. `data` is the folder that data sets come from first, if any.
 
-    `hub_bytes` has the size of the weights of models, by name, of which the hub was asked.
+    `hub_bytes` has the size of the weights of models, by name, of which the hub was asked. Where it `waits_for_room`, a
+    full disk pauses the run.
     """
 
     manifest: Manifest
@@ -61,6 +63,7 @@ class Setup:
     decisions: tuple[str, ...]
     data: Path | None = None
     hub_bytes: Mapping[str, int] = field(default_factory=dict)
+    waits_for_room: bool = False
 
     @property
     def weights_bytes(self) -> dict[str, int]:
@@ -113,7 +116,8 @@ class Run:
 
         Raises:
             Interrupted: the run was stopped; its record says so and is saved.
-            HostFault: the disk is full or read-only, or the store is gone; the record says so where it can be written.
+            HostFault: the disk is read-only, or the store is gone, or the disk is full and the setup does not wait for
+                room; the record says so where it can be written.
             OrchestratorError: an image cannot be made ready, the disk has no room, or the store cannot be written.
         """
         setup, workshop = self._setup, self._workshop
@@ -132,7 +136,8 @@ class Run:
                 space = check_space(setup.store.root, need)
                 record = _Record(setup, stages, facts, taken, (*decisions, *space))
                 self._announce(record, known)
-                return _Work(record, known, workshop, self._display, keep).perform(executor, ends=ends)
+                work = _Work(record, known, workshop, self._display, keep, need.footprints, setup.waits_for_room)
+                return work.perform(executor, ends=ends)
 
     @property
     def name(self) -> str:
@@ -227,7 +232,14 @@ class _Work:
     """What a run does to its stages. `states` changes as they end; every change is noted before it is shown."""
 
     def __init__(
-        self, record: _Record, known: Known, workshop: Workshop, display: Display, keep: KeepCheckpoints
+        self,
+        record: _Record,
+        known: Known,
+        workshop: Workshop,
+        display: Display,
+        keep: KeepCheckpoints,
+        footprints: Mapping[str, Footprint],
+        waits_for_room: bool,
     ) -> None:
         self._record = record
         self._known = known
@@ -239,6 +251,16 @@ class _Work:
         known_here = (one for one in record.stages if one.id in known.records)
         before = [one for one in known_here if record.done_before(one.id, known.keys[one.id])]
         self._keeper = Keeper(Readers(known.missing, keep, before), workshop.store.artifacts, workshop.note)
+        self._room = Room(
+            workshop.store.root,
+            known.missing,
+            footprints,
+            droppable((*known.missing, *before), keep),
+            workshop.cancel,
+            workshop.note,
+            waits=waits_for_room,
+            ways=partial(ways_of_cleaning, workshop.store),
+        )
 
     def perform(self, executor: Executor, *, ends: bool) -> RunRecord:
         """Run what is missing, to the end. Raises as `Run.perform` does."""
@@ -251,10 +273,12 @@ class _Work:
                 for stage, state in adopted.items():
                     self._display.finished(stage, state)
                 work, skip = partial(self._work, note), partial(self._skip, note)
-                executor.run(known.missing, work, skip, done=known.records.keys())
+                executor.run(known.missing, work, skip, done=known.records.keys(), room=self._room)
+            return self._room.patiently(partial(self._save, ended=ends))
         except (KeyboardInterrupt, Interrupted) as stopped:
             self._workshop.cancel.set()
-            self._save(interrupted=True)
+            with suppress(DiskFull):  # the journal has it all
+                self._save(interrupted=True)
             raise Interrupted(
                 "interrupted; what was finished is kept", hint="run the same command again to go on"
             ) from stopped
@@ -266,7 +290,6 @@ class _Work:
         finally:
             self._keeper.close()
             self._display.end()
-        return self._save(ended=ends)
 
     def _adopt(self) -> dict[str, StageState]:
         """Fill in every stage whose result stands already. What this very run had done before stays its own.
@@ -291,15 +314,21 @@ class _Work:
             self._display.event(stage.id, event)
 
         inputs = inputs_of(stage, self._artifacts)
-        finished = self._dropped_elsewhere(stage, inputs)
-        finished = finished or perform(stage, inputs, self._workshop, on_start, on_event)
+        try:
+            finished = self._dropped_elsewhere(stage, inputs)
+            finished = finished or perform(stage, inputs, self._workshop, on_start, on_event)
+        except DiskFull as full:
+            if not self._room.waits:
+                raise
+            self._workshop.note(f"{stage.id} is done again when there is room: {full.message}")
+            return End.NO_ROOM
         if finished is None:
             self._found_elsewhere[stage.id] += 1
             if self._found_elsewhere[stage.id] == _TIMES_BEFORE_A_NOTE:
                 self._workshop.note(f"{stage.id}: another orchestrator is at this very stage, and its result is taken")
             return End.ELSEWHERE
         state = self._settled(stage.id, finished)
-        self._keep(note, stage.id, state)
+        self._room.patiently(partial(self._keep, note, stage.id, state))
         self._display.finished(stage.id, state)
         self._keeper.end(stage.id)
         return End.RESULT if isinstance(finished.outcome, StageRecord) else End.NO_RESULT
@@ -322,7 +351,7 @@ class _Work:
     def _skip(self, note: Note, stage: Stage, cause: str) -> None:
         failure = Failure(kind=FailureKind.BLOCKED, message=f"needs {cause}, which has no result")
         state = self._states[stage.id].reached(StageStatus.BLOCKED, failure=failure)
-        self._keep(note, stage.id, state)
+        self._room.patiently(partial(self._keep, note, stage.id, state))
         self._display.finished(stage.id, state)
         self._keeper.end(stage.id)
 

@@ -14,6 +14,7 @@ from orchestrator.run.execution import Perform, execute
 from orchestrator.run.lanes import Lanes, Placed, have_a_choice, lanes_of
 from orchestrator.run.queue import Queue
 from orchestrator.run.resources import is_idle
+from orchestrator.run.room import POLL_SECONDS, Room
 from orchestrator.stages import Stage
 
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.1, 5.0
@@ -21,11 +22,13 @@ _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.1, 5.0
 
 
 class End(Enum):
-    """How work on a stage ended. `ELSEWHERE`: another orchestrator is at it, so that it is to be looked at again."""
+    """How work on a stage ended. `ELSEWHERE`: another orchestrator is at it, so that it is to be looked at again.
+    `NO_ROOM`: the disk was full, so that it is to be done again when there is room."""
 
     RESULT = auto()
     NO_RESULT = auto()
     ELSEWHERE = auto()
+    NO_ROOM = auto()
 
 
 Work = Callable[[Stage, Perform], End]
@@ -35,12 +38,14 @@ Skip = Callable[[Stage, str], None]
 
 
 class Executor(Protocol):
-    def run(self, stages: Sequence[Stage], work: Work, skip: Skip, *, done: Collection[str] = ()) -> None:
+    def run(
+        self, stages: Sequence[Stage], work: Work, skip: Skip, *, done: Collection[str] = (), room: Room | None = None
+    ) -> None:
         """Call `work` for each stage whose needs have a result until it has come to an end, and `skip` for the others.
 
         A stage starts when none of those that stand in its `after` is waiting or at work any more, and gets
         `device_count` of its devices then, all of one host. One that is at work elsewhere is put aside, and another
-        taken; one whose host is lost starts anew.
+        taken; one whose host is lost starts anew. One that has no `room` waits until it has.
 
         `done` names stages that succeeded before. `stages` come in an order in which each stands after what it needs.
         Raises whatever `work` raises, after the stages in flight have ended.
@@ -120,47 +125,67 @@ class QueueExecutor:
         self._seconds = seconds
         self._hosts = hosts
 
-    def run(self, stages: Sequence[Stage], work: Work, skip: Skip, *, done: Collection[str] = ()) -> None:
+    def run(
+        self, stages: Sequence[Stage], work: Work, skip: Skip, *, done: Collection[str] = (), room: Room | None = None
+    ) -> None:
         """See `Executor`."""
         hosts = self._hosts
         lanes = Lanes(hosts.there(stages), hosts.one_timed, hosts.is_idle)
         queue = Queue(stages, done, self._seconds if have_a_choice(lanes.hosts) else None)
         running: dict[Future[End], Placed] = {}
-        elsewhere = _Elsewhere()
+        elsewhere, held, room = _Elsewhere(), list[Stage](), room or Room.for_all(stages)
         with ThreadPoolExecutor(hosts.most_stages or max(1, lanes.count), thread_name_prefix="stage") as pool:
             try:
                 while len(queue):
-                    for again in elsewhere.due():
+                    for again in (*elsewhere.due(), *held):
                         queue.put_back(again)
+                    held = queue.hold_back(room.admits)
                     while (placed := lanes.next_of(queue)) is not None:
+                        room.begin(placed.stage)
                         running[pool.submit(work, placed.stage, hosts.perform(placed.host))] = placed
-                    for future in self._wait(running, elsewhere):
+                        held += queue.hold_back(room.admits)
+                    if held and not (running or queue.demands() or elsewhere.seconds is not None):
+                        room.wait(held)
+                        continue
+                    for future in self._wait(running, elsewhere, POLL_SECONDS if held else None):
                         ended = running.pop(future)
                         lanes.leave(ended)
-                        self._heed(ended.stage, future, queue, elsewhere, skip)
+                        self._heed(ended.stage, future, queue, elsewhere, skip, room)
                     if hosts.seconds_between_looks is not None:
                         lanes.hosts = hosts.there(stages)
             except BaseException:
                 self._cancel.set()
                 raise
 
-    def _heed(self, stage: Stage, future: Future[End], queue: Queue, elsewhere: "_Elsewhere", skip: Skip) -> None:
+    def _heed(
+        self, stage: Stage, future: Future[End], queue: Queue, elsewhere: "_Elsewhere", skip: Skip, room: Room
+    ) -> None:
         """What follows from how the work on a stage ended. Raises what the work raised."""
         try:
             end = future.result()
         except HostLost:
+            room.put_back(stage)
             queue.put_back(stage)
             return
         if end is End.ELSEWHERE:
+            room.put_back(stage)
             elsewhere.put(stage)
             return
         elsewhere.forget(stage)
+        if end is End.NO_ROOM:
+            room.met_full_disk(stage)
+            queue.put_back(stage)
+            return
+        room.end(stage, has_result=end is End.RESULT)
         for hopeless, cause in queue.end(stage.id, succeeded=end is End.RESULT):
+            room.end(hopeless, has_result=False)
             skip(hopeless, cause)
 
-    def _wait(self, running: Mapping[Future[End], Placed], elsewhere: "_Elsewhere") -> Collection[Future[End]]:
+    def _wait(
+        self, running: Mapping[Future[End], Placed], elsewhere: "_Elsewhere", most_seconds: float | None
+    ) -> Collection[Future[End]]:
         """Those that ended; after a while none, where something is to be looked at again."""
-        looks = [one for one in (elsewhere.seconds, self._hosts.seconds_between_looks) if one is not None]
+        looks = [one for one in (elsewhere.seconds, self._hosts.seconds_between_looks, most_seconds) if one is not None]
         seconds = min(looks, default=None)
         if running:
             return wait(running, seconds, FIRST_COMPLETED).done

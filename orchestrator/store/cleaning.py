@@ -64,6 +64,12 @@ def clean(store: Store, *, drop_run: str | None = None, also: Sequence[Path] = (
         return Cleaned(removed, unreadable)
 
 
+def would_free(store: Store) -> int:
+    """The bytes that `clean` would remove if everybody ended now, what is at work apart. Nothing is held meanwhile."""
+    doomed = _doomed(store, None)[0]
+    return sum(files.size_bytes(path) for path in doomed if path.parent != store.attempts or _is_abandoned(path))
+
+
 @contextmanager
 def _alone(store: Store, *, dry_run: bool) -> Iterator[None]:
     """Hold the store alone. Where nothing is to be removed and the store cannot be written, nobody else writes."""

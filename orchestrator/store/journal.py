@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,19 @@ class Journal:
             os.close(descriptor)
 
     def _write(self, document: Document, *, sync: bool = True) -> None:
+        """The line as a whole, or nothing of it: a part would spoil those that follow."""
         line = json.dumps(versioned.sealed(document), ensure_ascii=False).encode() + b"\n"
-        written = os.write(self._descriptor, line)
-        while written < len(line):
-            written += os.write(self._descriptor, line[written:])
-        if sync:
-            os.fsync(self._descriptor)
+        before = os.lseek(self._descriptor, 0, os.SEEK_END)
+        try:
+            written = os.write(self._descriptor, line)
+            while written < len(line):
+                written += os.write(self._descriptor, line[written:])
+            if sync:
+                os.fsync(self._descriptor)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, before)
+            raise
 
 
 def replay(record: Document, seal: Sha256, journal: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol
 from pydantic_core import to_json
 
 from harness.contract import Sha256, read_regular
-from orchestrator.errors import HostFault, StoreError
+from orchestrator.errors import StoreError
 from orchestrator.host.faults import host_fault
 from orchestrator.host.files import write_atomically
 from orchestrator.store import versioned
@@ -139,7 +139,7 @@ def _written(run: str) -> Iterator[None]:
     except OSError as failure:
         fault = host_fault(failure)
         problem = f"the record of run {run} cannot be written: {fault.message}"
-        raise HostFault(problem, hint=fault.hint) from failure
+        raise type(fault)(problem, hint=fault.hint) from failure
 
 
 def _run(path: Path) -> RunRecord:
