@@ -170,12 +170,12 @@ class _Models:
             with located("calibration"):
                 texts["calibration"] = self.draft.fetches.calibration(method, dataset, substitute)
         if recovery is not None:
-            if not method.recovery:
-                raise BadManifest(
-                    f"{method.name} does not train after compressing, so it has no recovery on {recovery!r}",
-                    hint="leave `recovery` out of this entry",
-                )
             with located("recovery"):
+                if not method.recovery:
+                    raise BadManifest(
+                        f"{method.name} does not train after compressing, so it has no recovery on {recovery!r}",
+                        hint="leave `recovery` out of this entry",
+                    )
                 texts["recovery"] = self.draft.fetches.calibration(method, recovery, None)
         lacking = next((one for one in texts.values() if isinstance(one, Refused)), None)
         return lacking or {name: one for name, one in texts.items() if not isinstance(one, Refused)}

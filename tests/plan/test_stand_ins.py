@@ -10,7 +10,7 @@ from orchestrator.errors import BadManifest
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest, ScoringEntry, read_manifest
 from orchestrator.manifest.data_sources import data_folder
-from orchestrator.manifest.hub import HubUnavailable
+from orchestrator.manifest.hub import HubUnavailable, NotOnHub
 from orchestrator.plan import build_plan
 from orchestrator.plan.choices import check_choices
 from orchestrator.plan.data import DataSources, data_sources
@@ -74,6 +74,22 @@ def test_what_a_stand_in_stands_for_in_the_scores_follows_it() -> None:
     manifest, _ = with_stand_ins(asked.model_copy(update={"scoring": scoring}), CATALOG, None, no_hub())
     assert manifest.scoring.generalization == "sciq-support"
     assert manifest.scoring.tasks == {}
+
+
+def test_a_data_set_that_the_hub_does_not_show_is_stood_in_for_by_its_reason() -> None:
+    def look_up(repository: str, revision: str) -> None:
+        raise NotOnHub("it is private")
+
+    asked = asking(tasks=["wikitext2"], stand_ins={"wikitext2": "sciq-support"})
+    manifest, decision = with_stand_ins(asked, CATALOG, None, data_sources(CATALOG, look_up))
+    assert manifest.evaluate is not None
+    assert manifest.evaluate.tasks == ("sciq-support",)
+    assert decision is not None
+    assert (
+        "sciq-support in place of wikitext2, whose text or questions can be had here: task 'wikitext2' needs"
+        in decision
+    )
+    assert "no local file, it is private, and no package has it" in decision
 
 
 def test_a_stand_in_that_cannot_be_had_either_leaves_the_task() -> None:
