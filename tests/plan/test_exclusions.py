@@ -104,6 +104,7 @@ def test_an_exclusion_that_takes_nothing_away_is_refused(bench: Bench, exclude: 
     with pytest.raises(BadManifest, match=re.escape(message)) as caught:
         planned(bench, exclude)
     assert caught.value.where[:2] == ("exclude", 0)
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,17 @@ def test_a_manifest_of_which_nothing_can_be_measured_is_refused_and_one_of_which
     refuse_the_impossible(plan(), GPU)
 
 
+def test_a_method_or_backend_of_which_anything_is_done_is_not_refused() -> None:
+    lacking = {"method": "wanda", "setting": "50%", "calibration": {"dataset": "bookcorpus"}}
+    had = {"method": "wanda", "setting": "2:4", "calibration": {"dataset": "c4"}}
+    with pytest.raises(BadManifest, match="nothing can be measured by wanda here"):
+        refuse_the_impossible(plan(compress=[lacking], profile={}), GPU, method="wanda")
+    refuse_the_impossible(plan(compress=[lacking, had], profile={}), GPU, method="wanda")
+    packed = {"method": "gptq", "setting": "W4A16g16", "calibration": {"dataset": "c4"}}
+    served = {"backends": ["llama-cpp"]}
+    refuse_the_impossible(plan(compress=[packed], benchmark=served), GPU, method="gptq", backend="llama-cpp")
+
+
 @pytest.fixture
 def no_stage_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def refuse(*_: object, **__: object) -> None:
