@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from harness.contract import WorkRequest, WorkResult
+from harness.contract import RESULT_NAME, WorkRequest, WorkResult, digest_file
 from orchestrator.cli.app import app
 from orchestrator.errors import StoreError
 from orchestrator.report import RunReport
@@ -19,6 +19,7 @@ from orchestrator.score.scores import RunScores
 from orchestrator.store import RunRecord, StageStatus, Store, Unreadable, versioned
 from orchestrator.store.cleaning import clean
 from orchestrator.store.history import open_run
+from orchestrator.store.store import PROVENANCE_NAME
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.small_runs import MANIFEST, Bench
 from tests.support.stage_workers import keeping_worker
@@ -58,6 +59,21 @@ def former(tmp_path: Path) -> Path:
 @pytest.fixture
 def record(bench: Bench) -> RunRecord:
     return bench.run(FakeRuntime(keeping_worker))
+
+
+def test_fields_that_a_later_version_added_to_a_result_are_passed_over(bench: Bench, record: RunRecord) -> None:
+    key = str(record.stages[EVALUATE].key)
+    folder, before = bench.store.stages / key, bench.store.read(key)
+    assert before is not None
+    answer = json.loads((folder / RESULT_NAME).read_bytes())
+    (folder / RESULT_NAME).write_text(json.dumps({**answer, "later": 1, "result": {**answer["result"], "later": 1}}))
+    provenance = versioned.unsealed(json.loads((folder / PROVENANCE_NAME).read_bytes()))
+    provenance["files"][RESULT_NAME]["sha256"] = digest_file(folder / RESULT_NAME)
+    (folder / PROVENANCE_NAME).write_text(json.dumps(versioned.sealed({**provenance, "later": 1})))
+    found = bench.store.read(key)
+    assert found is not None
+    assert found.final == before.final
+    assert found.provenance.model_dump(exclude={"files"}) == before.provenance.model_dump(exclude={"files"})
 
 
 def call(*arguments: object) -> Result:
