@@ -218,6 +218,44 @@ def test_of_a_task_that_no_image_offers_any_more_that_is_said_and_all_else_stand
     assert of.values.why_none(place, DENSE) == "evaluate/tiny/dense/arc_easy: no image offers this task any more"
 
 
+LOST = {
+    "evaluate/tiny/sparsegpt-50%/arc_easy": {(1, "knowledge", "arc_easy")},
+    "evaluate/tiny/sparsegpt-50%/wikitext2": {(1, "inference", "wikitext2"), (2, "perplexity", "wikitext2")},
+    "evaluate/tiny/sparsegpt-50%/truthfulqa": {(6, "truthfulness", "truthfulqa")},
+    "profile/tiny/sparsegpt-50%": {(4, "size", "disk_bytes"), (4, "macs", "macs")},
+    "benchmark/tiny/sparsegpt-50%/transformers": {place for place in PRUNED_VALUES if place[0] == 5},
+    "compress/tiny/sparsegpt-50%": set(PRUNED_VALUES),
+}
+
+
+DIRECTLY = [stage for stage in LOST if not stage.startswith("compress/")]
+"""Those that a value is read from; after a compression others stop, too."""
+MEMORY_BY = {
+    "the profile": ("profile/tiny/sparsegpt-50%", "compress/tiny/sparsegpt-50%"),
+    "transformers": ("benchmark/tiny/sparsegpt-50%/transformers", "compress/tiny/sparsegpt-50%"),
+}
+
+
+@pytest.mark.parametrize("stage", LOST)
+def test_what_a_failed_stage_would_have_measured_is_missing_for_its_reason(bench: Bench, stage: str) -> None:
+    def failing(request: WorkRequest, output: Path) -> WorkResult | ErrorEvent:
+        if request.id == stage:
+            return ErrorEvent(code=ErrorCode.INTERNAL, message="it broke", hint="mend it")
+        return worker(request, output)
+
+    of = evidence(bench, failing, ASKED)
+    assert found(of, DENSE).keys() == DENSE_VALUES.keys()
+    assert PRUNED_VALUES.keys() - found(of, PRUNED).keys() == LOST[stage]
+    for track, part, name in LOST[stage]:
+        place = Place(track=Track(track), part=part, name=name, model="tiny")
+        assert (f"{stage}: it broke" if stage in DIRECTLY else stage) in of.values.why_none(place, PRUNED)
+    for by in ("the profile", "transformers"):
+        place = Place(track=Track.INFERENCE_CONSUMPTION, part=by, name="peak_memory_bytes", model="tiny")
+        lacking = of.memories.get(place, PRUNED) is None
+        assert lacking is (stage in MEMORY_BY[by])
+        assert not lacking or stage in of.memories.why_none(place, PRUNED)
+
+
 def test_another_engines_failure_is_no_reason_for_what_the_reference_lacks(bench: Bench) -> None:
     def failing(request: WorkRequest, output: Path) -> WorkResult | ErrorEvent:
         if isinstance(request, EvaluateRequest) and request.parameters.task == "arc_easy":
