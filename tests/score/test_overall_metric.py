@@ -254,8 +254,9 @@ def test_a_value_outside_the_track_is_named_and_not_counted():
 
 
 def test_two_values_for_one_place_are_refused():
-    with pytest.raises(BadValue, match="robustness/advglue of m is given twice for wanda 50%"):
+    with pytest.raises(BadValue, match="robustness/advglue of m is given twice for wanda 50%") as refused:
         score(expect(Track.TRUSTWORTHINESS, ["m"]), WANDA, trust(WANDA, 1.0, 1.0) * 2)
+    assert refused.value.hint
 
 
 def test_values_that_disagree_on_what_is_better_are_refused():
