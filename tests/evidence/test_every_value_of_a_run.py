@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from harness.contract import (
+    REFERENCE_ENGINE,
     ErrorCode,
     ErrorEvent,
     EvaluateRequest,
     EvaluateResult,
+    Operation,
     ProtocolDetails,
+    Reason,
     WorkRequest,
     WorkResult,
 )
@@ -24,6 +27,7 @@ from orchestrator.evidence.resampling import Resampling
 from orchestrator.evidence.stage_values import UNCOUNTED
 from orchestrator.evidence.value import DENSE, Value, Variant
 from orchestrator.report.building import build_report
+from orchestrator.stages import NotPlanned, Subject
 from orchestrator.store import StageStatus
 from orchestrator.tracks import Mode, Place, Track
 from tests.support.fake_runtime import FakeRuntime
@@ -254,6 +258,32 @@ def test_what_a_failed_stage_would_have_measured_is_missing_for_its_reason(bench
         lacking = of.memories.get(place, PRUNED) is None
         assert lacking is (stage in MEMORY_BY[by])
         assert not lacking or stage in of.memories.why_none(place, PRUNED)
+
+
+def test_each_thing_that_was_not_planned_is_missing_for_its_own_reason(bench: Bench) -> None:
+    record = bench.run(FakeRuntime(worker), ASKED)
+    lacking = {"arc_easy": Place(track=Track.PERFORMANCE, part="knowledge", name="arc_easy", model="tiny")}
+    lacking["truthfulqa"] = Place(track=Track.TRUSTWORTHINESS, part="truthfulness", name="truthfulqa", model="tiny")
+    refused = [
+        NotPlanned(
+            subject=Subject(model="tiny", family="tiny"),
+            backend=REFERENCE_ENGINE,
+            reason=Reason.DATA,
+            message=f"no source has {task}",
+            source="the image",
+            operation=Operation.EVALUATE,
+            task=task,
+        )
+        for task in lacking
+    ]
+    stages = {
+        name: one for name, one in record.stages.items() if not name.endswith(tuple(f"dense/{one}" for one in lacking))
+    }
+    changed = record.model_copy(update={"stages": stages, "not_planned": tuple(refused)})
+    values = read_evidence(changed, bench.store, bench.catalog).values
+    assert {task: values.why_none(place, DENSE) for task, place in lacking.items()} == {
+        task: f"no source has {task} (source: the image)" for task in lacking
+    }
 
 
 def test_another_engines_failure_is_no_reason_for_what_the_reference_lacks(bench: Bench) -> None:
