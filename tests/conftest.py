@@ -124,11 +124,16 @@ def machine_of_ones_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         raise HubUnavailable(f"no test asks for {repository}")
 
     locks = tmp_path_factory.mktemp("locks")
+    own, others = os.getuid(), resources.device_lock_path
+
+    def device_lock_path(name: str) -> Path:
+        return locks / f"device-{name}.lock" if os.getuid() == own else others(name)  # a test goes on as another user
+
     with pytest.MonkeyPatch.context() as patch:
         # The engine has images of other tests and checkouts, which `clean` would take.
         patch.setattr("orchestrator.cli.inspection._prune_engine", lambda *, dry_run: [])
         # A benchmark that runs here meanwhile holds the real locks.
-        patch.setattr(resources, "device_lock_path", lambda name: locks / f"device-{name}.lock")
+        patch.setattr(resources, "device_lock_path", device_lock_path)
         # A measurement that something disturbed would be taken once more.
         patch.setattr(execution, "LoadWatch", QuietMachine)
         # Somebody may be at work on the checkout.
