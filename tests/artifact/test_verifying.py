@@ -52,7 +52,7 @@ def test_what_was_packed_holds_and_says_what_is_only_stated(small: Small) -> Non
     assert held["record, results and outcomes"] == len(small.record.stages) and held["claims"] == 2
     assert held["scores"] > 10 and held["source"] == len(small.record.stages)
     unsaid = [name for name in small.files if not any(one.is_in(name) for one in found.stated)]
-    assert set(unsaid) == {SUMS_NAME, "manifest.json", "environment.json", "scores.json", "verdicts/small.json"}
+    assert set(unsaid) == {SUMS_NAME, "environment.json", "scores.json", "verdicts/small.json"}
 
 
 def test_it_takes_no_torch(small: Small) -> None:
