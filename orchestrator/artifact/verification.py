@@ -12,7 +12,6 @@ from orchestrator.artifact.contents import (
     CONTENTS_NAME,
     CRATE_NAME,
     IMAGES_FOLDER,
-    MANIFEST_NAME,
     README_NAME,
     SOURCE_FOLDER,
     STORE_FOLDER,
@@ -89,7 +88,6 @@ STATEMENTS = (
         files=(f"{CLAIMS_FOLDER}/*", CONTENTS_NAME),
         says="that claims and tolerances were declared before the run; what is said to be missing or withheld",
     ),
-    Statement(files=(MANIFEST_NAME,), says="fields of the manifest that nothing which was run reads"),
     Statement(files=(README_NAME, CRATE_NAME), says="texts and metadata, of which no figure is made"),
     Statement(
         files=(f"{IMAGES_FOLDER}/*",),
