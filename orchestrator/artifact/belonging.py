@@ -88,6 +88,7 @@ def false_keys(packed: Packed) -> Iterator[Finding]:
             ),
             *_differing_parameters(state.operation.value, state.parameters, material.get("parameters")),
             *_other_machine(packed.record, state.image, material),
+            *_other_subject(packed.record, state.subject),
         ):
             yield Finding(what=name, reason=reason)
 
@@ -124,6 +125,14 @@ def _other_machine(record: RunRecord, image: str, material: Mapping[str, Any]) -
     device = material.get("device")
     if isinstance(device, dict) and device.get("model") != facts.device_model:
         yield "its key is of another device than the run's record names"
+
+
+def _other_subject(record: RunRecord, subject: Subject | None) -> Iterator[str]:
+    if subject is None:
+        return
+    families = {model.name: model.family or model.name for model in record.manifest.models}
+    if families.get(subject.model) != subject.family:
+        yield "its model is none of the manifest's, or of another family there"
 
 
 def false_requests(packed: Packed) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 Which stage runs where and when is the queue's to say: each job is sent to one node, for as many GPUs as it takes.
 """
 
+import atexit
 import importlib.util
 import logging
 import secrets
@@ -18,6 +19,7 @@ from typing import Any, Self
 from harness.contract import DeviceKind, Event, Operation, Sha256, harness_digest
 from orchestrator.errors import HostFault, Interrupted, RuntimeUnavailable
 from orchestrator.host.devices import ChosenDevice
+from orchestrator.host.owner import Owner
 from orchestrator.run.cluster_device import cluster_device
 from orchestrator.run.execution import Finished, Perform, Workshop
 from orchestrator.run.facts import program_version
@@ -36,6 +38,8 @@ _STOP_SECONDS = 60.0
 _MOST_LOSSES = 3
 """Of one stage on nodes that are still there: then the stage is at fault."""
 _MOST_STAGES = 1024
+_SEEN = "seen-by-nodes-"
+"""What a driver puts among the store's locks for nodes to see begins so, and ends with its owner."""
 
 
 class RayCluster:
@@ -55,7 +59,7 @@ class RayCluster:
         self._known: dict[str, NodeFacts] = {}
         self._probes: dict[str, Any] = {}
         self._unfit: set[str] = set()
-        self._seen = self._store.locks / f"seen-by-nodes-{secrets.token_hex(4)}"
+        self._seen = self._store.locks / f"{_SEEN}{secrets.token_hex(4)}@{Owner.current().token}"
         self._losses: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._chosen: ChosenDevice | None = None
@@ -85,7 +89,10 @@ class RayCluster:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         Store(store).make()
-        return cls(ray, store, note)
+        _sweep_seen(Store(store).locks)
+        cluster = cls(ray, store, note)
+        atexit.register(cluster._seen.unlink, missing_ok=True)  # a node may not have answered by then
+        return cluster
 
     def choose(self, requested: str) -> ChosenDevice:
         """The device that a run on this cluster is made for: that which most of its nodes have, or the one asked for.
@@ -271,6 +278,14 @@ class RayCluster:
     def _name(self, node: str) -> str:
         facts = self._known.get(node)
         return f"node {node[:8]}" if facts is None else f"node {node[:8]} ({facts.name})"
+
+
+def _sweep_seen(locks: Path) -> None:
+    """Remove what drivers that were killed had put there for nodes to see."""
+    for path in locks.glob(f"{_SEEN}*"):
+        with suppress(ValueError):
+            if Owner.parse(path.name.rpartition("@")[2]).is_dead():
+                path.unlink(missing_ok=True)
 
 
 def _failed(message: str, hint: str) -> JobEnd:

@@ -120,4 +120,4 @@ def test_a_lost_nodes_stages_are_done_elsewhere_and_a_lost_driver_is_started_aga
     assert record.device_model == H100
     assert shared.results() == sorted(record.stages)
     assert list(Store(shared.store).attempts.iterdir()) == []
-    assert list(Store(shared.store).locks.glob("seen-by-nodes-*")) == []
+    assert list(Store(shared.store).locks.glob("seen-by-nodes*")) == []
