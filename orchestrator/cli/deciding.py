@@ -1,6 +1,5 @@
 """`recommend`: which variant to use under limits and a preference. It reads what is stored and runs nothing."""
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -27,7 +26,8 @@ Prefer = Annotated[
 ]
 
 
-def recommend(
+def recommend(  # the limits are read by `asked_for`
+    context: typer.Context,
     run: RunName = "last",
     max_memory: MaxMemory = None,
     max_disk: MaxDisk = None,
@@ -59,17 +59,7 @@ def recommend(
 
     record, opened, whole = options.open_run(store, run)
     catalog = options.catalog(more_images)
-    given = {
-        "max_memory": max_memory,
-        "max_disk": max_disk,
-        "max_loss": max_loss,
-        "min_speed": min_speed,
-        "max_compress_time": max_compress_time,
-        "backend": backend,
-        "batch": batch,
-        "prefer": prefer,
-    }
-    asked = asked_for(record.manifest.decide, given, "recommend")
+    asked = asked_for(record.manifest.decide, context)
     evidence = read_evidence(record, opened, catalog, Resampling(resamples=resamples, seed=seed))
     decision = decide_run(evidence, with_full_names(asked, catalog), tuple(model or ()))
     if as_json:
@@ -79,12 +69,13 @@ def recommend(
     options.ends(whole=whole)
 
 
-def asked_for(base: DecideEntry, given: Mapping[str, object], command: str) -> DecideEntry:
-    """What a manifest decides by, with what was typed in place of it.
+def asked_for(base: DecideEntry, context: typer.Context) -> DecideEntry:
+    """What a manifest decides by, with the limits that were typed in place of its own.
 
     Raises:
         BadManifest: an option is no amount, or no weights.
     """
+    given = {name: context.params.get(name) for name in DecideEntry.model_fields}
     typed = {name: value for name, value in given.items() if value is not None}
     if isinstance(prefer := typed.get("prefer"), str):
         typed["prefer"] = read_preference(prefer)
@@ -94,4 +85,4 @@ def asked_for(base: DecideEntry, given: Mapping[str, object], command: str) -> D
         first = invalid.errors(include_url=False)[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
         problem = first["msg"].removeprefix("Value error, ")
-        raise BadManifest(f"{option}: {problem}", hint=f"see `orchestrator {command} --help`") from invalid
+        raise BadManifest(f"{option}: {problem}", hint=f"see `{context.command_path} --help`") from invalid

@@ -29,7 +29,8 @@ from orchestrator.plan.impossible import announcements, refuse_the_impossible
 from orchestrator.run.progress import ProgressMode, choose_display
 
 
-def race(
+def race(  # the limits are read by `asked_for`
+    context: typer.Context,
     manifest: Annotated[Path, typer.Argument(help=f"The manifest to race on: {options.MANIFEST_HELP}")],
     max_memory: MaxMemory = None,
     max_disk: MaxDisk = None,
@@ -68,19 +69,9 @@ def race(
     if budget is not None and not seconds:
         raise BadManifest(f"--budget {budget!r} is no time", hint="write a number and its unit, such as 30min")
     catalog, path = options.catalog(more_images), find_manifest(manifest)
-    given = {
-        "max_memory": max_memory,
-        "max_disk": max_disk,
-        "max_loss": max_loss,
-        "min_speed": min_speed,
-        "max_compress_time": max_compress_time,
-        "backend": backend,
-        "batch": batch,
-        "prefer": prefer,
-    }
     with pointing_at(path):
         asked = read_for(path, device, runtime)
-        setup = prepare(_deciding(asked, asked_for(asked.decide, given, "race")), store, catalog)
+        setup = prepare(_deciding(asked, asked_for(asked.decide, context)), store, catalog)
     gpu = shlex.join(["orchestrator", "race", str(manifest), "--device", "cuda"])
     refuse_the_impossible(setup.plan, gpu)
     display = choose_display(progress)
