@@ -1,4 +1,5 @@
-"""The documents of an artifact laid out in a folder, through the guarded reader; of weights their checksums alone."""
+"""The documents of an artifact laid out in a folder, through the guarded reader; of weights and source, which nothing
+reads, their checksums alone."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from harness.contract import DESCRIPTOR_NAME
 from orchestrator.artifact.archive import SUMS_NAME, BadArchive, Packed, read, read_sums
-from orchestrator.artifact.contents import STORE_FOLDER
+from orchestrator.artifact.contents import SOURCE_FOLDER, STORE_FOLDER
 from orchestrator.errors import OrchestratorError
 from orchestrator.host.scratch import own_scratch
 
@@ -24,7 +25,8 @@ class NoArtifact(OrchestratorError):
 
 @dataclass(frozen=True)
 class Unpacked:
-    """`digests` has the sha256 of every file but the checksums, `stated` what those say. Weights are not in `folder`.
+    """`digests` has the sha256 of every file but the checksums, `stated` what those say. Weights and source are not in
+    `folder`.
 
     `broken` is why the file was not read to its end, None where it was.
     """
@@ -58,9 +60,8 @@ def unpacked(file: Path) -> Iterator[Unpacked]:
                 if one.name == SUMS_NAME:
                     stated = read_sums(one.content() if one.size_bytes <= MOST_DOCUMENT_BYTES else b"")
                     continue
-                is_document = not one.name.startswith(ARTIFACTS_FOLDER) or one.name.endswith(f"/{DESCRIPTOR_NAME}")
-                held += _size(one, held) if is_document else 0
-                digests[one.name] = _lay_out(one.chunks, folder / one.name if is_document else None)
+                held += _size(one, held) if _is_document(one.name) else 0
+                digests[one.name] = _lay_out(one.chunks, folder / one.name if _is_document(one.name) else None)
         except BadArchive as bad:
             broken = bad.message
         except OSError as failure:
@@ -68,6 +69,11 @@ def unpacked(file: Path) -> Iterator[Unpacked]:
                 f"{file} cannot be read: {failure.strerror or failure}", hint="name an artifact"
             ) from failure
         yield Unpacked(folder, digests, stated, size_bytes, broken)
+
+
+def _is_document(name: str) -> bool:
+    is_weights = name.startswith(ARTIFACTS_FOLDER) and not name.endswith(f"/{DESCRIPTOR_NAME}")
+    return not is_weights and not name.startswith(f"{SOURCE_FOLDER}/")
 
 
 def _size(one: Packed, held: int) -> int:
