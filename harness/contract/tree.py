@@ -4,6 +4,7 @@ Behind it lie regular files of bounded size in folders of bounded depth, under n
 else there may be, a link, a pipe, a device, thousands of folders in each other, is refused before it is opened.
 """
 
+import errno
 import hashlib
 import os
 import stat
@@ -22,6 +23,8 @@ MOST_ENTRIES = 100_000
 MOST_DOCUMENT_BYTES = 64 * 2**20
 """Of a JSON document, whoever wrote it; the largest of the project's own have some MB."""
 _CHUNK_BYTES = 4 * 2**20
+_PAST_BYTES = 4096
+"""What is asked for beyond a file's size, since it may grow."""
 
 
 class UnsafeTree(Exception):
@@ -35,15 +38,25 @@ def open_regular(path: Path, *, follow: bool = False) -> Iterator[BinaryIO]:
     Raises:
         OSError: it is anything else, or cannot be read.
     """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    if not follow and path.is_symlink():
-        raise OSError(f"{escaped(path.name)} is a symbolic link, not a regular file")
-    descriptor = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(f"{escaped(path.name)} is not a regular file")
+    descriptor, _ = _opened(path, follow=follow)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         yield cast("BinaryIO", file)
+
+
+def _opened(path: Path, *, follow: bool) -> tuple[int, int]:
+    """The descriptor of a regular file, and its size in bytes. Raises as `open_regular` does."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as failure:
+        if failure.errno == errno.ELOOP and not follow and path.is_symlink():
+            raise OSError(f"{escaped(path.name)} is a symbolic link, not a regular file") from failure
+        raise
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise OSError(f"{escaped(path.name)} is not a regular file")
+    return descriptor, found.st_size
 
 
 def read_regular(path: Path, most_bytes: int = MOST_DOCUMENT_BYTES, *, follow: bool = False) -> bytes:
@@ -52,16 +65,20 @@ def read_regular(path: Path, most_bytes: int = MOST_DOCUMENT_BYTES, *, follow: b
     Raises:
         OSError: it is anything else, larger, or cannot be read.
     """
-    with open_regular(path, follow=follow) as file:
-        size = os.fstat(file.fileno()).st_size
+    descriptor, size = _opened(path, follow=follow)
+    try:
         if size > most_bytes:
             raise OSError(f"{escaped(path.name)} has {size} bytes, more than the {most_bytes} that it may have")
-        content = bytearray()
-        while len(content) <= most_bytes and (piece := file.read(_CHUNK_BYTES)):
-            content += piece
-        if len(content) > most_bytes:
-            raise OSError(f"{escaped(path.name)} has more than the {most_bytes} bytes that it may have")
-        return bytes(content)
+        pieces, length = [], 0
+        while length <= most_bytes and (piece := os.read(descriptor, min(_CHUNK_BYTES, size - length + _PAST_BYTES))):
+            pieces.append(piece)
+            length += len(piece)
+            size = max(size, length)
+    finally:
+        os.close(descriptor)
+    if length > most_bytes:
+        raise OSError(f"{escaped(path.name)} has more than the {most_bytes} bytes that it may have")
+    return b"".join(pieces)
 
 
 def digest_file(path: Path) -> str:

@@ -5,12 +5,13 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -46,15 +47,16 @@ class OutcomesFile:
 
 
 def read_items(file: OutcomesFile) -> tuple[Item, ...]:
-    """The items of an evaluation by their numbers, which are those that are due; there is at least one.
+    """The items of an evaluation by their numbers, which are those that are due; there is at least one, all of a kind.
 
     Raises:
         Contradiction: the file is missing, damaged, not the one that was written, or has items that contradict
             themselves or each other.
     """
     items = _read(file, _one_kind)
-    judged = {tuple(item.correct) for item in items if isinstance(item, JudgedItem)}
-    if len({frozenset(names) - {ORIGINAL} for names in judged if names}) > 1:
+    judged = cast("Sequence[JudgedItem]", items if isinstance(items[0], JudgedItem) else ())
+    metrics = {tuple(item.correct) for item in judged}
+    if len({frozenset(names) - {ORIGINAL} for names in metrics if names}) > 1:
         raise Contradiction(f"{file.path.name} has items of different metrics")
     return items
 
@@ -69,9 +71,10 @@ def _read(file: OutcomesFile, kind_of: Callable[[str, list[bytes]], type[_Kept]]
     lines = _lines(file)
     if not lines:
         raise Contradiction(f"{name} holds no items")
-    items: list[_Kept] = sorted(_parsed(name, lines, kind_of(name, lines)), key=lambda item: item.index)
+    items: list[_Kept] = sorted(_parsed(name, lines, kind_of(name, lines)), key=attrgetter("index"))
     found = [item.index for item in items]
-    for number, due in zip_longest(found, range(len(items)) if file.numbers is None else file.numbers):
+    wanted = list(range(len(items)) if file.numbers is None else file.numbers)
+    for number, due in zip_longest(found, wanted) if found != wanted else ():
         if number != due:
             raise Contradiction(f"{name} {_out_of_place(found, number, due)}")
     return tuple(items)

@@ -3,8 +3,9 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,20 +58,23 @@ def read_outcomes(file: OutcomesFile) -> Outcomes:
     """
     items = read_items(file)
     if isinstance(items[0], SegmentItem):
-        return _of_texts([item for item in items if isinstance(item, SegmentItem)], file.data)
-    return _of_questions([item for item in items if isinstance(item, JudgedItem)])
+        return _of_texts(cast("Sequence[SegmentItem]", items), file.data)
+    return _of_questions(cast("Sequence[JudgedItem]", items))
 
 
-def _of_questions(items: list[JudgedItem]) -> Outcomes:
+def _of_questions(items: Sequence[JudgedItem]) -> Outcomes:
+    """Of items of one kind."""
     ordered = in_order(items)
     listing = [f"{item.group or ''} {item.index} {item.document}" for item in ordered]
     groups = Counter(item.group or "" for item in ordered)
     correct = [item.correct for item in ordered]
-    choices = [item for item in ordered if isinstance(item, ChoiceItem)]
+    is_choice = isinstance(ordered[0], ChoiceItem)
+    choices = cast("Sequence[ChoiceItem]", ordered if is_choice else ())
     lengths = [str(item.lengths) for item in choices if item.lengths is not None]
     names = [name for kind in dict.fromkeys(map(tuple, correct)) for name in kind]
     values = {name: np.array([one.get(name, math.nan) for one in correct]) for name in dict.fromkeys(names)}
     picks = {name: OF_PICK[name] for name in values if name in OF_PICK}
+    scored = len(ordered) - correct.count({})
     return Outcomes(
         metrics=choice_metrics(values, {} if groups.keys() == {""} else groups),
         identity=_digest(listing),
@@ -78,15 +82,23 @@ def _of_questions(items: list[JudgedItem]) -> Outcomes:
         values=values,
         weights={},
         exponential=False,
-        scored=sum(map(bool, correct)),
-        excluded=len(items) - sum(map(bool, correct)),
+        scored=scored,
+        excluded=len(ordered) - scored,
         picked={name: np.array([_pick(item, field) for item in ordered], np.int64) for name, field in picks.items()},
-        answers=_digest([f"{item.gold} {len(item.log_likelihoods)} {_truth(item)}" for item in choices]),
+        answers=_digest(_answers(choices)),
         lengths=_digest(lengths) if lengths and len(lengths) == len(choices) else None,
-        guessing=_guessing(items),
+        guessing=_guessing(choices, items),
         numbers=np.array([item.index for item in ordered], np.int64),
         names=_names(listing),
     )
+
+
+def _answers(choices: Sequence[ChoiceItem]) -> list[str]:
+    """What a data set says of each question: its right answer, and how many there are."""
+    if choices and isinstance(choices[0], TruthItem):
+        truths = cast("Sequence[TruthItem]", choices)
+        return [f"{item.gold} {len(item.log_likelihoods)} {item.mc1_choices} {item.mc2_true}" for item in truths]
+    return [f"{item.gold} {len(item.log_likelihoods)} " for item in choices]
 
 
 def in_order(items: Iterable[JudgedItem]) -> list[JudgedItem]:
@@ -94,11 +106,11 @@ def in_order(items: Iterable[JudgedItem]) -> list[JudgedItem]:
     return sorted(items, key=lambda item: (item.group or "", item.index))
 
 
-def _guessing(items: list[JudgedItem]) -> float | None:
-    choices = [len(item.log_likelihoods) for item in items if isinstance(item, ChoiceItem)]
-    if len(choices) < len(items) or any(isinstance(item, TruthItem) for item in items):
+def _guessing(choices: Sequence[ChoiceItem], items: Sequence[JudgedItem]) -> float | None:
+    """Of choices that are all of the `items`."""
+    if len(choices) < len(items) or isinstance(items[0], TruthItem):
         return None
-    return math.fsum(1 / count for count in choices) / len(choices)
+    return math.fsum([1 / len(item.log_likelihoods) for item in choices]) / len(choices)
 
 
 def _pick(item: JudgedItem, field: str) -> int:
@@ -106,14 +118,11 @@ def _pick(item: JudgedItem, field: str) -> int:
     return NOTHING if pick is None else int(pick)
 
 
-def _truth(item: ChoiceItem) -> str:
-    return f"{item.mc1_choices} {item.mc2_true}" if isinstance(item, TruthItem) else ""
-
-
-def _of_texts(items: list[SegmentItem], data: str) -> Outcomes:
+def _of_texts(items: Sequence[SegmentItem], data: str) -> Outcomes:
+    """Of items of one kind."""
     losses = np.array([item.negative_log_likelihood for item in items], np.float64)
     tokens = np.array([item.tokens for item in items], np.float64)
-    pages = [item for item in items if isinstance(item, PageItem)]
+    pages = cast("Sequence[PageItem]", items if isinstance(items[0], PageItem) else ())
     weights: dict[str, Floats] = {}
     if pages:
         words = np.array([page.words for page in pages], np.float64)
@@ -123,7 +132,8 @@ def _of_texts(items: list[SegmentItem], data: str) -> Outcomes:
     else:
         metrics, values = segment_metrics(losses / tokens), {"perplexity": losses / tokens}
     scored = int(np.count_nonzero(~np.isnan(losses)))
-    listing = [f" {item.index} {getattr(item, 'document', data)}" for item in items]
+    texts = [page.document for page in pages] or [data] * len(items)
+    listing = [f" {item.index} {text}" for item, text in zip(items, texts, strict=True)]
     return Outcomes(
         metrics=metrics,
         identity=_digest(listing),

@@ -15,11 +15,11 @@ from harness.contract import (
     Parameters,
     Sha256,
     canonical_json,
-    digest_of,
     source,
     work_source,
 )
 from orchestrator.stages import ImageIdentity, Stage, Turn
+from orchestrator.store.shared_code import SharedCode, digest_of_material
 
 _ABSENT = object()
 _FOR_READERS: dict[str, Any] = {"licence": True, "splits": {"__all__": {"question"}}}
@@ -84,7 +84,7 @@ def key_material(
     return material
 
 
-_SOURCES: dict[tuple[Path, int, str, bytes], tuple[ImageDescription, Mapping[str, Sha256]]] = {}
+_SOURCES: dict[tuple[Path, int, str, bytes], tuple[ImageDescription, SharedCode]] = {}
 """What was found by `_source`, with the image, whose identity is not given to another as long as it is here."""
 
 
@@ -97,7 +97,7 @@ def _source(
     """
     asked = (source.harness_folder(), id(image), operation.value, canonical_json(document))
     if asked not in _SOURCES:
-        _SOURCES[asked] = image, work_source(image, operation, parameters)
+        _SOURCES[asked] = image, SharedCode(work_source(image, operation, parameters))
     return _SOURCES[asked][1]
 
 
@@ -120,7 +120,7 @@ def _described_data(image: ImageDescription, parameters: Parameters) -> dict[str
 
 def stage_key(material: Mapping[str, Any]) -> Sha256:
     """The content address of a stage's result, given everything that decides it."""
-    return digest_of(material)
+    return digest_of_material(material)
 
 
 def whole_key(material: Mapping[str, Any]) -> Sha256:

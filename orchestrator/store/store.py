@@ -15,9 +15,7 @@ import secrets
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
 
 from harness.contract import (
     ARTIFACT_NAME,
@@ -44,13 +42,12 @@ from orchestrator.store.imported import ImportedResults
 from orchestrator.store.outcomes import StoredOutcomes
 from orchestrator.store.records import Provenance, StageRecord, described
 from orchestrator.store.runs import Runs
+from orchestrator.store.shared_code import digest_of_provenance, parse_provenance
 from orchestrator.store.upgrades import STAGE_UPGRADES, STAGE_VERSION
 from orchestrator.store.versioned import Unreadable
 from orchestrator.store.wheels import KeptWheels
 
 PROVENANCE_NAME = "provenance.json"
-_MOST_SHARED = 256
-"""Lists of source files that are kept once for all results that were made by them, about 15 kB each."""
 
 _Seen = tuple[tuple[int, int, int], ...]
 """What changes when a result's files do: of each its inode, time of change in nanoseconds, and size in bytes."""
@@ -288,13 +285,13 @@ def _seen(folder: Path) -> _Seen | None:
 
 def _stage(folder: Path, key: Sha256) -> StageRecord:
     """A stored stage; raises what `versioned.read` makes a reason of."""
-    stored = versioned.parse(read_regular(folder / PROVENANCE_NAME))
+    stored = parse_provenance(read_regular(folder / PROVENANCE_NAME))
     result = read_regular(folder / RESULT_NAME)
-    document = {"provenance": versioned.unsealed(stored), "final": versioned.parse(result)}
+    document = {"provenance": versioned.unsealed(stored, digest_of_provenance), "final": versioned.parse(result)}
     if (version := stored.get(versioned.VERSION)) is not None:
         document[versioned.VERSION] = version
     current = versioned.upgraded(document, STAGE_UPGRADES, STAGE_VERSION)
-    kept = _with_shared_code({**current["provenance"], versioned.VERSION: STAGE_VERSION})
+    kept = {**current["provenance"], versioned.VERSION: STAGE_VERSION}
     provenance = Provenance.model_validate(kept, extra="ignore")
     written = provenance.files.get(RESULT_NAME)
     if written is not None and written.sha256 != hashlib.sha256(result).hexdigest():
@@ -302,31 +299,6 @@ def _stage(folder: Path, key: Sha256) -> StageRecord:
     if provenance.key != key:
         raise ValueError(f"it is the result of {provenance.key}")
     return StageRecord(provenance=provenance, final=ResultEvent.model_validate(current["final"], extra="ignore"))
-
-
-class _Shared(dict[str, Any]):
-    """What many stages refer to, and none may change."""
-
-    def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError("many stages share it: make a copy")
-
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
-
-
-def _with_shared_code(provenance: dict[str, Any]) -> dict[str, Any]:
-    """With the list of source files by reference: ten thousand results are of a few dozen different ones."""
-    match provenance:
-        case {"material": {"code": dict(code)} as material}:
-            with suppress(TypeError):  # a list or an object in it
-                if (shared := _shared(tuple(code.items()))) is not None:
-                    return {**provenance, "material": {**material, "code": shared}}
-    return provenance
-
-
-@lru_cache(maxsize=_MOST_SHARED)
-def _shared(code: tuple[tuple[str, object], ...]) -> _Shared | None:
-    """None where not all are texts, of which alone equal ones are the same."""
-    return _Shared(code) if all(isinstance(one, str) for _, one in code) else None
 
 
 def _files(attempt: Path, final: ResultEvent) -> dict[str, FileEntry]:
