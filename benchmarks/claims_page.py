@@ -36,7 +36,7 @@ RUNS = {
     "full-small": "`full-small.yaml`",
 }
 """Titles of the runs' columns, by the name of their file in benchmarks/claims/; one that is not there has no column."""
-SHAPE = ROOT / "benchmarks" / "h200" / "serving-llama-2-7b-h200.json"
+SHAPE = tuple(ROOT / "benchmarks" / "h200" / f"serving-llama-2-7b-h200{when}.json" for when in ("", "-later"))
 TABLE = re.compile(r"(?<=<!-- verdicts -->\n).*(?=<!-- end of verdicts -->)", re.DOTALL)
 _OF_TABLE_5 = {
     ("structured", "50%"): Variant(method="llm-pruner", setting="50%"),
@@ -61,9 +61,9 @@ def _of_table_5(value: Value) -> Value:
     return value if named is None else value.model_copy(update={"variant": named})
 
 
-def shape_evidence(document: Mapping[str, object], backend: str) -> Evidence:
-    """What one library served of checkpoints of a known model's shape, as benchmarks/h200/serving.py keeps it."""
-    (measured,) = grouped([dict(document)])
+def shape_evidence(documents: Iterable[Mapping[str, object]], backend: str) -> Evidence:
+    """What one library served of checkpoints of one shape on one card, as benchmarks/h200/serving.py keeps it."""
+    (measured,) = grouped(map(dict, documents))
     values = Values(_of_shape(value) for value in measured.values if value.place.part == backend)
     expectation = expect(
         Track.HARDWARE_ACCELERATION, (measured.shape,), backends=(backend,), batch_sizes=measured.sizes
@@ -109,9 +109,9 @@ def columns() -> dict[str, RunClaims]:
         path = ROOT / "benchmarks" / "claims" / f"{name}.json"
         if path.is_file():
             found[title] = RunClaims.model_validate_json(path.read_bytes())
-    document = json.loads(SHAPE.read_text(encoding="utf-8"))
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in SHAPE]
     for backend, title in {"vllm": "vLLM", "native": "the native engine"}.items():
-        found[f"{title} at LLaMA-2-7B's shape on an H200"] = judge(claims, shape_evidence(document, backend))
+        found[f"{title} at LLaMA-2-7B's shape on an H200"] = judge(claims, shape_evidence(documents, backend))
     return found
 
 

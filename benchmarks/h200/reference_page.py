@@ -109,7 +109,7 @@ def _head(report: RunReport, record: RunRecord, results: Mapping[str, StageRecor
             "",
             "Written by `benchmarks/h200/reference_page.py` from `benchmarks/h200/reference.tar.zst`, the artifact of "
             f"a run of the manifest `{record.manifest_document['name']}`. "
-            "Intervals are 95 %, over the choice of items (docs/scoring.md).",
+            "Intervals are 95 %, over the choice of items ([scores](scoring.md)).",
             "",
             f"- Model: {models}",
             f"- Device: {report.device}, driver {driver}; runtime {report.runtime}",

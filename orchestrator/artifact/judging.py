@@ -95,13 +95,14 @@ def _told(what: str, kind: Kind, holds: bool, says: str) -> Judgement:
 def _artifact(name: str, packed: Descriptor, here: Descriptor, other: str | None) -> Judgement:
     if packed.digest == here.digest:
         return _told(name, Kind.BYTES, True, f"{packed.size_bytes} bytes")
-    if isinstance(packed, DatasetDescriptor) and isinstance(here, DatasetDescriptor):
-        if packed.origin != here.origin:
-            says = f"its rows are {here.origin}'s here, and were {packed.origin}'s"
-            return Judgement(what=name, kind=Kind.BYTES, verdict=Verdict.NOT_RUN, says=says, why=Why.OTHERWISE)
-        return _told(name, Kind.BYTES, packed.files == here.files, "of the same origin, its rows are other ones")
+    origins = [one.origin for one in (packed, here) if isinstance(one, DatasetDescriptor)]
+    if len(set(origins)) > 1:
+        says = f"its rows are {origins[1]}'s here, and were {origins[0]}'s"
+        return Judgement(what=name, kind=Kind.BYTES, verdict=Verdict.NOT_RUN, says=says, why=Why.OTHERWISE)
     if packed.files == here.files:
         return _told(name, Kind.BYTES, True, "all files; what is said of them beside differs")
+    if origins:
+        return _told(name, Kind.BYTES, False, "its rows are other ones, of the same origin")
     if other is None:
         return _told(name, Kind.BYTES, False, "its files are other ones, though all that decides them is the same")
     sizes, found = _weight_sizes(packed), _weight_sizes(here)

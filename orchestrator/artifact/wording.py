@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from harness.contract.text import escaped, one_line
-from orchestrator.artifact.reproduction import Reproduction, Verdict
+from orchestrator.artifact.reproduction import Reproduction, Verdict, Why
 from orchestrator.artifact.verification import Verification
 
 _NAMED = 3
@@ -16,7 +16,7 @@ def reproduction_lines(found: Reproduction) -> Iterator[str]:
         commit = f", commit {run.commit}" if run.commit else ""
         yield f"{name:7} {run.device}, {run.runtime} runtime, version {run.version or 'unknown'}{commit}"
     for reason, count in found.others.items():
-        yield f"{'':7} {count} results are {reason}: not their bytes but their values are compared"
+        yield f"{'':7} {count} results are {reason}: where their bytes differ, their values are compared"
     for one in (*found.of(Verdict.PASS), *found.of(Verdict.FAIL)):
         yield f"{one.verdict.value:7} {escaped(one.what)}: {one.kind.value}: {one_line(one.says)}"
     alike: dict[tuple[str, str], list[str]] = {}
@@ -26,6 +26,8 @@ def reproduction_lines(found: Reproduction) -> Iterator[str]:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         reason = f"{why}: {one_line(says)}" if says else why
         yield f"{Verdict.NOT_RUN.value:7} {escaped(', '.join(names[:_NAMED]))}{more}: {reason}"
+    if left := sum(one.why is Why.TIME for one in found.judgements):
+        yield f"the time was up before {left} of the stages that were to be run; the same command goes on with them"
     counts = ", ".join(f"{len(found.of(one))} {one.value}" for one in Verdict)
     verdict = "what was run came out again" if found.holds else "it did not come out again"
     yield f"{escaped(found.file)}: {verdict}: {counts} ({found.seconds:.0f} s)"

@@ -82,11 +82,24 @@ def rows(origin: str, size: int) -> DatasetDescriptor:
     return DatasetDescriptor(name="piqa", origin=origin, rows={"test": 5}, files=files)
 
 
-@pytest.mark.parametrize(("origin", "size", "verdict"), [("pypi", 1, PASS), ("pypi", 2, FAIL), ("local", 2, NOT_RUN)])
-def test_rows_are_equal_unless_they_come_from_elsewhere(origin: str, size: int, verdict: Verdict) -> None:
+@pytest.mark.parametrize(
+    ("origin", "size", "verdict", "says"),
+    [
+        ("pypi", 1, PASS, "bytes"),
+        ("pypi", 2, FAIL, "its rows are other ones, of the same origin"),
+        ("local", 2, NOT_RUN, "its rows are local's here, and were pypi's"),
+    ],
+)
+def test_rows_are_equal_unless_they_come_from_elsewhere(origin: str, size: int, verdict: Verdict, says: str) -> None:
     found = judged(side(FetchResult(artifact=rows("pypi", 1))), side(FetchResult(artifact=rows(origin, size))))
-    assert found[Kind.BYTES].verdict is verdict
+    assert found[Kind.BYTES].verdict is verdict and says in found[Kind.BYTES].says
     assert found[Kind.BYTES].why is (Why.OTHERWISE if verdict is NOT_RUN else None)
+
+
+def test_equal_rows_of_which_something_else_is_said_are_not_called_other_ones() -> None:
+    again = rows("pypi", 1).model_copy(update={"notes": ("fetched on another day",)})
+    found = judged(side(FetchResult(artifact=rows("pypi", 1))), side(FetchResult(artifact=again)))[Kind.BYTES]
+    assert (found.verdict, found.says) == (PASS, "all files; what is said of them beside differs")
 
 
 def evaluated(metric: str = "acc", value: float = 0.5) -> EvaluateResult:

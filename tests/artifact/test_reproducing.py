@@ -136,6 +136,7 @@ def test_the_same_comes_out_byte_by_byte_and_times_are_not_judged(small: Small, 
     assert verdicts(same, "OM_perf of sparsegpt 50%") == {Kind.SCORE: Verdict.PASS}
     assert verdicts(same, "OM_train of sparsegpt 50%") == {Kind.SCORE: Verdict.NOT_RUN}
     lines = list(reproduction_lines(same))
+    assert not any("the time was up" in line for line in lines)
     assert lines[0].startswith("packed") and "what was run came out again" in lines[-1]
 
 
@@ -251,6 +252,8 @@ def test_what_is_not_done_in_time_is_not_run_and_the_rest_is_judged(small: Small
     found = again(small, tmp_path / "store", slow, Sample(within_seconds=1.0))
     assert any(one.why is Why.TIME for one in found.judgements)
     assert any(one.verdict is Verdict.PASS for one in found.judgements) and found.holds
+    left = sum(one.why is Why.TIME for one in found.judgements)
+    assert list(reproduction_lines(found))[-2].startswith(f"the time was up before {left} of the stages")
 
 
 def test_nothing_fits_into_no_time(small: Small, tmp_path: Path) -> None:
