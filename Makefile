@@ -87,7 +87,7 @@ check: lint ## check style, layers and types, and run the tests that need neithe
 	$(PYTEST) --dist worksteal -m 'not docker and not network and not slow' $(ARGS)
 
 test: .venv/.development ## run all tests; those that need Docker or a network are skipped where there is none
-	$(PYTEST) --dist loadfile $(ARGS)
+	$(PYTEST) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 audit: .venv/.audit ## ask a vulnerability service about every package of every lock; needs PyPI, or ARGS='--osv-url ADDRESS'
 	@.venv/bin/python requirements/audit.py --pip-audit .venv/audit/bin/pip-audit $(ARGS)

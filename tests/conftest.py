@@ -177,6 +177,10 @@ def warm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.backends.timing.still_warming_up", lambda seconds: False)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("minutes") is None)
+
+
 def pytest_collection_finish() -> None:
     """What was imported and collected stays until the end, so that no collection of garbage looks through it again."""
     gc.freeze()

@@ -75,6 +75,7 @@ def follow(pages: tuple[str, ...], folder: Path, variables: dict[str, str]) -> s
 
 
 @pytest.mark.slow
+@pytest.mark.minutes
 @pytest.mark.skipif(shutil.which("jq") is None, reason="a part of the page needs jq")
 def test_a_method_of_ones_own_is_added_and_stands_beside_the_seven(folder: Path, variables: dict[str, str]) -> None:
     shown = follow(FOLLOWED["a method"], folder, variables)
@@ -88,6 +89,7 @@ def test_a_method_of_ones_own_is_added_and_stands_beside_the_seven(folder: Path,
 
 
 @pytest.mark.slow
+@pytest.mark.minutes
 def test_a_model_of_ones_own_comes_to_a_decision(folder: Path, variables: dict[str, str]) -> None:
     shown = follow(FOLLOWED["a model"], folder, variables)
     assert "through transformers" in shown

@@ -42,6 +42,7 @@ def orchestrator(*arguments: str, data: Path) -> dict[str, Any]:
 
 
 @pytest.mark.docker
+@pytest.mark.minutes
 def test_both_engines_pick_alike_in_containers(tmp_path: Path) -> None:
     """The image of vLLM for a CPU holds no compiler, so nothing may be compiled where it runs."""
     engine_or_skip()

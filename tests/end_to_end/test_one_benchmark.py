@@ -18,7 +18,7 @@ from tests.support.containers import engine_or_skip
 from tests.support.data_files import write_rows
 from tests.support.small_checkpoints import byte_tokenizer, small_model
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.minutes]
 PROJECT = Path(__file__).parents[2]
 SENTENCES = ("The mill stands by the river.", "A heron waits in the reeds.", "Nobody has seen the miller since May.")
 
