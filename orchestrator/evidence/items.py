@@ -1,6 +1,7 @@
 """The outcomes behind one figure, as arrays to draw from."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +35,20 @@ class Items:
     def scored(self) -> int:
         return int(np.count_nonzero(self.has_outcome))
 
-    @property
+    @cached_property
     def has_outcome(self) -> NDArray[np.bool_]:
         """Which items were not excluded [items]."""
         return ~np.isnan(self.values)
+
+    @cached_property
+    def filled(self) -> Floats:
+        """The values with 0 for an excluded item [items]."""
+        return np.nan_to_num(self.values)
+
+    @cached_property
+    def counting(self) -> Floats:
+        """The weights with 0 for an excluded item [items]."""
+        return np.where(self.has_outcome, self.weights, 0.0)
 
     @property
     def right(self) -> NDArray[np.bool_] | None:

@@ -11,6 +11,7 @@ from orchestrator.evidence.value import Variant
 from orchestrator.store import RunRecord, StageRecord, StageState
 
 Number = bool | int | float
+_NUMBERS = (bool, int, float)
 Figure = Number | tuple[Number, ...]
 
 _ABSENT = "absent"
@@ -93,7 +94,9 @@ class _Walk:
                 self._value(value, _join(path, name), of)
 
     def _value(self, value: object, path: str, of: str) -> None:
-        if isinstance(value, Number):
+        if value is None or isinstance(value, str):
+            return
+        if isinstance(value, _NUMBERS):
             self.figures.setdefault(path, {})[of] = value
         elif isinstance(value, BaseModel):
             self.document(value, path, of)
@@ -101,7 +104,7 @@ class _Walk:
             for key, entry in value.items():
                 self._value(entry, path, _and(of, key))
         elif isinstance(value, tuple):
-            numbers = tuple(entry for entry in value if isinstance(entry, Number))
+            numbers = tuple(entry for entry in value if isinstance(entry, _NUMBERS))
             if numbers:
                 self.figures.setdefault(path, {})[of] = numbers
             for label, entry in _labelled(entry for entry in value if isinstance(entry, BaseModel)):

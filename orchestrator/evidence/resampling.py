@@ -171,8 +171,8 @@ def resample(columns: Sequence[Column], resampling: Resampling) -> tuple[Estimat
 def _resampled_means(columns: Sequence[Column], resampling: Resampling) -> Floats:
     """Means over strata [columns, resamples] of columns that share their items and strata."""
     strata = columns[0].strata
-    weights = np.column_stack([_weights(one.items) for one in columns])
-    outcomes = np.column_stack([np.nan_to_num(one.items.values) for one in columns]) * weights
+    weights = np.column_stack([one.items.counting for one in columns])
+    outcomes = np.column_stack([one.items.filled for one in columns]) * weights
     plain = bool(np.all(weights == 1))
     means = np.empty((resampling.resamples, len(columns)))
     begin = 0
@@ -186,11 +186,6 @@ def _resampled_means(columns: Sequence[Column], resampling: Resampling) -> Float
                 block += drawn @ outcomes[stratum] / totals / len(strata)
         begin += len(counts)
     return means.T.copy()
-
-
-def _weights(items: Items) -> Floats:
-    """0 for an excluded item."""
-    return np.where(np.isnan(items.values), 0.0, items.weights)
 
 
 def _counts(key: str, strata: Sequence[int], resampling: Resampling) -> Iterator[Floats]:
@@ -224,9 +219,9 @@ def _figure(items: Items, strata: Strata) -> float:
 
 
 def _mean(items: Items, stratum: slice) -> float:
-    weights = _weights(items)[stratum]
-    total = math.fsum(weights)
-    return math.fsum(np.nan_to_num(items.values[stratum]) * weights) / total if total else math.nan
+    weights = items.counting[stratum]
+    total = math.fsum(weights.tolist())
+    return math.fsum((items.filled[stratum] * weights).tolist()) / total if total else math.nan
 
 
 def _exponential(value: float) -> float:
@@ -235,10 +230,10 @@ def _exponential(value: float) -> float:
 
 
 def _estimate(one: Column, means: Floats) -> Estimate:
-    items, weights = one.items, _weights(one.items)
+    items, weights = one.items, one.items.counting
     influence = np.zeros_like(weights)
     for stratum in _slices(one.strata):
-        deviations = np.nan_to_num(items.values[stratum]) - _mean(items, stratum)
+        deviations = items.filled[stratum] - _mean(items, stratum)
         influence[stratum] = weights[stratum] * deviations / (weights[stratum].sum() * len(one.strata))
     if not items.exponential:
         return Estimate(one.value, means, {one.key: influence})

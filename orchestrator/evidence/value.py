@@ -176,6 +176,10 @@ class BadValue(OrchestratorError):
     """
 
 
+def _where(place: Place) -> str:
+    return f"track {place.track.value}, {place.part}/{place.name} of {place.model}"
+
+
 class Values:
     """Values by place and variant, in their order, and the gaps between them.
 
@@ -197,14 +201,14 @@ class Values:
 
     def _add(self, new: Value) -> None:
         place = new.place
-        where = f"track {place.track.value}, {place.part}/{place.name} of {place.model}"
         held = self._by_place.setdefault(place, {})
         if new.variant in held:
             raise BadValue(
-                f"{where} is given twice for {new.variant.label}", hint="keep one value for each variant and place"
+                f"{_where(place)} is given twice for {new.variant.label}",
+                hint="keep one value for each variant and place",
             )
         if any(other.higher_is_better != new.higher_is_better for other in held.values()):
-            raise BadValue(f"{where}: values disagree on what is better", hint="mend higher_is_better")
+            raise BadValue(f"{_where(place)}: values disagree on what is better", hint="mend higher_is_better")
         held[new.variant] = new
         self._by_variant.setdefault(new.variant, []).append(new)
         self._by_model.setdefault((new.variant, place.model), []).append(new)
