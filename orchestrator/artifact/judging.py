@@ -199,9 +199,8 @@ def _log_likelihoods(item: Item) -> tuple[float | None, ...]:
 def _perplexity(name: str, packed: float, here: float, tolerances: Tolerances) -> Judgement:
     percent = 100 * abs(here / packed - 1)
     most = tolerances.most_perplexity_percent
-    return _told(
-        name, Kind.PERPLEXITY, percent <= most, f"{here:.4g} for {packed:.4g}: {percent:.2g} %, {most:g} % may be"
-    )
+    says = f"{here:.4g} here, {packed:.4g} in the file: {percent:.2g} %, {most:g} % may be"
+    return _told(name, Kind.PERPLEXITY, percent <= most, says)
 
 
 def _fidelity(

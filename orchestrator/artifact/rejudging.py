@@ -35,7 +35,7 @@ def _disturbance(*values: Value) -> str | None:
     for number, value in enumerate(values):
         for one in value.measurements:
             if one.load is not None and one.load.disturbance is not None:
-                return f"{'the packed' if number < 2 else 'this'} machine was busy: {one.load.disturbance}"
+                return f"{'that of the packed run' if number < 2 else 'this one'}: {one.load.disturbance}"
     return None
 
 
@@ -46,7 +46,7 @@ def _ratio(what: str, packed: float, here: float, tolerances: Tolerances) -> Jud
         what=what,
         kind=Kind.RATIO,
         verdict=Verdict.PASS if factor <= most else Verdict.FAIL,
-        says=f"{here:.3g} for {packed:.3g}: a factor of {factor:.3g}, {most:g} may be",
+        says=f"{here:.3g} here, {packed:.3g} in the file: a factor of {factor:.3g}, {most:g} may be",
     )
 
 
@@ -66,7 +66,7 @@ def judge_scores(packed: RunScores, here: RunScores) -> Iterator[Judgement]:
             yield _not_run(what, Kind.SCORE, f"it has no interval to lie in: {score.interval_reason}", Why.NEVER)
         else:
             low, high = score.interval.low, score.interval.high
-            says = f"{found.value:.2f} for {score.value:.2f} [{low:.2f}, {high:.2f}]"
+            says = f"{found.value:.2f} here, {score.value:.2f} [{low:.2f}, {high:.2f}] in the file"
             holds = score.interval.holds(found.value)
             yield Judgement(what=what, kind=Kind.SCORE, verdict=Verdict.PASS if holds else Verdict.FAIL, says=says)
 

@@ -142,7 +142,7 @@ def _values(document: RunScores, footnotes: Footnotes) -> Table:
         for ratio in score.ratios
         if (value := values.get(ratio.place, score.variant)) is not None
     )
-    titles = columns("Metric", "Method", "Setting", "Value", "Model", numbers=("Items", "Measured", "Ratio to dense"))
+    titles = columns("Metric", "Method", "Setting", "Value", "Model", numbers=("Items", "Measured", "Ratio"))
     return Table("Values", titles, rows, 5)
 
 

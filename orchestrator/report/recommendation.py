@@ -141,7 +141,8 @@ def _once(amount: AmountEntry) -> list[str]:
 def _for_nothing(answer: Answer) -> Iterator[str]:
     for one in answer.for_nothing:
         if one.as_good:
-            yield f"{one.variant.label}, which needs no calibration, may lose no more ({_apart(one)})"
+            says = "loses less" if one.interval is not None and one.interval.high < 0 else "may lose no more"
+            yield f"{one.variant.label}, which needs no calibration, {says} ({_apart(one)})"
         elif one.as_good is None:
             label = one.variant.label
             yield f"whether it loses less than {label}, which needs no calibration, is not known: {one.reason}"

@@ -43,7 +43,8 @@ class AgainstBaseline(Frozen):
         if self.beats or self.difference is None or self.interval is None:
             return None
         found = f"{self.difference:+.2f} [{self.interval.low:.2f}, {self.interval.high:.2f}] of {self.track.metric}"
-        return f"does not beat {label} beyond noise: {found}"
+        says = "is worse than" if self.interval.high < 0 else "does not beat"
+        return f"{says} {label} beyond noise: {found}"
 
 
 def against_baselines(evidence: Evidence, expectations: Sequence[Expectation], mode: Mode) -> Iterator[AgainstBaseline]:

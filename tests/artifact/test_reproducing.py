@@ -193,7 +193,7 @@ def test_a_ratio_to_dense_outside_of_its_band_fails_and_one_within_does_not(smal
     found = again(small, tmp_path / "store", faster)
     ratios = [one for one in found.judgements if one.kind is Kind.RATIO]
     assert [one.verdict for one in ratios].count(Verdict.FAIL) == 1
-    assert any("3 for 1.5: a factor of 2, 1.5 may be" in one.says for one in ratios)
+    assert any("3 here, 1.5 in the file: a factor of 2, 1.5 may be" in one.says for one in ratios)
 
 
 def test_a_ratio_is_not_judged_where_the_machine_was_busy(
@@ -206,7 +206,7 @@ def test_a_ratio_is_not_judged_where_the_machine_was_busy(
     monkeypatch.setattr(execution, "LoadWatch", Busy)
     found = again(small, tmp_path / "store")
     busy = [one for one in found.judgements if one.why is Why.BUSY]
-    assert busy and all("this machine was busy: tasks waited" in one.says for one in busy) and found.holds
+    assert busy and all("this one: tasks waited" in one.says for one in busy) and found.holds
 
 
 def test_a_checkpoint_of_other_bytes_fails_here_and_elsewhere_has_to_be_as_large(

@@ -22,11 +22,12 @@ from orchestrator.decide.limits import Standing, Verdict
 from orchestrator.errors import BadManifest
 from orchestrator.evidence.reading import Evidence, read_evidence
 from orchestrator.evidence.resampling import Resampling
+from orchestrator.evidence.value import Interval
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest.deciding import DecideEntry, Quantity
 from orchestrator.report import RunReport
 from orchestrator.report.building import build_report
-from orchestrator.report.recommendation import recommendations
+from orchestrator.report.recommendation import recommendation, recommendations
 from orchestrator.report.schema import SCHEMAS
 from orchestrator.store import Store
 from tests.support.fake_runtime import FakeRuntime
@@ -137,6 +138,15 @@ def test_a_wider_limit_admits_what_is_faster(evidence: Evidence) -> None:
     assert answer.weights == {Quantity.SPEED: 2, Quantity.MEMORY: 1}
     (baseline,) = answer.for_nothing
     assert (baseline.variant.label, baseline.as_good) == ("magnitude 50%", False)
+
+
+@pytest.mark.parametrize(("high", "says"), [(-0.005, "loses less"), (0.022, "may lose no more")])
+def test_the_sentence_says_whether_a_baseline_loses_less_or_no_more(evidence: Evidence, high: float, says: str) -> None:
+    answer = decided(evidence, max_loss="12%", prefer={"speed": 2, "memory": 1})
+    (baseline,) = answer.for_nothing
+    found = {"as_good": True, "difference": -0.037, "interval": Interval(low=-0.07, high=high)}
+    said = answer.model_copy(update={"for_nothing": (baseline.model_copy(update=found),)})
+    assert f"magnitude 50%, which needs no calibration, {says} (" in recommendation(said, DecideEntry())
 
 
 def test_what_a_limit_in_absolute_units_excludes_is_said(evidence: Evidence) -> None:
