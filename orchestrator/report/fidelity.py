@@ -1,20 +1,25 @@
 """How far compressed models are from the dense one: divergences over text, and flips of choices."""
 
 import re
+from collections.abc import Sequence
 
 from harness.contract import REFERENCE_ENGINE
 from orchestrator.evidence.fidelity import FidelityFigure, Flips, RunFidelity, TextFidelity
 from orchestrator.report.formats import interval_text, value_text
 from orchestrator.report.table import Cell, Footnotes, Table, cells, columns
 
-READING = (
+_TEXTS = "Divergence from dense, over text"
+_OF_TEXTS = (
     "A divergence is KL(dense || compressed) of the next token's distribution over the whole vocabulary, in nats: its "
     "mean over all tokens, and what 50, 90, 99 and 99.9 % of them do not exceed. The same top token is the share of "
     "tokens for which both find the same one likeliest; the change is that of the probability of the token that stands "
     "in the text. Dense is read by the reference; by another engine, dense itself shows what that engine's arithmetic "
     "comes to. Brackets hold 95 % intervals over segments. Close to dense, a smaller divergence no longer means a "
-    "better score: it says how much changed, not whether for better or worse. There the accuracies with their "
-    "intervals, and right to wrong beside wrong to right, have to decide."
+    "better score. "
+)
+_OF_ALL = (
+    "Divergences and flips say how much changed, not whether for better or worse: the accuracies with their intervals, "
+    "and right to wrong beside wrong to right, have to decide."
 )
 _LIKELIEST = re.compile(r"\bkl-top(\d+)/")
 _NATS = {"kl_mean": "Mean", "kl_median": "Median", "kl_p90": "90 %", "kl_p99": "99 %", "kl_p999": "99.9 %"}
@@ -26,10 +31,15 @@ def fidelity_tables(fidelity: RunFidelity, footnotes: Footnotes) -> tuple[Table,
     return tuple(table for table in tables if table.rows)
 
 
+def reading(tables: Sequence[Table]) -> str:
+    """How to read those tables."""
+    return (_OF_TEXTS if any(table.title == _TEXTS for table in tables) else "") + _OF_ALL
+
+
 def _texts(texts: tuple[TextFidelity, ...], footnotes: Footnotes) -> Table:
     numbers = (*(f"KL {name.lower()}" for name in _NATS.values()), "Same top token", "Change of right")
     return Table(
-        "Divergence from dense, over text",
+        _TEXTS,
         columns("Variant", "Model", "Text", numbers=numbers),
         tuple((*cells(one.variant.label, one.model, _text(one)), *_figures(one, footnotes)) for one in texts),
         headings=3,

@@ -12,7 +12,7 @@ from orchestrator.report.candidates import standing_table
 from orchestrator.report.details import provenance_facts, reproducing
 from orchestrator.report.differing import READING as DIFFERING
 from orchestrator.report.differing import differing_title
-from orchestrator.report.fidelity import READING as FIDELITY
+from orchestrator.report.fidelity import reading as fidelity_reading
 from orchestrator.report.html_rows import html_rows
 from orchestrator.report.model import RunReport
 from orchestrator.report.page_data import page_data, policy
@@ -76,7 +76,7 @@ def report_page(report: RunReport, content: View | None = None) -> Page:
         report.decision,
         view=content,
         report=report,
-        fidelity_reading=FIDELITY,
+        fidelity_reading=fidelity_reading(content.fidelity),
         differing_title=differing_title(report.differing),
         differing_reading=DIFFERING,
         radar=radar(report) if is_comparable(report) else None,
@@ -182,7 +182,7 @@ def render_markdown(report: RunReport, content: View | None = None) -> str:
         blocks += ["Measured values:", *markdown_table(track.values)]
     for table in content.fidelity:
         blocks += [f"## {table.title}", *markdown_table(table)]
-    blocks += [escape(FIDELITY)] if content.fidelity else []
+    blocks += [escape(fidelity_reading(content.fidelity))] if content.fidelity else []
     for table in content.paper:
         blocks += [f"## {table.title}", *markdown_table(table)]
     blocks += [escape(content.verdicts)] if content.verdicts else []

@@ -160,6 +160,9 @@ def _alike(answer: Answer) -> Iterator[str]:
         yield f"{_cut(labels)} cannot be told apart from it by this preference"
 
 
+_NO_BETTER = "not certainly better by this preference"
+
+
 def _why_dense(answer: Answer) -> str:
     """How many of the compressed variants stand where, each as well as it does through any backend."""
     best: dict[Variant, CandidateEntry] = {}
@@ -171,14 +174,15 @@ def _why_dense(answer: Answer) -> str:
         return "nothing was compressed"
     parts = []
     for standing, says in (
-        (Standing.EXCLUDED, "certainly break a limit"),
-        (Standing.OPEN, "are not certain to keep the limits"),
-        (Standing.ADMITTED, "keep the limits and are not certainly better by this preference"),
+        (Standing.EXCLUDED, ("certainly breaks a limit", "certainly break a limit")),
+        (Standing.OPEN, ("is not certain to keep the limits", "are not certain to keep the limits")),
+        (Standing.ADMITTED, (f"keeps the limits and is {_NO_BETTER}", f"keep the limits and are {_NO_BETTER}")),
     ):
         found = [one for one in best.values() if one.standing is standing]
         if found:
             reason = _common_reason(found)
-            parts.append(f"{len(found)} {says} ({_cut([one.choice.variant.label for one in found])}){reason}")
+            labels = _cut([one.choice.variant.label for one in found])
+            parts.append(f"{len(found)} {says[len(found) > 1]} ({labels}){reason}")
     told = f"of {plural(len(best), 'compressed variant')} {', '.join(parts)}"
     needed = [
         (one.items_needed, one.choice.variant.label)

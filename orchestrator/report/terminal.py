@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from orchestrator.report.fidelity import READING as FIDELITY
+from orchestrator.report.fidelity import reading as fidelity_reading
 from orchestrator.report.model import RunReport
 from orchestrator.report.table import Cell, Table
 from orchestrator.report.view import View, view
@@ -37,7 +37,7 @@ def _summary(content: View, lines: box.Box) -> RenderableType:
     blocks += [plain_text(f"warning: {warning}", style="yellow") for warning in content.warnings]
     for table in content.fidelity:
         blocks += [rich_table(table, lines)]
-    blocks += [plain_text(FIDELITY, style="dim")] if content.fidelity else []
+    blocks += [plain_text(fidelity_reading(content.fidelity), style="dim")] if content.fidelity else []
     for table in content.paper:
         blocks += [rich_table(table, lines)]
     blocks += [plain_text(content.verdicts, style="dim")] if content.verdicts else []

@@ -220,7 +220,7 @@ def _no_interval(score: Score) -> str | None:
     """Why a score has no interval; None where it has one."""
     if score.interval_reason is None or score.variant.is_dense:
         return None
-    return f"{score.variant.label}: no interval: {score.interval_reason}"
+    return f"{score.variant.label}: {score.metric} without an interval: {score.interval_reason}"
 
 
 def _variant_cells(variant: Variant) -> tuple[Cell, Cell]:

@@ -147,8 +147,9 @@ def _measured_once(report: RunReport) -> str:
     if not names:
         return ""
     was = "was" if len(names) == 1 else "were"
+    listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
     return (
-        f"{' and '.join(names)} {was} measured in one round: without an interval, and without a "
+        f"{listed} {was} measured in one round: without an interval, and without a "
         "sign of what is chance; `rounds` in the manifest asks for more."
     )
 

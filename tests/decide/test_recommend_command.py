@@ -149,6 +149,15 @@ def test_the_sentence_says_whether_a_baseline_loses_less_or_no_more(evidence: Ev
     assert f"magnitude 50%, which needs no calibration, {says} (" in recommendation(said, DecideEntry())
 
 
+@pytest.mark.parametrize(("kept", "says"), [(1, "1 certainly breaks a limit ("), (2, "2 certainly break a limit (")])
+def test_one_that_breaks_a_limit_is_one(evidence: Evidence, kept: int, says: str) -> None:
+    answer = decided(evidence)
+    broken = [one for one in answer.candidates if one.standing is Standing.EXCLUDED][:kept]
+    dense = next(one for one in answer.candidates if one.choice.variant.is_dense)
+    told = answer.model_copy(update={"candidates": (dense, *broken), "recommended": dense.choice, "for_nothing": ()})
+    assert says in recommendation(told, DecideEntry())
+
+
 def test_what_a_limit_in_absolute_units_excludes_is_said(evidence: Evidence) -> None:
     answer = decided(evidence, max_memory="1.9kB", max_loss="12%", min_speed="35tokens/s")
     assert answer.recommended.variant.label == "wanda 50%"

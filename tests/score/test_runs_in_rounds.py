@@ -129,8 +129,8 @@ def test_one_round_has_no_interval_and_says_so(bench: Bench) -> None:
         assert (score.interval, score.interval_reason) == (None, "one round: no interval")
         assert score.like_dense is None
     text = render_markdown(build_report(record, bench.store, bench.catalog))
-    assert "no interval: one round: no interval" in text
-    assert "OM_train and OM_inf and OM_hard were measured in one round: without an interval" in text
+    assert " without an interval: one round: no interval" in text
+    assert "OM_train, OM_inf and OM_hard were measured in one round: without an interval" in text
     assert "(noise not known)" in text
 
 
