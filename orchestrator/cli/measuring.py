@@ -4,6 +4,7 @@ import json
 import shlex
 import threading
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -55,6 +56,7 @@ def bench(
     more_images: options.Images = None,
     progress: options.ProgressOption = ProgressMode.AUTO,
     when_full: options.WhenFullOption = options.WhenFull.AUTO,
+    fresh_workers: options.FreshWorkers = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -75,7 +77,7 @@ def bench(
     here = "auto" if elsewhere else device
     asked = BenchRequest(method, backend, model, setting, here, runtime, read_options(method_options or ()))
     manifest, why = asked.manifest(read_manifest(find_manifest(sizes or SIZES)), catalog, elsewhere)
-    setup = prepare(manifest, store, catalog, elsewhere)
+    setup = prepare(manifest, store, catalog, elsewhere, warm=not fresh_workers)
     if why is not None:
         setup = replace(setup, decisions=(*setup.decisions, why))
     if dry_run:
@@ -99,6 +101,7 @@ def run(
     ] = False,
     keep_checkpoints: options.Keep = None,
     when_full: options.WhenFullOption = options.WhenFull.AUTO,
+    fresh_workers: options.FreshWorkers = False,
     store: options.Store = options.DEFAULT_STORE,
     more_images: options.Images = None,
     progress: options.ProgressOption = ProgressMode.AUTO,
@@ -119,7 +122,7 @@ def run(
         if executor is ExecutorName.RAY:
             cluster = join_cluster(address, store, display)
             chosen = cluster.choose(device or asked.device)
-        setup = prepare(asked, store, catalog, chosen, runs_here=True)
+        setup = prepare(asked, store, catalog, chosen, runs_here=True, warm=not fresh_workers)
     gpu = shlex.join(["orchestrator", "run", str(manifest), "--device", "cuda"])
     refuse_the_impossible(setup.plan, gpu)
     _measure(replace(setup, waits_for_room=when_full.waits), display, gpu, as_json=as_json, hosts=cluster)
@@ -203,7 +206,8 @@ def _measure(setup: Setup, display: Display, gpu_command: str, *, as_json: bool,
     cancel = threading.Event()
     seconds = expected_seconds(setup, known.missing, several_hosts=hosts is not None)
     executor = QueueExecutor(cancel, seconds, hosts or ThisHost())
-    record = Run(setup, display, cancel).perform(executor)
+    with closing(setup.runtime):
+        record = Run(setup, display, cancel).perform(executor)
     found = as_it_is(setup.store, record)
     whole = not options.warn(found.unreadable)
     _show(setup, found.record, display, as_json=as_json)

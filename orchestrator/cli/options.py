@@ -38,6 +38,10 @@ Keep = Annotated[
     typer.Option("--keep-checkpoints", help="What of them stays after its last reader, instead of the manifest's."),
 ]
 Runtime = Annotated[str, typer.Option("--runtime", "-r", help="auto, docker or process.")]
+FreshWorkers = Annotated[
+    bool,
+    typer.Option("--fresh-workers", help="A process of its own for every stage, untimed ones too; processes only."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 IMAGES_VARIABLE = "LLMCBENCH_IMAGES"

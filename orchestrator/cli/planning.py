@@ -135,7 +135,8 @@ def prepare(
     elsewhere: ChosenDevice | None = None,
     *,
     runs_here: bool = False,
+    warm: bool = False,
 ) -> Setup:
     from orchestrator.run.setup import prepare_setup
 
-    return prepare_setup(manifest, store, catalog, elsewhere, runs_here=runs_here)
+    return prepare_setup(manifest, store, catalog, elsewhere, runs_here=runs_here, warm=warm)

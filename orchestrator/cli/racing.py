@@ -1,6 +1,7 @@
 """`race`: the answer that a whole manifest would give, from as few of its measurements as it takes."""
 
 import shlex
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,7 @@ def race(  # the limits are read by `asked_for`
     ] = None,
     device: Annotated[str | None, typer.Option("--device", "-d", help="Instead of the manifest's device.")] = None,
     runtime: Annotated[str | None, typer.Option("--runtime", "-r", help="Instead of the manifest's runtime.")] = None,
+    fresh_workers: options.FreshWorkers = False,
     store: options.Store = options.DEFAULT_STORE,
     more_images: options.Images = None,
     progress: options.ProgressOption = ProgressMode.AUTO,
@@ -71,7 +73,8 @@ def race(  # the limits are read by `asked_for`
     catalog, path = options.catalog(more_images), find_manifest(manifest)
     with pointing_at(path):
         asked = read_for(path, device, runtime)
-        setup = prepare(_deciding(asked, asked_for(asked.decide, context)), store, catalog)
+        deciding = _deciding(asked, asked_for(asked.decide, context))
+        setup = prepare(deciding, store, catalog, warm=not fresh_workers)
     gpu = shlex.join(["orchestrator", "race", str(manifest), "--device", "cuda"])
     refuse_the_impossible(setup.plan, gpu)
     display = choose_display(progress)
@@ -79,7 +82,8 @@ def race(  # the limits are read by `asked_for`
         display.note(line)
     for line in estimate(setup, look_ahead(setup)).lines:
         display.note(f"the whole manifest, of which a race measures a part: {line}")
-    raced = conduct(setup, display, seconds)
+    with closing(setup.runtime):
+        raced = conduct(setup, display, seconds)
     files = write_reports(
         build_report(raced.record, setup.store, setup.catalog), setup.store.runs.folder / raced.record.run
     )

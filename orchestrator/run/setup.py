@@ -24,8 +24,8 @@ from orchestrator.stages import Plan
 from orchestrator.store import Store
 
 
-def named_runtime(name: str, root: Path) -> tuple[DockerRuntime | ProcessRuntime, str]:
-    """The runtime that a user names, or the one that `auto` finds, and why.
+def named_runtime(name: str, root: Path, *, warm: bool = False) -> tuple[DockerRuntime | ProcessRuntime, str]:
+    """The runtime that a user names, or the one that `auto` finds, and why. `warm` is as in `ProcessRuntime`.
 
     Raises:
         BadManifest: there is no such runtime.
@@ -33,7 +33,7 @@ def named_runtime(name: str, root: Path) -> tuple[DockerRuntime | ProcessRuntime
     """
     if name not in ("auto", "docker", "process"):
         raise BadManifest(unknown("runtime", name, ("auto", "docker", "process")), hint="see docs/manifests.md")
-    return choose_runtime(name, root)
+    return choose_runtime(name, root, warm=warm)
 
 
 def prepare_setup(
@@ -43,9 +43,11 @@ def prepare_setup(
     planned: ChosenDevice | None = None,
     *,
     runs_here: bool = False,
+    warm: bool = False,
 ) -> Setup:
     """Choose and plan; nothing is built or run yet. A `planned` device need not be there: unless the plan's stages run
     from here all the same, the hub is taken to show us all data sets, and the runtime is the one of that machine.
+    `warm` is as in `ProcessRuntime`.
 
     Raises:
         OrchestratorError: a name is unknown, a device or engine is not there, the driver is too old for an image, or
@@ -60,7 +62,7 @@ def prepare_setup(
     plan = build_plan(manifest, catalog, device.device, data, model_config, sources)
     check_device(plan, catalog, device)
     opened = Store(store)
-    runtime, reason = named_runtime("process" if is_imagined else manifest.runtime, opened.root)
+    runtime, reason = named_runtime("process" if is_imagined else manifest.runtime, opened.root, warm=warm)
     usual = f"data: the usual sets, from {data}" if data else f"data: the usual sets, from {NO_DATA_FOLDER}"
     return Setup(
         manifest=manifest,

@@ -138,3 +138,7 @@ class Runtime(Protocol):
     def sweep(self) -> tuple[str, ...]:
         """Remove what dead owners left behind, and name it."""
         ...
+
+    def close(self) -> None:
+        """End what is kept ready between invocations. There may be more of these afterwards."""
+        ...

@@ -107,6 +107,9 @@ class DockerRuntime:
             finally:
                 self._remove(name)
 
+    def close(self) -> None:
+        """Nothing is kept ready: each worker is a container of its own."""
+
     def sweep(self) -> tuple[str, ...]:
         """Remove the containers whose orchestrator is dead."""
         swept = []

@@ -29,7 +29,8 @@ OFFLINE_VARIABLES = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TO
 class Launch:
     """One worker. `user` (uid, gid) is someone other than the caller, which only containers can be.
 
-    With `hold_stdin` no end of file follows `stdin`: the worker waits, until it is stopped.
+    With `hold_stdin` no end of file follows `stdin`: the worker waits, until it is stopped. `modules` are those of the
+    harness that it may have imported before it gets its request; none for a fresh process.
     """
 
     image: Image
@@ -44,6 +45,7 @@ class Launch:
     stage: str = "none"
     user: tuple[int, int] | None = None
     hold_stdin: bool = False
+    modules: tuple[str, ...] = ()
 
     def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
         """The environment variables that every worker gets, whatever runs it. `environment` is where it starts."""
@@ -115,6 +117,11 @@ class Watch:
     def wall_seconds(self) -> float:
         return time.monotonic() - self._begin
 
+    @property
+    def is_over(self) -> bool:
+        """Whether a worker that is there now would be asked to stop."""
+        return self._cancel.is_set() or self.wall_seconds > self._limits.deadline_seconds
+
     def due(self, held_bytes: int | None = None) -> signal.Signals | None:
         """The signal to send now, each one once; None most of the time. `held_bytes` is held against the limit."""
         if self._asked is None:
@@ -155,8 +162,12 @@ def run_invocation(
     paths: tuple[Mapping[str, str], str],
     on_event: Callable[[Event], None],
     cancel: threading.Event,
+    modules: tuple[str, ...] = (),
 ) -> Completed:
-    """Write the request, launch the worker, collect its events. `paths`: inputs and output as the worker sees them."""
+    """Write the request, launch the worker, collect its events. `paths`: inputs and output as the worker sees them.
+
+    `modules` is as in `Launch`.
+    """
     invocation.output.mkdir(exist_ok=True)  # and no folder above it: a store that was taken away stays so
     if (user := worker_user())[0] != os.geteuid():
         give(invocation.output, user)
@@ -173,6 +184,7 @@ def run_invocation(
         reach=reach_of(invocation.parameters),
         run=invocation.run,
         stage=invocation.stage,
+        modules=modules,
     )
     with EventStream(invocation.folder / EVENTS_NAME, on_event, work.secrets) as stream:
         ended = launcher.launch(work, stream, invocation.folder / STDERR_NAME, cancel)

@@ -10,15 +10,18 @@ import re
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
-from typing import IO
+from typing import IO, Self
 
 from pydantic import ValidationError
 
 from harness.contract import DeviceKind, Event, Frozen, read_regular
+from harness.contract.warm import Order
 from orchestrator.errors import RuntimeUnavailable
 from orchestrator.host.files import scratch_folder, sweep_unfinished, write_atomically
 from orchestrator.host.owner import Owner
@@ -32,12 +35,23 @@ from orchestrator.runtime.identity import WorkerIdentity, find_identity
 from orchestrator.runtime.launch import Exit, Launch, Listener, Watch, run_invocation
 from orchestrator.runtime.reach import Reach
 from orchestrator.runtime.stream import TextLog
-from orchestrator.runtime.supervision import Outlets, supervise
+from orchestrator.runtime.supervision import Outlets, StartedWorker, Worker, supervise
 from orchestrator.runtime.survivors import INVOCATION_VARIABLE, find_survivors, kill_survivors
+from orchestrator.runtime.warm import HOME_OF_EACH, WarmServer, WarmServers, modules_of
 from orchestrator.stages import ImageIdentity
 
 RUNNING_NAME = "running"
 _HARNESS = ("-m", "harness")
+_WARM_HARNESS = ("-m", "harness.warm")
+_OWN_VARIABLES = frozenset({"LLMCBENCH_IMAGE", INVOCATION_VARIABLE})
+_WHILE_IMPORTING = {
+    "HOME": HOME_OF_EACH,
+    "TMPDIR": HOME_OF_EACH,
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}
+"""In place of a worker's own. The wait policy is what a worker sets before it imports (`harness.operations`). pyarrow's
+allocator would start a thread, which no fork has."""
 _PYDANTIC = re.compile(r"^pydantic==", re.MULTILINE)
 _FORWARDED = ("LD_LIBRARY_PATH", "TZ")
 
@@ -55,13 +69,16 @@ class _Running(Frozen):
 class ProcessRuntime:
     """`root` is the store's folder. `worker` is what the environment's Python is started with, whatever the image says:
     otherwise the image's own command, or else the harness.
+
+    `warm`: workers that nobody times may be forks of a process that has imported already what they need.
     """
 
-    def __init__(self, root: Path, *, worker: tuple[str, ...] | None = None) -> None:
+    def __init__(self, root: Path, *, worker: tuple[str, ...] | None = None, warm: bool = False) -> None:
         root = root.absolute()
         self._environments = Environments(root / ENVIRONMENTS_NAME)
         self._running = root / RUNNING_NAME
         self._worker = worker
+        self._warm = WarmServers() if warm and worker is None else None
 
     @property
     def name(self) -> RuntimeName:
@@ -91,7 +108,10 @@ class ProcessRuntime:
     def run(self, invocation: Invocation, on_event: Callable[[Event], None], cancel: threading.Event) -> Completed:
         """Run one invocation; see `Runtime.run`."""
         inputs = {name: str(path.resolve()) for name, path in invocation.inputs.items()}
-        return run_invocation(self, invocation, (inputs, str(invocation.output.resolve())), on_event, cancel)
+        modules = () if self._warm is None else modules_of(invocation)
+        return run_invocation(
+            self, invocation, (inputs, str(invocation.output.resolve())), on_event, cancel, modules=modules
+        )
 
     def launch(self, work: Launch, stdout: Listener, stderr: Path, cancel: threading.Event) -> Exit:
         """Start the worker in a session of its own and see it to its end.
@@ -104,33 +124,53 @@ class ProcessRuntime:
         found = self._environments.find(work.image, work.device.kind)
         if found is None:
             raise RuntimeUnavailable(f"image {work.image.name!r} is not prepared", hint="call prepare() first")
-        token = secrets.token_hex(16)
+        with (
+            self._marked(work.image.name, work.stage) as (token, scratch),
+            stderr.open("wb") as file,
+            TextLog(file, work.secrets) as log,
+        ):
+            home = scratch / "home"
+            identity = self._identity_for(work, found)
+            identity.give(scratch, home, found.bytecode)
+            variables = _variables(work, found, home) | {
+                "PYTHONPATH": self._modules(work.image),
+                INVOCATION_VARIABLE: token,
+            }
+            command = [*identity.prefix, *self._command(work.image, found)]
+            with _stdin(work, scratch / "stdin") as request, ExitStack() as held:
+                watch = Watch(work.limits, cancel, stdout, work.output)
+                worker: Worker | None = None
+                if self._warm is not None and work.modules:
+                    kind = _Kind.of(identity, found, variables)
+                    start = partial(self._start_warm, work.image.name, kind)
+                    order = Order(modules=work.modules, variables=variables, folder=home, mark=INVOCATION_VARIABLE)
+                    worker = held.enter_context(self._warm.worker(kind, start, order, request, watch, log))
+                worker = worker or StartedWorker(command, variables, home, request)
+                return supervise(worker, Outlets(stdout, log), watch)
+
+    @contextmanager
+    def _marked(self, image: str, stage: str) -> Iterator[tuple[str, Path]]:
+        """A token by which all processes are found that have it among their variables, and a folder for them: both are
+        noted on disk, and gone at the end with the processes."""
+        token, owner = secrets.token_hex(16), Owner.current()
         entry = self._running / f"{token}.json"
         entry.parent.mkdir(exist_ok=True)  # below the folder that the environment was found in
-        owner = Owner.current()
         place = scratch_path(owner, token)
-        running = _Running(owner=owner, token=token, image=work.image.name, stage=work.stage, scratch=place)
+        running = _Running(owner=owner, token=token, image=image, stage=stage, scratch=place)
         write_atomically(entry, running.model_dump_json())
         try:
-            with (
-                scratch_folder(place) as scratch,
-                stderr.open("wb") as file,
-                TextLog(file, work.secrets) as log,
-            ):
-                home = scratch / "home"
-                identity = self._identity_for(work, found)
-                identity.give(scratch, home, found.bytecode)
-                command = [*identity.prefix, *self._command(work.image, found)]
-                variables = _variables(work, found, home) | {
-                    "PYTHONPATH": self._modules(work.image),
-                    INVOCATION_VARIABLE: token,
-                }
-                with _stdin(work, scratch / "stdin") as request:
-                    watch = Watch(work.limits, cancel, stdout, work.output)
-                    return supervise(command, variables, home, request, Outlets(stdout, log), watch)
+            with scratch_folder(place) as scratch:
+                yield token, scratch
         finally:
             kill_survivors(token)
             entry.unlink(missing_ok=True)
+
+    def _start_warm(self, image: str, kind: "_Kind", stack: ExitStack) -> WarmServer:
+        token, scratch = stack.enter_context(self._marked(image, "that is yet to come"))
+        home = scratch / "home"
+        kind.identity.give(scratch, home)
+        variables = {**dict(kind.variables), INVOCATION_VARIABLE: token}
+        return WarmServer([*kind.identity.prefix, str(kind.python), *_WARM_HARNESS], variables, home)
 
     def _identity_for(self, work: Launch, environment: WorkerEnvironment) -> WorkerIdentity:
         beside = () if work.output is None else (work.output.parent,)
@@ -146,6 +186,11 @@ class ProcessRuntime:
         """Where the worker finds modules that are not of its lock: the harness, and those of the image's own folder."""
         own = [str(image.folder.resolve())] if own_modules(image) else []
         return os.pathsep.join([str(self._environments.harness()), *own])
+
+    def close(self) -> None:
+        """End the processes that keep imports ready."""
+        if self._warm is not None:
+            self._warm.close()
 
     def sweep(self) -> tuple[str, ...]:
         """Kill the processes that dead orchestrators left behind, and remove the folders of their own."""
@@ -169,6 +214,21 @@ class ProcessRuntime:
                 if killed:
                     swept.append(f"{killed} process(es) of {running.image} for stage {running.stage}")
         return tuple(swept)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What workers have in common that are forks of one process: who they are, and what they had when they imported."""
+
+    identity: WorkerIdentity
+    python: Path
+    variables: frozenset[tuple[str, str]]
+
+    @classmethod
+    def of(cls, identity: WorkerIdentity, found: WorkerEnvironment, variables: Mapping[str, str]) -> Self:
+        """`variables` are those of a worker, some of which are its own alone."""
+        common = {name: value for name, value in variables.items() if name not in _OWN_VARIABLES}
+        return cls(identity, found.python, frozenset({**common, **_WHILE_IMPORTING}.items()))
 
 
 def _identity(image: Image, environment: WorkerEnvironment) -> ImageIdentity:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
-from typing import IO
+from typing import IO, Protocol
 
 from orchestrator.runtime.launch import Exit, Listener, Watch
 from orchestrator.runtime.residency import PeakResident, held_below
@@ -57,57 +57,81 @@ class Outlets:
             pass
 
 
-def supervise(
-    command: list[str], variables: Mapping[str, str], folder: Path, stdin: IO[bytes], outlets: Outlets, watch: Watch
-) -> Exit:
-    """Start `command` in `folder`, read, signal, reap.
+class Worker(Protocol):
+    """One that was started, in a session of its own. `pipes` are its stdout and stderr."""
 
-    The worker's group is killed on every way out, before its id can be used again.
-    """
-    process = subprocess.Popen(  # noqa: S603  the environment's own Python
-        command,
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=folder,
-        env=variables,
-        start_new_session=True,
-    )
+    pid: int
+    pipes: tuple[IO[bytes], IO[bytes]]
+
+    def has_ended(self) -> bool:
+        """True once it is a zombie. It is not reaped, so that its id stays taken."""
+        ...
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to its group, which may be gone."""
+        ...
+
+    def reap(self) -> tuple[int, int | None]:
+        """Wait for its end. Returns its exit code, or -signal, and its peak of memory as far as the kernel tells."""
+        ...
+
+
+class StartedWorker:
+    """A process of its own: `command`, started in `folder` with `variables` and nothing else of an environment."""
+
+    def __init__(self, command: list[str], variables: Mapping[str, str], folder: Path, stdin: IO[bytes]) -> None:
+        self._process = subprocess.Popen(  # noqa: S603  the environment's own Python
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env=variables,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None and self._process.stderr is not None  # noqa: S101  they are pipes
+        self.pid = self._process.pid
+        self.pipes = (self._process.stdout, self._process.stderr)
+
+    def has_ended(self) -> bool:
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def signal(self, number: signal.Signals) -> None:
+        signal_group(self.pid, number)
+
+    def reap(self) -> tuple[int, int | None]:
+        """The kernel's figure of memory may be this process's own.
+
+        A child's `ru_maxrss` starts at its parent's peak, carried over from before `exec`; a larger one is the child's.
+        """
+        _, status, usage = os.wait4(self.pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        inherited = usage.ru_maxrss <= getrusage(RUSAGE_SELF).ru_maxrss
+        return self._process.returncode, None if inherited else usage.ru_maxrss * _KIB
+
+
+def supervise(worker: Worker, outlets: Outlets, watch: Watch) -> Exit:
+    """Read, signal, reap. The worker's group is killed on every way out, before its id can be used again."""
     memory = PeakResident()
-    assert process.stdout is not None and process.stderr is not None  # noqa: S101  they are pipes
-    with process.stdout as stdout, process.stderr as stderr:
+    with worker.pipes[0] as stdout, worker.pipes[1] as stderr:
         outlets.open(stdout, stderr)
         try:
-            while not _has_ended(process.pid):
-                held = memory.sample(process.pid)
-                if (demand := watch.due(None if held is None else held + held_below(process.pid))) is not None:
-                    _signal_group(process.pid, demand)
+            while not worker.has_ended():
+                held = memory.sample(worker.pid)
+                if (demand := watch.due(None if held is None else held + held_below(worker.pid))) is not None:
+                    worker.signal(demand)
                 outlets.pump(_POLL_SECONDS)
         finally:
-            _signal_group(process.pid, signal.SIGKILL)
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
+            worker.signal(signal.SIGKILL)
+            exit_code, peak_bytes = worker.reap()
         wall_seconds = watch.wall_seconds
         outlets.drain(_DRAIN_SECONDS)
-    return Exit(watch.ending, process.returncode, wall_seconds, _peak(memory, usage.ru_maxrss * _KIB))
+    return Exit(watch.ending, exit_code, wall_seconds, memory.peak_bytes if peak_bytes is None else peak_bytes)
 
 
-def _has_ended(pid: int) -> bool:
-    """True once the process is a zombie. It is not reaped, so that its id stays taken."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
+def signal_group(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process group, which may be gone."""
     try:
         os.killpg(pid, number)
     except ProcessLookupError:
         return
-
-
-def _peak(memory: PeakResident, usage_bytes: int) -> int | None:
-    """The kernel's final figure, unless it may be this process's own.
-
-    A child's `ru_maxrss` starts at its parent's peak, carried over from before `exec`; a larger one is the child's.
-    """
-    inherited_bytes = getrusage(RUSAGE_SELF).ru_maxrss * _KIB
-    return usage_bytes if usage_bytes > inherited_bytes else memory.peak_bytes

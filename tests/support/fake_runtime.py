@@ -100,6 +100,9 @@ class FakeRuntime:
             violation=stream.violation,
         )
 
+    def close(self) -> None:
+        pass
+
     def sweep(self) -> tuple[str, ...]:
         return ()
 
