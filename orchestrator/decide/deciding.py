@@ -78,14 +78,22 @@ _NOTHING_BROUGHT = (
 def _recommended(
     candidates: Sequence[Candidate], admitted: Mapping[int, Utility]
 ) -> tuple[int | None, tuple[int, ...]]:
-    """The best of what is admitted, or dense where that cannot be told apart from it, and what else cannot be."""
+    """The best of what is admitted, or dense where that cannot be told apart from it, and what else cannot be.
+
+    Of equals it is the one that loses least, also where a loss has no weight.
+    """
+
+    def rank(index: int) -> tuple[float, float]:
+        loss = candidates[index].amounts.get(Quantity.LOSS)
+        return admitted[index].value, -1.0 if loss is None else -loss.value
+
     if not admitted:
         return None, ()
-    best = max(admitted, key=lambda index: admitted[index].value)
+    best = max(admitted, key=rank)
     worse = certainly_worse(admitted[best], {index: one for index, one in admitted.items() if index != best})
     alike = [index for index in admitted if index not in worse]
     dense = [index for index in alike if candidates[index].variant.is_dense]
-    chosen = max(dense, key=lambda index: admitted[index].value) if dense else best
+    chosen = max(dense, key=rank) if dense else best
     return chosen, tuple(index for index in alike if index != chosen)
 
 

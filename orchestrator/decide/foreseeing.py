@@ -105,11 +105,17 @@ def answers(field: Field, losses: Floats, covariance: Floats) -> Answers:
     known = np.nan_to_num(losses, nan=1.0)[:, field.column]
     utilities = field.doublings + field.loss_weight * np.log2(np.maximum(1 - known, _LEAST))
     utilities = np.where(admitted, utilities, -np.inf)
-    best = utilities.argmax(axis=1)
+    best = _best(utilities, known)
     alike = _alike(field, utilities, best, covariance)
     dense = np.where(alike & (field.column == 0), utilities, -np.inf)
-    chosen = np.where(np.isfinite(dense).any(axis=1), dense.argmax(axis=1), best)
+    chosen = np.where(np.isfinite(dense).any(axis=1), _best(dense, known), best)
     return Answers(np.where(admitted.any(axis=1), chosen, NOTHING), alike)
+
+
+def _best(utilities: Floats, losses: Floats) -> NDArray[np.int64]:
+    """The column of each row's most utility [rows]; of equals, of the one that loses least."""
+    is_most = utilities == utilities.max(axis=1, keepdims=True)
+    return np.asarray(np.where(is_most, losses, np.inf).argmin(axis=1))
 
 
 def _kept(field: Field, losses: Floats, deviations: Floats) -> NDArray[np.bool_]:

@@ -162,6 +162,14 @@ def test_dense_stays_unless_something_is_certainly_better():
     assert decide([DENSE_ONE, same, better], {LOSS: 0.02}, EQUAL, DRAWS).recommended == 2
 
 
+def test_of_equals_the_one_that_loses_least_is_recommended_though_a_loss_has_no_weight():
+    loses, keeps = (candidate(name, loss=loss, memory=50.0) for name, loss in (("loses", 0.015), ("keeps", 0.005)))
+    for order in ([loses, keeps], [keeps, loses]):
+        found = decide([DENSE_ONE, *order], {LOSS: 0.02}, {MEMORY: 1.0}, DRAWS)
+        assert found.recommended == 1 + order.index(keeps)
+        assert found.alike == (1 + order.index(loses),)
+
+
 def test_nothing_is_recommended_where_nothing_certainly_keeps_the_limits_and_why_is_counted():
     worse = candidate("worse", loss=about(0.02, 0.01), memory=50.0, speed=50.0)
     found = decide([DENSE_ONE, worse], {LOSS: 0.02, MEMORY: 60.0}, EQUAL, DRAWS)

@@ -48,7 +48,7 @@ def raced(candidates, limits, outcomes, guessing=0.25, seed=0):
     return race, wanted
 
 
-def of_all(candidates, limits, outcomes):
+def of_all(candidates, limits, outcomes, preferred=SMALL):
     """What `decide` says with the losses of all items."""
     whole = seen_losses([Moments.over(found, len(found)) for found in outcomes.values()])
     normal = np.random.default_rng(5).multivariate_normal(whole.losses, whole.full, DRAWS).T
@@ -56,7 +56,7 @@ def of_all(candidates, limits, outcomes):
         Candidate(one.variant, None, {**one.amounts, LOSS: Amount(float(loss), draws, exact=one.variant.is_dense)})
         for one, loss, draws in zip(candidates, whole.losses, normal, strict=True)
     ]
-    picture = decide(with_losses, limits, SMALL, DRAWS)
+    picture = decide(with_losses, limits, preferred, DRAWS)
     return NOTHING if picture.recommended is None else picture.recommended, picture.alike
 
 
@@ -71,15 +71,17 @@ def test_what_is_certain_is_so_after_holms_correction():
 
 
 @pytest.mark.parametrize("limit", [0.01, 0.03, 0.06, None])
-def test_the_rule_on_all_items_is_that_of_a_decision(limit):
-    candidates = costs(0.9, 0.7, 0.7, 0.5, 0.3)
+@pytest.mark.parametrize("preferred", [SMALL, {MEMORY: 1.0}])
+def test_the_rule_on_all_items_is_that_of_a_decision(limit, preferred):
+    """Without a weight on the loss those of equal memory are equals."""
+    candidates = costs(0.9, 0.7, 0.7, 0.3, 0.3)
     limits = {} if limit is None else {LOSS: limit}
-    field = field_of(candidates, limits, SMALL, DRAWS)
+    field = field_of(candidates, limits, preferred, DRAWS)
     for seed in range(12):
         outcomes = {"one": population(np.random.default_rng(seed), 3000, 0.002, 0.01, 0.012, 0.045, 0.15)}
         whole = seen_losses([Moments.over(outcomes["one"], 3000)])
         found = answers(field, whole.losses[None], whole.full)
-        recommended, alike = of_all(candidates, limits, outcomes)
+        recommended, alike = of_all(candidates, limits, outcomes, preferred)
         assert found.chosen[0] == recommended
         assert set(np.flatnonzero(found.alike[0])) == {recommended, *alike}
 
