@@ -198,7 +198,12 @@ def command(bench, tmp_path, monkeypatch):
     path.write_text(json.dumps({"schema_version": 1, **ASKED}), encoding="utf-8")
     runtime = FakeRuntime(RacingWorker())
     monkeypatch.setattr(conducting, "race", partial(race, resampling=FEW))
-    monkeypatch.setattr(racing, "prepare", lambda manifest, *_: bench.setup(runtime, manifest.model_dump(mode="json")))
+
+    def prepare(manifest, *_, warm):
+        assert warm, "workers are fresh on request alone"
+        return bench.setup(runtime, manifest.model_dump(mode="json"))
+
+    monkeypatch.setattr(racing, "prepare", prepare)
 
     def run(*arguments):
         asked = ["race", str(path), *arguments, "--store", str(bench.root), "--progress", "none"]

@@ -105,9 +105,9 @@ def test_intervals_are_explained_where_there_are_some(report, sure, render):
 @pytest.mark.parametrize("render", [render_markdown, render_html, summary_text])
 def test_a_score_without_an_interval_says_why(report, render):
     text = " ".join(render(with_intervals(report, reason="the outcomes are not in the store")).split())
-    assert "wanda 50%: no interval: the outcomes are not in the store" in text
-    assert "gptq W8A16: no interval: the outcomes are not in the store" in text
-    assert "dense: no interval" not in text, "100 by construction"
+    assert "wanda 50%: OM_perf without an interval: the outcomes are not in the store" in text
+    assert "gptq W8A16: OM_perf without an interval: the outcomes are not in the store" in text
+    assert "dense: OM_perf without" not in text, "100 by construction"
 
 
 @pytest.mark.parametrize("render", [render_markdown, render_html, summary_text])
