@@ -29,14 +29,14 @@ from harness.contract.warm import ANSWERED, ASKED, MESSAGE_BYTES, Begun, Ended, 
 from orchestrator.images.inputs import own_modules
 from orchestrator.runtime.base import Invocation
 from orchestrator.runtime.launch import Watch
-from orchestrator.runtime.reach import Reach, reach_of
 from orchestrator.runtime.stream import TextLog
 from orchestrator.runtime.supervision import signal_group
 
 HOME_OF_EACH = "/proc/self/cwd"
 """What libraries take for the home when they are imported: of each process its own, since it begins in it."""
 
-_SELF_MEASURING = frozenset({Operation.COMPRESS, Operation.PROFILE, Operation.BENCHMARK})
+_FRESH = frozenset({Operation.FETCH, Operation.COMPRESS, Operation.PROFILE, Operation.BENCHMARK})
+"""Operations whose time and memory are results; and fetches, which import little of all that any of them may need."""
 _ANSWERS = frozenset({ExitCode.RESULT, ExitCode.BAD_REQUEST, ExitCode.UNSUPPORTED})
 _POLL_SECONDS = 0.05
 _PATIENCE_SECONDS = 5.0
@@ -46,14 +46,13 @@ _PATIENCE_SECONDS = 5.0
 def modules_of(invocation: Invocation) -> tuple[str, ...]:
     """The modules of the harness that the worker may import; none where it has to be a fresh process.
 
-    That is where its time or its memory is a result, on a GPU, with a network, and where what it imports is not the
-    harness's alone to choose: images with modules or a command of their own, engines of others.
+    That is for some operations, on a GPU, and where what it imports is not the harness's alone to choose: images with
+    modules or a command of their own, engines of others.
     """
     image, asked = invocation.image, invocation.parameters
     if (
-        invocation.operation in _SELF_MEASURING
+        invocation.operation in _FRESH
         or invocation.device.kind is not DeviceKind.CPU
-        or reach_of(asked) is not Reach.NOTHING
         or own_modules(image)
         or image.description.command
         or (isinstance(asked, EvaluateParameters | FidelityParameters) and asked.engine != REFERENCE_ENGINE)

@@ -28,7 +28,6 @@ from harness.contract import (
     Setting,
     StatesParameters,
     TextFile,
-    digest_file,
     operation_module,
 )
 from harness.evaluation.tasks import find_task
@@ -76,16 +75,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         name = find_task(task).dataset
         rows = {split: made_rows(name, split) * 4 for split in sorted(find_task(task).splits)}
         publish_dataset(root / name, name, rows)
-    (root / "local").mkdir()
-    (root / "local" / "text.txt").write_text("the old oak stands by the water " * 9, encoding="utf-8")
     return {path.name: path for path in root.iterdir()}
 
 
 def works(folders: dict[str, Path]) -> dict[str, Work]:
-    text = TextFile(file="text.txt", sha256=digest_file(folders["local"] / "text.txt"))
     read = {"checkpoint": "dense", "dataset": "wikitext2"}
     return {
-        "fetch": Work("fetch", Operation.FETCH, FetchParameters(source=text), {"source": "local"}),
         "export": Work(
             "export",
             Operation.EXPORT,
@@ -172,12 +167,14 @@ def test_what_may_be_warm_names_its_modules_and_the_rest_is_fresh(folders: dict[
         assert operation_module(work.operation) in modules
         assert not [one for one in modules if one.endswith("__main__")]
     pruning = CompressParameters(method="magnitude", setting=Setting.parse("50%"))
+    text = FetchParameters(source=TextFile(file="text.txt", sha256="0" * 64))
     on_hub = FetchParameters(source=HubModel(repository="a/b", revision="0" * 40))
     by_engine = EvaluateParameters(task="arc_easy", engine="vllm")
     fresh = {
         "timed": Work("magnitude", Operation.COMPRESS, pruning, {}),
         "profile": Work("evaluate", Operation.PROFILE, ProfileParameters(), {}),
         "engine": Work("vllm", Operation.EVALUATE, by_engine, {}),
+        "fetch": Work("fetch", Operation.FETCH, text, {}),
         "network": Work("fetch", Operation.FETCH, on_hub, {}),
     }
     for name, work in fresh.items():
