@@ -4,7 +4,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -17,6 +17,7 @@ from harness.contract import (
     EvaluateParameters,
     Event,
     FetchParameters,
+    Operation,
     ResultEvent,
     Sha256,
     TaskDescription,
@@ -28,6 +29,7 @@ from orchestrator.host.files import remove_if_there, size_bytes
 from orchestrator.host.load import LoadWatch, MachineLoad
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.run.claims import FalseClaim, check_content
+from orchestrator.run.keeping import goes
 from orchestrator.run.keys import key_material, stage_key, whole_key
 from orchestrator.run.resources import hold_devices
 from orchestrator.run.space import RESERVE_BYTES
@@ -52,8 +54,9 @@ _FULL_BYTES = {
 class Workshop:
     """What every stage of a run shares. Safe to use from several threads.
 
-    `refused` are results, by their keys, that stand by themselves and not beside others. `is_busy`: the machine
-    disturbed the last measurement that was taken once more, too, so that a repeat is in vain.
+    `refused` are results, by their keys, that stand by themselves and not beside others. `dropped` are the operations
+    whose artifacts go after their last readers. `is_busy`: the machine disturbed the last measurement that was taken
+    once more, too, so that a repeat is in vain.
     """
 
     store: Store
@@ -64,6 +67,7 @@ class Workshop:
     cancel: threading.Event
     note: Callable[[str], None]
     refused: Mapping[Sha256, StageRecord] = field(default_factory=dict)
+    dropped: Collection[Operation] = ()
     is_busy: bool = False
     verifier: Verifier = field(init=False)
     _identities: dict[tuple[str, DeviceKind], ImageIdentity] = field(default_factory=dict)
@@ -275,7 +279,7 @@ def _keep(ran: _Ran, stage: Stage, workshop: Workshop, key: Sha256, material: di
         if provenance.whole is not None:
             workshop.store.rescue(folder)
         poll = _until(workshop.cancel, stage.limits.deadline_seconds)
-        inspect = partial(_inspect, workshop=workshop, poll=poll)
+        inspect = partial(_inspect, workshop=workshop, poll=poll, passes=goes(stage, workshop.dropped))
         record = workshop.store.commit(folder, verdict, provenance, workshop.cancel, poll, inspect)
     except BadArtifact as bad:
         hint = "the image is at fault; its attempt is kept"
@@ -290,10 +294,18 @@ def _keep(ran: _Ran, stage: Stage, workshop: Workshop, key: Sha256, material: di
     return Finished(key, record, completed.wall_seconds)
 
 
-def _inspect(artifact: Path, descriptor: Descriptor, *, workshop: Workshop, poll: Callable[[], None]) -> None:
-    """Hold an artifact that is to be published against what it says of itself; nobody drops it from then on."""
+def _inspect(
+    artifact: Path, descriptor: Descriptor, *, workshop: Workshop, poll: Callable[[], None], passes: bool
+) -> None:
+    """Hold an artifact that is to be published against what it says of itself; nobody drops it from then on.
+
+    One that `passes` is marked before it is there, unless it is: somebody may keep that.
+    """
     check_content(artifact, descriptor, poll=poll)
-    workshop.store.artifacts.want(descriptor.digest)
+    artifacts = workshop.store.artifacts
+    artifacts.want(descriptor.digest)
+    if passes and not artifacts.path(descriptor.digest).exists():
+        artifacts.mark_passing(descriptor.digest)
 
 
 class _TookTooLong(Exception):

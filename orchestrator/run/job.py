@@ -10,7 +10,7 @@ from typing import Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from harness.contract import Frozen, Sha256
+from harness.contract import Frozen, Operation, Sha256
 from orchestrator.documents import why_invalid
 from orchestrator.errors import DiskFull, HostFault, Interrupted, OrchestratorError
 from orchestrator.images.catalog import ImageCatalog
@@ -32,7 +32,7 @@ class StageJob(Frozen):
     reads. `key` is what it comes to where the job was made: another key means another program or device.
 
     The stage's devices are places: it gets as many of what the process that performs it sees. `refused` is a result of
-    this key that does not count.
+    this key that does not count. `dropped` are the operations whose artifacts the run drops after their last readers.
     """
 
     stage: str
@@ -44,6 +44,7 @@ class StageJob(Frozen):
     device_model: str
     run: str
     refused: StageRecord | None = None
+    dropped: tuple[Operation, ...] = ()
 
     @classmethod
     def of(cls, stage: Stage, inputs: dict[str, Sha256], workshop: Workshop) -> Self:
@@ -59,6 +60,7 @@ class StageJob(Frozen):
             device_model=workshop.device_model,
             run=workshop.run,
             refused=workshop.refused.get(key),
+            dropped=tuple(workshop.dropped),
         )
 
 
@@ -117,8 +119,12 @@ def perform(job: StageJob, cancel: threading.Event, runtime: Runtime | None = No
                 cancel=cancel,
                 note=notes.append,
                 refused={} if job.refused is None else {job.key: job.refused},
+                dropped=job.dropped,
             )
-            return _perform(job, workshop).model_copy(update={"notes": tuple(notes)})
+            try:
+                return _perform(job, workshop).model_copy(update={"notes": tuple(notes)})
+            finally:
+                store.artifacts.close()  # whose run it is wants it from then on
     except (Interrupted, HostFault) as fault:
         said = Fault(
             is_interruption=isinstance(fault, Interrupted),

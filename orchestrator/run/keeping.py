@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 from harness.contract import Operation, Sha256
 from orchestrator.manifest import KeepCheckpoints
+from orchestrator.run.known import Known
 from orchestrator.run.sizes import Footprint
 from orchestrator.stages import Stage
+from orchestrator.store import Store
 from orchestrator.store.artifacts import Artifacts
+from orchestrator.store.history import keys_of_others
 
-_DROPPED: Mapping[KeepCheckpoints, Collection[Operation]] = {
+DROPPED: Mapping[KeepCheckpoints, Collection[Operation]] = {
     KeepCheckpoints.ALL: (),
     KeepCheckpoints.LAST: (Operation.FETCH, Operation.EXPORT, Operation.STATES),
     KeepCheckpoints.NONE: (Operation.FETCH, Operation.COMPRESS, Operation.EXPORT, Operation.STATES),
@@ -22,9 +25,32 @@ _DROPPED: Mapping[KeepCheckpoints, Collection[Operation]] = {
 """What of a model is dropped by what made it; data sets are small, and stay."""
 
 
+def goes(stage: Stage, dropped: Collection[Operation]) -> bool:
+    """Whether its output goes when nobody has to read it any more, where that of the `dropped` operations does."""
+    return stage.subject is not None and stage.operation in dropped
+
+
 def droppable(stages: Iterable[Stage], keep: KeepCheckpoints) -> set[str]:
     """The ids of those whose output goes when nobody has to read it any more."""
-    return {stage.id for stage in stages if stage.subject is not None and stage.operation in _DROPPED[keep]}
+    return {stage.id for stage in stages if goes(stage, DROPPED[keep])}
+
+
+def passing_before(
+    stages: Iterable[Stage], known: Known, mine: Collection[str], keep: KeepCheckpoints, store: Store, run: str
+) -> list[Stage]:
+    """Those of the `stages` whose output is there, and goes: what somebody made to go, and what is `mine`, made by this
+    `run` to stay, as long as no other run refers to it."""
+    passing, ours = list[Stage](), list[Stage]()
+    for stage in stages:
+        record = known.records.get(stage.id)
+        if record is None or record.provenance.artifact is None or not goes(stage, DROPPED[keep]):
+            continue
+        if store.artifacts.is_passing(record.provenance.artifact):
+            passing.append(stage)
+        elif stage.id in mine:
+            ours.append(stage)
+    of_others = keys_of_others(store, run) if ours else ()
+    return [*passing, *(stage for stage in ours if known.keys[stage.id] not in of_others)]
 
 
 class Readers:
@@ -35,6 +61,8 @@ class Readers:
         self._stages = {stage.id: stage for stage in stages}
         self._waiting = Counter(need for stage in self._stages.values() for need in stage.needs)
         self._droppable = droppable((*self._stages.values(), *before), keep)
+        self.passing = frozenset(self._droppable)
+        """The stages whose output goes."""
 
     def unread(self) -> Iterator[str]:
         """Those whose output nobody has to read any more, to be dropped; each is yielded once."""
@@ -96,7 +124,14 @@ class Keeper:
             self._drop(self._readers.unread())
 
     def made(self, stage: str, digest: Sha256) -> None:
-        """Note what a stage made, or was found to have made."""
+        """Note what a stage made, or was found to have made. What is to stay is kept from whoever would drop it.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        self._artifacts.want(digest)
+        if stage not in self._readers.passing:
+            self._artifacts.keep(digest)
         with self._lock:
             self._made[stage] = digest
             self._holding.setdefault(digest, set()).add(stage)

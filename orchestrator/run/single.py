@@ -14,9 +14,10 @@ from orchestrator.run.execution import Finished, Perform, Workshop
 from orchestrator.run.known import Known, inputs_of, look_up
 from orchestrator.run.preview import look_ahead
 from orchestrator.run.progress import Display
-from orchestrator.run.run import Setup, ended
+from orchestrator.run.run import Setup
 from orchestrator.run.scheduling import End, LocalExecutor
 from orchestrator.run.space import check_space, disk_need
+from orchestrator.run.work import ended
 from orchestrator.stages import Plan, Stage
 from orchestrator.store import StageState
 from orchestrator.store.cleaning import sweep_attempts

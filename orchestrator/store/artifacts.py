@@ -52,11 +52,12 @@ class BlockDigests(Frozen):
 class Artifacts:
     """The artifacts of a store by their digests, published by one rename and never changed.
 
-    `blocks` holds the digests of the blocks of their large files, and `locks` who reads which.
+    `blocks` holds the digests of the blocks of their large files, `passing` a mark of each that goes after its last
+    reader, whichever run that belongs to, and `locks` who reads which.
     """
 
-    def __init__(self, folder: Path, blocks: Path, locks: Path) -> None:
-        self.folder, self.blocks, self._locks = folder, blocks, locks
+    def __init__(self, folder: Path, blocks: Path, passing: Path, locks: Path) -> None:
+        self.folder, self.blocks, self.passing, self._locks = folder, blocks, passing, locks
         self._wanted = Interests(locks / "wanted")
 
     def path(self, digest: Sha256) -> Path:
@@ -109,17 +110,40 @@ class Artifacts:
         """Want nothing any more."""
         self._wanted.close()
 
+    def mark_passing(self, digest: Sha256) -> None:
+        """Note that an artifact, there or about to be, goes after its last reader. Raises OSError."""
+        self.passing.mkdir(exist_ok=True)
+        (self.passing / digest).touch()
+
+    def is_passing(self, digest: Sha256) -> bool:
+        """Whether it goes after its last reader; one that a run keeps does not."""
+        return (self.passing / digest).exists()
+
+    def keep(self, digest: Sha256) -> None:
+        """Keep an artifact beyond its last reader. Raises OSError."""
+        (self.passing / digest).unlink(missing_ok=True)
+
     def drop(self, digest: Sha256) -> int | None:
-        """Remove an artifact, and return how many bytes that freed; None where somebody else reads or wants it.
+        """Remove an artifact that passes, and return how many bytes that freed; None where somebody else reads or
+        wants it.
+
+        Of several who drop it at once the last to want it removes it: each wants it no more before it looks who does.
 
         Raises:
             OSError: it cannot be removed.
         """
+        self._wanted.forget(digest)
         try:
+            if not self._wanted.alone(digest):
+                return None
             with locks.attempt(self._reading_lock(digest)) as unread:
-                if not unread or not self._wanted.alone(digest):
+                if not unread:
                     return None
-                return remove(self.path(digest)) if self.path(digest).exists() else 0
+                if not self.is_passing(digest):
+                    return 0
+                freed = remove(self.path(digest)) if self.path(digest).exists() else 0
+                self.keep(digest)  # last: a mark that an interruption leaves is of use, an artifact without it is not
+                return freed
         finally:
             self._wanted.forget(digest)
 

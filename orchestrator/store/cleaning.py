@@ -107,6 +107,7 @@ def _doomed(store: Store, dropped: Path | None) -> tuple[list[Path], tuple[Unrea
     doomed += [path for path in _inside(store.resumable) if path.name not in keys | wholes]
     doomed += [path for path in _inside(store.artifacts.folder) if path.name not in digests]
     doomed += [path for path in _inside(store.artifacts.blocks) if path.stem not in digests]
+    doomed += [path for path in _inside(store.artifacts.passing) if path.name not in digests]
     doomed += _inside(store.wheels.folder)
     return doomed, (*unreadable, *damaged)
 

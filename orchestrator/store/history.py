@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.contract import Sha256
 from orchestrator.host import locks
 from orchestrator.store.records import Failure, FailureKind, RunFacts, RunRecord, StageRecord, StageState, StageStatus
 from orchestrator.store.store import Store
@@ -99,6 +100,12 @@ def all_runs(store: Store) -> tuple[tuple[RunRecord, ...], tuple[Unreadable, ...
     found = [_readable(store, name) for name in store.runs.names()]
     records = sorted((one for one in found if isinstance(one, RunRecord)), key=lambda record: record.created)
     return tuple(records), tuple(one for one in found if isinstance(one, Unreadable))
+
+
+def keys_of_others(store: Store, run: str) -> set[Sha256]:
+    """The keys of the results that runs other than this one refer to, as far as these can be read."""
+    records = (one for one in all_runs(store)[0] if one.run != run)
+    return {state.key for record in records for state in record.stages.values() if state.key is not None}
 
 
 @dataclass(frozen=True)

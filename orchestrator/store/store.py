@@ -63,7 +63,7 @@ class Store:
         self.attempts = self.root / "attempts"
         self.resumable = self.root / "resume"
         self.locks = self.root / "locks"
-        self.artifacts = Artifacts(self.root / "artifacts", self.root / "blocks", self.locks)
+        self.artifacts = Artifacts(self.root / "artifacts", self.root / "blocks", self.root / "passing", self.locks)
         self.wheels = KeptWheels(self.root / "wheels", self.locks)
         self.runs = Runs(self.root / "runs")
         self.imported = ImportedResults(self.runs)

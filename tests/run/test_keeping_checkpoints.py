@@ -108,7 +108,15 @@ def test_a_dropped_checkpoint_is_made_again_for_a_reader_that_comes_later_and_wh
     assert there(bench, second) == data(second)
 
 
-def test_an_interrupted_run_goes_on_with_what_is_left_and_drops_that_too(bench: Bench) -> None:
+def test_what_another_run_made_and_keeps_is_not_dropped(bench: Bench) -> None:
+    kept = bench.run(FakeRuntime(honest_worker), {**SMALL, "name": "keeps"})
+    more = {**NONE, "evaluate": {"tasks": ["wikitext2", "arc_easy", "piqa"], "limit": 60}}
+    assert bench.run(FakeRuntime(honest_worker), more).complete
+    assert there(bench, kept) == {"fetch/tiny", *COMPRESSED, *data(kept)}
+
+
+def stopped_at_50(bench: Bench, manifest: dict[str, Any]) -> None:
+    """A run that ends before its checkpoint of 50 % is made, and is never gone on with."""
     cancel = threading.Event()
 
     def stopping(request: WorkRequest, output: Path) -> WorkResult:
@@ -118,7 +126,11 @@ def test_an_interrupted_run_goes_on_with_what_is_left_and_drops_that_too(bench: 
         return honest_worker(request, output)
 
     with pytest.raises(Interrupted):
-        bench.run(FakeRuntime(stopping), NONE, cancel=cancel)
+        bench.run(FakeRuntime(stopping), manifest, cancel=cancel)
+
+
+def test_an_interrupted_run_goes_on_with_what_is_left_and_drops_that_too(bench: Bench) -> None:
+    stopped_at_50(bench, NONE)
     runtime = FakeRuntime(honest_worker)
     record = bench.run(runtime, NONE)
     assert record.complete
@@ -126,11 +138,24 @@ def test_an_interrupted_run_goes_on_with_what_is_left_and_drops_that_too(bench: 
     assert there(bench, record) == data(record)
 
 
-def test_what_another_run_made_and_keeps_is_not_dropped(bench: Bench) -> None:
+def test_what_a_run_left_that_would_have_dropped_it_goes_with_the_next_that_reads_it_and_keeps_nothing(
+    bench: Bench,
+) -> None:
+    stopped_at_50(bench, {**NONE, "name": "stopped"})
+    record = bench.run(FakeRuntime(honest_worker), {**NONE, "name": "other"})
+    assert record.complete
+    assert there(bench, record) == data(record)
+
+
+def test_what_a_run_left_that_would_have_dropped_it_stays_for_one_that_keeps_it(bench: Bench) -> None:
+    stopped_at_50(bench, {**NONE, "name": "stopped"})
     kept = bench.run(FakeRuntime(honest_worker), {**SMALL, "name": "keeps"})
+    left = there(bench, kept)
+    assert left >= {"fetch/tiny", *COMPRESSED[1:]}
+    assert bench.run(FakeRuntime(honest_worker), {**NONE, "name": "stopped"}).complete
     more = {**NONE, "evaluate": {"tasks": ["wikitext2", "arc_easy", "piqa"], "limit": 60}}
     assert bench.run(FakeRuntime(honest_worker), more).complete
-    assert there(bench, kept) == {"fetch/tiny", *COMPRESSED, *data(kept)}
+    assert there(bench, kept) == left
 
 
 def test_what_another_orchestrator_still_wants_is_left_there_and_named(bench: Bench) -> None:

@@ -1,5 +1,6 @@
 """Several GPUs are chosen by name or all at once, and each stage gets one that is free when it starts."""
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -167,14 +168,18 @@ def test_each_stage_gets_a_gpu_that_is_free_and_an_evaluation_as_many_as_are_ask
 ) -> None:
     seen: dict[str, tuple[str, ...]] = {}
     held: dict[str, set[str]] = {}
+    two_at_once = threading.Barrier(2)
 
     def worker(request: WorkRequest, output: Path) -> WorkResult:
         seen[request.id] = request.device.uuids
+        if request.id in at_once:
+            two_at_once.wait(timeout=60)
         held[request.id] = {name for name in ("GPU-a", "GPU-b") if not _free(name)}
         return honest_worker(request, output)
 
     bench = Bench(tmp_path / "store", device=choose_device("cuda:all"))
     asked = {**MANIFEST, "evaluate": {**EVALUATE, "gpus": gpus}}
+    at_once = () if gpus == 2 else ("evaluate/tiny/dense/wikitext2", "evaluate/tiny/dense/arc_easy")
     assert bench.run(FakeRuntime(worker), asked).complete
 
     for stage in bench.setup(FakeRuntime(worker), asked).plan.stages:

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import operator
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,13 @@ from orchestrator.store import (
     Store,
     now,
 )
+from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.cleaning import clean, sweep_attempts
 
 KEY = "a" * 64
 OTHER_KEY = "b" * 64
+DROPS = 200
+"""Of one artifact by two at once: enough for each order in which the two can go on."""
 ENVIRONMENT = Environment(
     harness_digest="0", python="3", platform="p", device_kind=DeviceKind.CPU, device_model="m", threads=1, libraries={}
 )
@@ -167,6 +171,47 @@ def test_a_result_whose_artifact_was_cut_short_has_to_be_run_for_who_reads_that(
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1])
     assert (store.find(KEY), store.read(KEY)) == (None, record)
+
+
+def test_of_several_who_drop_an_artifact_at_once_one_removes_it(tmp_path: Path) -> None:
+    owners, digest = [Store(tmp_path).artifacts for _ in range(2)], "d" * 64
+    start, freed = threading.Barrier(len(owners)), list[int | None]()
+
+    def drop(artifacts: Artifacts) -> None:
+        start.wait()
+        freed.append(artifacts.drop(digest))
+
+    for _ in range(DROPS):
+        (owners[0].path(digest)).mkdir(parents=True)
+        (owners[0].path(digest) / "weights").write_bytes(b"weights")
+        owners[0].mark_passing(digest)
+        for one in owners:
+            one.want(digest)
+        dropping = [threading.Thread(target=drop, args=(one,)) for one in owners]
+        for thread in dropping:
+            thread.start()
+        for thread in dropping:
+            thread.join()
+        assert not owners[0].path(digest).exists()
+        assert len([one for one in freed if one]) == 1
+        freed.clear()
+    for one in owners:
+        one.close()
+
+
+def test_an_artifact_that_is_kept_is_not_dropped_and_a_mark_without_an_artifact_is_cleaned_away(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    digest = str(put(store, KEY).provenance.artifact)
+    assert store.artifacts.drop(digest) == 0
+    store.artifacts.mark_passing(digest)
+    store.artifacts.keep(digest)
+    assert store.artifacts.drop(digest) == 0
+    assert store.artifacts.path(digest).is_dir()
+    store.artifacts.mark_passing("e" * 64)
+    store.artifacts.mark_passing(digest)
+    assert {one.what for one in clean(store, dry_run=True).removed} >= {f"passing/{'e' * 64}"}
+    clean(store)
+    assert not store.artifacts.is_passing("e" * 64)
 
 
 def test_an_artifact_that_another_stage_makes_again_stays_the_one_that_is_being_read(tmp_path: Path) -> None:
