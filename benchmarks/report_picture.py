@@ -27,7 +27,9 @@ MANIFEST = ROOT / "benchmarks" / "picture" / "manifest.yaml"
 REPORT = MANIFEST.with_name("report.json.gz")
 PICTURES = {scheme: ROOT / "docs" / f"report-{scheme}.png" for scheme in ("light", "dark")}
 WIDTH, HEIGHT = 1280, 1140
-"""CSS pixels, which are the picture's: answer, limits, both plots, and the first rows of the table."""
+"""Of the window in CSS pixels, which are the picture's: it shows answer, limits and both plots whole."""
+MARGIN = 24
+"""Below the plots, in CSS pixels."""
 
 BEGIN, END = "<!-- the report of a run, by benchmarks/report_picture.py -->", "<!-- end of the report -->"
 NAMES_A_FOLDER = re.compile(r"(?<![\w/%])/\w+")
@@ -88,7 +90,8 @@ def draw(report: RunReport) -> None:
             page.goto(page_file.as_uri())
             page.wait_for_selector("html[data-ready]", state="attached")
             page.wait_for_selector("[data-scatter=speed] svg .mark-text.role-mark text")
-            page.screenshot(path=picture)
+            end = page.eval_on_selector("[data-scatter=speed]", "plot => plot.getBoundingClientRect().bottom")
+            page.screenshot(path=picture, clip={"x": 0, "y": 0, "width": WIDTH, "height": end + MARGIN})
         browser.close()
 
 
