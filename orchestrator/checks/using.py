@@ -47,7 +47,7 @@ from orchestrator.run.verdict import judge
 from orchestrator.runtime.base import Invocation, Runtime
 from orchestrator.stages import Limits
 from orchestrator.store import BadArtifact, Failure
-from orchestrator.store.artifacts import check_new
+from orchestrator.store.described import check_new
 
 EVALUATED_TASK = "piqa"
 _LIMITS = Limits(deadline_seconds=1800.0)

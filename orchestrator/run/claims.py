@@ -44,7 +44,7 @@ from harness.contract.weights import BadWeights, read_stored
 from orchestrator.host.hashing import Poll, never
 from orchestrator.run.shapes import Claim, of_shapes
 from orchestrator.runtime.base import Invocation
-from orchestrator.store.artifacts import BadArtifact, read_descriptor
+from orchestrator.store.described import BadArtifact, read_descriptor
 
 _CHUNK_BYTES = 2**20
 _SHORT_CHARACTERS = 80

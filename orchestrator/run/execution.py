@@ -4,8 +4,8 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,9 @@ from pathlib import Path
 from harness.contract import (
     RESUME_NAME,
     Descriptor,
-    DeviceKind,
     EvaluateParameters,
     Event,
     FetchParameters,
-    Operation,
     ResultEvent,
     Sha256,
     TaskDescription,
@@ -30,16 +28,16 @@ from orchestrator.host.load import LoadWatch, MachineLoad
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.run.claims import FalseClaim, check_content
 from orchestrator.run.keeping import goes
-from orchestrator.run.keys import key_material, stage_key, whole_key
+from orchestrator.run.keys import whole_key
 from orchestrator.run.resources import hold_devices
 from orchestrator.run.space import RESERVE_BYTES
 from orchestrator.run.verdict import judge, violation
-from orchestrator.runtime.base import Completed, Ending, Invocation, Runtime
+from orchestrator.run.workshop import Workshop
+from orchestrator.runtime.base import Completed, Ending, Invocation
 from orchestrator.runtime.launch import LEAST_FREE_BYTES
 from orchestrator.runtime.reach import Reach, reach_of
-from orchestrator.stages import OUTPUT_NAME, HostFolder, ImageIdentity, Stage
-from orchestrator.store import BadArtifact, Failure, FailureKind, Provenance, StageRecord, Store, Unreadable, now
-from orchestrator.store.verifying import Verifier
+from orchestrator.stages import OUTPUT_NAME, HostFolder, Stage
+from orchestrator.store import BadArtifact, Failure, FailureKind, Provenance, StageRecord, now
 
 _FULL_BYTES = {
     FailureKind.DISK_FULL: RESERVE_BYTES,
@@ -48,75 +46,6 @@ _FULL_BYTES = {
     FailureKind.CONTRACT_VIOLATION: 16 * 2**20,
 }
 """A worker that ends so, and leaves less than this free, met a full disk, as all that follow would."""
-
-
-@dataclass
-class Workshop:
-    """What every stage of a run shares. Safe to use from several threads.
-
-    `refused` are results, by their keys, that stand by themselves and not beside others. `dropped` are the operations
-    whose artifacts go after their last readers. `is_busy`: the machine disturbed the last measurement that was taken
-    once more, too, so that a repeat is in vain.
-    """
-
-    store: Store
-    catalog: ImageCatalog
-    runtime: Runtime
-    device_model: str
-    run: str
-    cancel: threading.Event
-    note: Callable[[str], None]
-    refused: Mapping[Sha256, StageRecord] = field(default_factory=dict)
-    dropped: Collection[Operation] = ()
-    is_busy: bool = False
-    verifier: Verifier = field(init=False)
-    _identities: dict[tuple[str, DeviceKind], ImageIdentity] = field(default_factory=dict)
-    _preparing: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
-        self.verifier = Verifier(self.store, self.cancel, self.note)
-
-    def find(self, key: Sha256) -> StageRecord | None:
-        """The finished stage with this key, with its artifact held against its digests; None where it has to be run."""
-        record = self.store.find(key)
-        if record is not None and record == self.refused.get(key):
-            return None
-        return record if record is not None and self.is_whole(record) else None
-
-    def read(self, key: Sha256) -> StageRecord | None:
-        """The result with this key, its artifact at hand or not; None where none can be read or may be used."""
-        try:
-            record = self.store.read(key)
-        except Unreadable:
-            return None
-        return None if record == self.refused.get(key) else record
-
-    def is_whole(self, record: StageRecord) -> bool:
-        """Whether what the stage made for others is there, held against its digests; nobody drops it from then on."""
-        if record.provenance.artifact is not None:
-            self.store.artifacts.want(record.provenance.artifact)
-        return self.verifier.is_whole(record)
-
-    def identity(self, stage: Stage) -> ImageIdentity:
-        """Make the stage's image ready, once a run."""
-        with self._preparing:
-            if self.cancel.is_set():
-                raise Interrupted("stopped before an image was ready")
-            slot = (stage.image, stage.device.kind)
-            if slot not in self._identities:
-                image = self.catalog.images[stage.image]
-                self._identities[slot] = self.runtime.prepare(image, stage.device.kind, self.note)
-            return self._identities[slot]
-
-    def key(self, stage: Stage, inputs: dict[str, Sha256]) -> tuple[Sha256, dict[str, object]]:
-        """The stage's key, given the digests of the artifacts that it reads."""
-        image = self.catalog.images[stage.image].description
-        material = key_material(stage, image, self.identity(stage), inputs, self.device_model)
-        return stage_key(material), material
-
-    def key_of(self, stage: Stage, inputs: dict[str, Sha256]) -> Sha256:
-        """The key alone."""
-        return self.key(stage, inputs)[0]
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from orchestrator.documents import why_invalid
 from orchestrator.errors import DiskFull, HostFault, Interrupted, OrchestratorError
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.installation import shipped_images
-from orchestrator.run.execution import Finished, Workshop, execute
+from orchestrator.run.execution import Finished, execute
 from orchestrator.run.resources import on_gpus_here
 from orchestrator.run.setup import named_runtime
+from orchestrator.run.workshop import Workshop
 from orchestrator.runtime.base import Runtime
 from orchestrator.stages import Stage
 from orchestrator.store import Failure, FailureKind, StageRecord, Store

@@ -21,11 +21,12 @@ from orchestrator.errors import HostFault, Interrupted, RuntimeUnavailable
 from orchestrator.host.devices import ChosenDevice
 from orchestrator.host.owner import Owner
 from orchestrator.run.cluster_device import cluster_device
-from orchestrator.run.execution import Finished, Perform, Workshop
+from orchestrator.run.execution import Finished, Perform
 from orchestrator.run.facts import program_version
 from orchestrator.run.job import JobEnd, StageJob
 from orchestrator.run.ray_node import NodeFacts, facts_here, perform_document
 from orchestrator.run.scheduling import HostLost
+from orchestrator.run.workshop import Workshop
 from orchestrator.stages import Stage
 from orchestrator.store import Failure, FailureKind, Store
 

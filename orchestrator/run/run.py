@@ -12,7 +12,6 @@ from orchestrator.host.scratch import sweep_all_scratch
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import KeepCheckpoints, Manifest
 from orchestrator.manifest.data_sources import NO_DATA_FOLDER
-from orchestrator.run.execution import Workshop
 from orchestrator.run.facts import resolve_facts
 from orchestrator.run.keeping import DROPPED
 from orchestrator.run.known import Known, look_up
@@ -21,6 +20,7 @@ from orchestrator.run.scheduling import Executor
 from orchestrator.run.sizes import stated_bytes
 from orchestrator.run.space import check_space, disk_need
 from orchestrator.run.work import RecordInProgress, StageWork
+from orchestrator.run.workshop import Workshop
 from orchestrator.runtime.base import Runtime
 from orchestrator.stages import Plan, Stage
 from orchestrator.store import (

@@ -10,7 +10,7 @@ from harness.contract import Event, Sha256, unknown
 from orchestrator.errors import BadManifest, StoreError
 from orchestrator.host.faults import explained
 from orchestrator.manifest import KeepCheckpoints
-from orchestrator.run.execution import Finished, Perform, Workshop
+from orchestrator.run.execution import Finished, Perform
 from orchestrator.run.known import Known, inputs_of, look_up
 from orchestrator.run.preview import look_ahead
 from orchestrator.run.progress import Display
@@ -18,6 +18,7 @@ from orchestrator.run.run import Setup
 from orchestrator.run.scheduling import End, LocalExecutor
 from orchestrator.run.space import check_space, disk_need
 from orchestrator.run.work import ended
+from orchestrator.run.workshop import Workshop
 from orchestrator.stages import Plan, Stage
 from orchestrator.store import StageState
 from orchestrator.store.cleaning import sweep_attempts

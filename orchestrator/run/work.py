@@ -8,13 +8,14 @@ from functools import partial
 from harness.contract import Event, Sha256
 from orchestrator.errors import DiskFull, HostFault, Interrupted
 from orchestrator.manifest import KeepCheckpoints, Manifest
-from orchestrator.run.execution import Finished, Perform, Workshop
+from orchestrator.run.execution import Finished, Perform
 from orchestrator.run.keeping import Keeper, Readers, droppable, passing_before
 from orchestrator.run.known import Known, inputs_of, look_up, with_readers
 from orchestrator.run.progress import Display
 from orchestrator.run.room import Room, ways_of_cleaning
 from orchestrator.run.scheduling import End, Executor
 from orchestrator.run.sizes import Footprint
+from orchestrator.run.workshop import Workshop
 from orchestrator.stages import Plan, Stage
 from orchestrator.store import Failure, FailureKind, RunFacts, RunRecord, StageRecord, StageState, StageStatus, now
 from orchestrator.store.history import Taken

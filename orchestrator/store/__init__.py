@@ -1,6 +1,6 @@
 """Content-addressed results and artifacts, shared by any number of orchestrators."""
 
-from orchestrator.store.artifacts import BadArtifact
+from orchestrator.store.described import BadArtifact
 from orchestrator.store.records import (
     Failure,
     FailureKind,

@@ -17,7 +17,7 @@ from harness.contract import (
 )
 from orchestrator.host.faults import ends_a_run
 from orchestrator.host.files import KEPT, KEPT_FOLDER, owned, protect, remove
-from orchestrator.store.artifacts import BadArtifact
+from orchestrator.store.described import BadArtifact
 from orchestrator.store.records import described
 
 

@@ -36,7 +36,8 @@ from orchestrator.host.hashing import Poll, never
 from orchestrator.host.owner import Owner
 from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import versioned
-from orchestrator.store.artifacts import Artifacts, check_new
+from orchestrator.store.artifacts import Artifacts
+from orchestrator.store.described import check_new
 from orchestrator.store.door import is_usual, outcomes_names, take
 from orchestrator.store.imported import ImportedResults
 from orchestrator.store.outcomes import StoredOutcomes

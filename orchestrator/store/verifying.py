@@ -13,7 +13,7 @@ from harness.contract import Descriptor, Frozen, Sha256
 from orchestrator.errors import Interrupted
 from orchestrator.host import locks
 from orchestrator.host.hashing import Poll
-from orchestrator.store.artifacts import BadArtifact, check_published, read_descriptor
+from orchestrator.store.described import BadArtifact, check_published, read_descriptor
 from orchestrator.store.history import all_runs
 from orchestrator.store.records import StageRecord
 from orchestrator.store.store import Store

@@ -15,12 +15,13 @@ from orchestrator.installation import find_manifest
 from orchestrator.manifest import read_manifest
 from orchestrator.plan import build_plan
 from orchestrator.run import job as jobs
-from orchestrator.run.execution import Perform, Workshop
+from orchestrator.run.execution import Perform
 from orchestrator.run.job import JobEnd, StageJob, perform
 from orchestrator.run.known import inputs_of
 from orchestrator.run.progress import SilentDisplay
 from orchestrator.run.run import Run
 from orchestrator.run.scheduling import QueueExecutor, ThisHost
+from orchestrator.run.workshop import Workshop
 from orchestrator.runtime.base import Runtime
 from orchestrator.stages import Stage
 from orchestrator.store import FailureKind, RunRecord

@@ -146,7 +146,7 @@ def test_nothing_is_hashed_while_devices_are_held_or_waited_for(bench: Bench, mo
         return {span: digest(span, poll, threading.Event()) for span in spans}
 
     monkeypatch.setattr(execution, "hold_devices", holding)
-    monkeypatch.setattr("orchestrator.store.artifacts.digests", hashing_in_a_pool)
+    monkeypatch.setattr("orchestrator.store.described.digests", hashing_in_a_pool)
     assert bench.run(FakeRuntime(honest_worker)).complete
     made = len(hashed)
     assert made >= 4, "each artifact when it is published"

@@ -11,8 +11,8 @@ from orchestrator.errors import Interrupted
 from orchestrator.host import locks
 from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import StageRecord, Store, verifying
-from orchestrator.store.artifacts import BadArtifact
 from orchestrator.store.cleaning import clean
+from orchestrator.store.described import BadArtifact
 from orchestrator.store.verifying import Verifier
 from tests.store.test_store_keeps_and_frees import KEY, OTHER_KEY, checkpoint_in, provenance, put, result_in, save_run
 
