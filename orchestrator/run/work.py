@@ -7,6 +7,7 @@ from functools import partial
 
 from harness.contract import Event, Sha256
 from orchestrator.errors import DiskFull, HostFault, Interrupted
+from orchestrator.host.faults import explained
 from orchestrator.manifest import KeepCheckpoints, Manifest
 from orchestrator.run.execution import Finished, Perform
 from orchestrator.run.keeping import Keeper, Readers, droppable, passing_before
@@ -204,7 +205,7 @@ class StageWork:
             if self._found_elsewhere[stage.id] == _TIMES_BEFORE_A_NOTE:
                 self._workshop.note(f"{stage.id}: another orchestrator is at this very stage, and its result is taken")
             return End.ELSEWHERE
-        state = self._settled(stage.id, finished)
+        state = self._room.patiently(partial(self._settled, stage.id, finished))
         self._room.patiently(partial(self._keep, note, stage.id, state))
         self._display.finished(stage.id, state)
         self._keeper.end(stage.id)
@@ -236,7 +237,8 @@ class StageWork:
         outcome = finished.outcome
         if isinstance(outcome, StageRecord) and outcome.provenance.artifact is not None:
             self._artifacts[stage] = outcome.provenance.artifact
-            self._keeper.made(stage, outcome.provenance.artifact)
+            with explained():
+                self._keeper.made(stage, outcome.provenance.artifact)
         return ended(self._states[stage], finished)
 
     def _keep(self, note: Note, stage: str, state: StageState) -> None:
