@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.contract import Bound, EvaluateResult, Frozen, LayerReport, Memory, Operation, Speed
+from harness.contract import Bound, EvaluateResult, FidelityResult, Frozen, LayerReport, Memory, Operation, Speed
 from harness.contract.request import REFERENCE_ENGINE
 from orchestrator.evidence.stage_values import notes_of
 from orchestrator.evidence.value import Variant
@@ -23,8 +23,8 @@ class StageFigures(Frozen):
 
     `figures` has them by the path of their field in the result (`speeds.token_latency.p50_seconds`), whose name has the
     unit, and there by what they are of: the element of a list (`batch 8`), the key of a mapping (`macs/shape`), or
-    nothing. `absent` says in the same way why some are missing. `target` is the task or the backend,
-    `memory_method` how the stage took its peak memory.
+    nothing. `absent` says in the same way why some are missing. `target` is the task, with the engine where that is not
+    the reference, or the backend; `memory_method` is how the stage took its peak memory.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -65,7 +65,7 @@ def _stage_figures(name: str, state: StageState, stage: StageRecord) -> StageFig
 
 
 def _target(state: StageState, result: BaseModel) -> str | None:
-    if isinstance(result, EvaluateResult) and result.engine != REFERENCE_ENGINE:
+    if isinstance(result, EvaluateResult | FidelityResult) and result.engine != REFERENCE_ENGINE:
         return f"{result.task} by {result.engine}"
     target = state.parameters.get("task") or state.parameters.get("backend")
     return None if target is None else str(target)

@@ -21,12 +21,18 @@ _Key = tuple[str, str, str]
 
 def measured_tables(stages: Sequence[StageFigures], footnotes: Footnotes) -> tuple[Table, ...]:
     """A table for each part of which something was measured."""
+    groups = repeats(stages)
+    tables = (_table(part, groups, footnotes) for part in Part)
+    return tuple(table for table in tables if table.rows)
+
+
+def repeats(stages: Iterable[StageFigures]) -> tuple[Sequence[StageFigures], ...]:
+    """The stages that measured the same again, together: what their figures are made one of."""
     groups: dict[tuple[object, ...], list[StageFigures]] = {}
     for stage in stages:
         alone = stage.stage if stage.model is None else None
         groups.setdefault((stage.operation, stage.variant, stage.model, stage.target, alone), []).append(stage)
-    tables = (_table(part, tuple(groups.values()), footnotes) for part in Part)
-    return tuple(table for table in tables if table.rows)
+    return tuple(groups.values())
 
 
 def _table(part: Part, groups: Iterable[Sequence[StageFigures]], footnotes: Footnotes) -> Table:

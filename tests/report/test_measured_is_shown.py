@@ -1,6 +1,7 @@
 """Every number that a result can hold has its place in the report, and gets there as it was stored."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,14 +15,17 @@ from typer.testing import CliRunner
 from harness.contract import Operation, WorkResult
 from orchestrator.cli.app import app
 from orchestrator.evidence.measured import Figure, StageFigures
+from orchestrator.evidence.reading import read_evidence
 from orchestrator.evidence.value import DENSE
-from orchestrator.report.measured import measured_tables
+from orchestrator.report.measured import measured_tables, repeats
 from orchestrator.report.places import PLACES, Named, Part, Several, Shown
 from orchestrator.report.table import Footnotes, Table
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.small_runs import MANIFEST, Bench
+from tests.support.stage_workers import keeping_worker
 from tests.support.telling_worker import telling_worker
 
+ROUND = re.compile(r"/round-\d+(-again)?$")
 RESULTS = {Operation(model.model_fields["operation"].default): model for model in get_args(WorkResult)}
 
 
@@ -61,6 +65,24 @@ def test_what_is_looked_for_is_found() -> None:
     assert {"speeds.token_latency.p99_seconds", "speeds.samples", "memory_parts.weight_bytes", "load_seconds"} <= found
     assert "macs" in set(numeric_fields(RESULTS[Operation.PROFILE]))
     assert {"artifact.rows", "artifact.files.size_bytes"} <= set(numeric_fields(RESULTS[Operation.FETCH]))
+
+
+def test_only_rounds_of_one_measurement_are_made_one_figure_of(bench: Bench) -> None:
+    evaluate = {"tasks": ["wikitext2", "arc_easy"], "fidelity": ["wikitext2"], "engine": ["transformers", "vllm"]}
+    asked = {
+        **MANIFEST,
+        "compress": [{"method": "sparsegpt", "setting": setting} for setting in ("50%", "2:4")],
+        "evaluate": {**evaluate, "limit": 60},
+        "benchmark": {"backends": ["transformers", "native", "vllm"], "batch_sizes": [1]},
+        "rounds": {"benchmark": 2, "profile": 2, "compress": 2},
+    }
+    record = bench.run(FakeRuntime(keeping_worker), asked)
+    measured = read_evidence(record, bench.store, bench.catalog).measured
+    assert {stage.operation for stage in measured} == set(Operation) - {Operation.EXPORT, Operation.DESCRIBE}
+    for group in repeats(measured):
+        apart = {ROUND.sub("", stage.stage) for stage in group}
+        assert len(apart) == 1, "stages that do not measure the same"
+    assert max(map(len, repeats(measured))) > 2
 
 
 def invented(operation: Operation) -> StageFigures:
