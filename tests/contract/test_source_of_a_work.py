@@ -72,12 +72,18 @@ def loadable(folder: Path, text: str, name: str = "harness/room/asking.py") -> M
         "for one in many:\n    pass\nelse:\n    from . import used",
         "with some:\n    from . import used",
         "match some:\n    case 1:\n        from . import used",
+        "from . import used\nif TYPE_CHECKING:\n    pass",
         "NAME = 'harness.room.used'",
         'NAMES = {"one": "harness.room.used"}',
     ],
 )
 def test_whatever_way_a_module_is_named_it_counts_with_all_that_it_loads(text: str, tmp_path: Path) -> None:
     assert loadable(tmp_path, text).keys() == {*ABOVE, *USED, "harness/room/asking.py"}
+
+
+def test_what_lies_beside_the_package_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "__init__.py").write_text("import harness.other", encoding="utf-8")
+    assert loadable(tmp_path, "from . import used").keys() == {*ABOVE, *USED, "harness/room/asking.py"}
 
 
 @pytest.mark.parametrize("text", ["from .. import used", "from ..used import something", "import harness.room.used"])

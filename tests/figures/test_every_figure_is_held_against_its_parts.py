@@ -180,6 +180,14 @@ TELLING, TIMED = "speeds.0.telemetry", "speeds.0"
         (BenchmarkResult, {f"{TELLING}.energy_joules_per_token": None}),
         (BenchmarkResult, {f"{TIMED}.time_to_first_token_seconds": None, f"{TIMED}.prefill_tokens_per_second": 1.0}),
         (BenchmarkResult, {f"{TIMED}.noise_floor": None, f"{TIMED}.interval": None, f"{TIMED}.token_latency": None}),
+        (
+            BenchmarkResult,
+            {f"{TIMED}.samples": [20.0, 20.0, 22.0], f"{TIMED}.interval.low": 20.0, f"{TIMED}.noise_floor": 0.1},
+        ),
+        (
+            BenchmarkResult,
+            {f"{TIMED}.samples": [19.0, 20.0, 20.0], f"{TIMED}.interval.high": 20.0, f"{TIMED}.noise_floor": 0.05},
+        ),
         (BenchmarkResult, {f"{TIMED}.telemetry": None, "memory_parts": None}),
         (BenchmarkResult, {"memory": ON_GPU}),
         (BenchmarkResult, {"memory": ON_GPU, "memory_parts.overhead_bytes": None}),

@@ -14,7 +14,7 @@ from orchestrator.evidence.items import NoInterval, items_of
 from orchestrator.figures import items_file
 from orchestrator.figures.checking import of_other_answers
 from orchestrator.figures.items_file import Contradiction, OutcomesFile, read_divergences, read_items
-from orchestrator.figures.outcomes import read_outcomes
+from orchestrator.figures.outcomes import NOTHING, read_outcomes
 from tests.support.measured_runs import choices, pack, segments
 
 RIGHT = [1.0, 0.0, 1.0, 1.0]
@@ -65,6 +65,23 @@ def test_excluded_items_keep_their_place(tmp_path):
     assert np.isnan(found.values[1])
     assert found.right is not None
     assert found.right.tolist() == [True, False, False]
+
+
+def test_of_each_question_is_known_what_was_picked_and_of_all_what_guessing_gets_right(tmp_path):
+    lines = choices([1.0, 0.0, None, 1.0], groups=["b", "a", "a", "b"])
+    lines[1] |= {"log_likelihoods": [-3.0, -1.0, -2.0, -2.0], "gold": 2, "picked": 1, "picked_norm": 3}
+    for line in lines:
+        if line["correct"]:
+            line["correct"] = {"acc": line["correct"]["acc"], "acc_norm": float(line["picked_norm"] == line["gold"])}
+    found = read_outcomes(OutcomesFile(pack(tmp_path / "items.zst", lines)))
+    assert found.numbers.tolist() == [1, 2, 0, 3]
+    assert {name: picked.tolist() for name, picked in found.picked.items()} == {
+        "acc": [1, NOTHING, 0, 0],
+        "acc_norm": [3, NOTHING, 0, 0],
+    }
+    assert found.guessing == pytest.approx((1 / 4 + 3 / 2) / 4)
+    of_text = read_outcomes(OutcomesFile(pack(tmp_path / "text.zst", segments([2.0]))))
+    assert (of_text.picked, of_text.guessing) == ({}, None)
 
 
 def test_segments_have_the_loss_of_a_token(tmp_path):

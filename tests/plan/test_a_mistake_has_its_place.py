@@ -11,6 +11,7 @@ from orchestrator.errors import BadManifest
 from orchestrator.images.catalog import ImageCatalog
 from orchestrator.manifest import Manifest
 from orchestrator.plan import build_plan
+from orchestrator.plan.choices import check_choices, check_engine
 
 CATALOG = ImageCatalog(Path(__file__).parents[2] / "images")
 PINNED = "@" + "0" * 40
@@ -25,8 +26,13 @@ ASKED: dict[str, Any] = {
         {"method": "llm-pruner", "setting": "20%", "options": {"batch_size": 2}},
     ],
     "calibration": {"dataset": "c4"},
-    "evaluate": {"tasks": ["arc_easy", "piqa", "hellaswag"], "engine": ["transformers", "vllm"]},
+    "evaluate": {
+        "tasks": ["arc_easy", "piqa", "hellaswag", "wikitext2"],
+        "engine": ["transformers", "vllm"],
+        "fidelity": ["wikitext2"],
+    },
     "benchmark": {"backends": ["native", "transformers"], "options": {"native": {"sparse": "off"}}},
+    "scoring": {"tasks": {}},
     "exclude": [{"task": "piqa"}, {"task": ["arc_easy"]}],
 }
 
@@ -38,7 +44,10 @@ def planned_with(place: tuple[str | int, ...], value: object) -> None:
     for part in place[:-1]:
         inside = inside[part]
     inside[place[-1]] = value
-    build_plan(Manifest.model_validate(asked), CATALOG, Device(threads=1), None)
+    manifest = Manifest.model_validate(asked)
+    check_engine(manifest, CATALOG)
+    check_choices(manifest.scoring, {name: task for name, (_, task) in CATALOG.tasks.items()})
+    build_plan(manifest, CATALOG, Device(threads=1), None)
 
 
 def test_the_manifest_without_a_mistake_is_planned() -> None:
@@ -59,6 +68,13 @@ def test_the_manifest_without_a_mistake_is_planned() -> None:
         (("compress", 0, "recovery"), "alpaca", "does not train after compressing"),
         (("evaluate", "tasks", 2), "pica", "unknown task 'pica'"),
         (("evaluate", "engine", 1), "vlm", "vlm"),
+        (("evaluate", "fidelity", 0), "piqa", "piqa is a task of choices"),
+        (("compress", 1), {"method": "wanda", "calibration": {"samples": 4}}, "one/wanda-50% is asked for twice"),
+        (("scoring", "engine"), "vlm", r"unknown engine of the scores 'vlm'; did you mean 'vllm'\?"),
+        (("scoring", "tasks", "arc_esy"), "arc_easy", "unknown data set of the scores 'arc_esy'; did you mean"),
+        (("scoring", "tasks", "piqa"), "arc_easy", "task 'arc_easy' cannot stand for 'piqa' in a score"),
+        (("scoring", "tasks", "piqa"), "pica", "unknown task 'pica'"),
+        (("scoring", "generalization"), "piqa", "task 'piqa' cannot stand for 'wikitext2'"),
         (("benchmark", "backends", 1), "transformer", "unknown backend"),
         (("benchmark", "options", "native", "sparse"), "perhaps", "option 'sparse' of native cannot be 'perhaps'"),
         (("benchmark", "options", "native", "dense"), 1, "native has no option 'dense'"),

@@ -212,6 +212,7 @@ def test_two_needs_of_one_data_set_share_a_source_that_has_both_else_each_has_it
     plan = plan_of(HUB, data=tmp_path, evaluate={"tasks": ["wikitext2"]}, **asked)
     source = plan.stage("data/wikitext2").parameters.source
     assert set(source.files) == {"wikitext2/test.jsonl.gz", "wikitext2/train_first1MB_nonblank.jsonl.gz"}
+    assert plan.stage("data/wikitext2").inputs == {"source": HostFolder(tmp_path)}
     local_split(tmp_path, "mnli/validation_mismatched_subset.jsonl.gz")
     plan = plan_of(HUB, data=tmp_path, evaluate={"tasks": ["mnli-mismatched-subset", "mnli"]})
     assert plan.not_planned == ()

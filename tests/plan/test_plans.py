@@ -40,6 +40,23 @@ def test_every_stage_comes_after_what_it_needs(bench: Bench) -> None:
         seen.add(stage.id)
 
 
+def test_every_stage_reads_what_its_operation_does(bench: Bench) -> None:
+    evaluate = {"tasks": ["wikitext2", "arc_easy"], "fidelity": ["wikitext2"], "engine": ["transformers", "vllm"]}
+    read = {
+        Operation.FETCH: set(),
+        Operation.COMPRESS: {"checkpoint", "calibration"},
+        Operation.EVALUATE: {"checkpoint", "dataset"},
+        Operation.STATES: {"checkpoint", "dataset"},
+        Operation.FIDELITY: {"checkpoint", "states"},
+        Operation.PROFILE: {"checkpoint"},
+        Operation.BENCHMARK: {"checkpoint"},
+    }
+    stages = plan_of(bench, evaluate=evaluate, profile={}, benchmark={"backends": ["native"]}).stages
+    assert {stage.operation for stage in stages} == read.keys()
+    for stage in stages:
+        assert set(stage.inputs) == read[stage.operation]
+
+
 def test_data_is_fetched_once_for_all_that_read_it(bench: Bench) -> None:
     names = [stage.id for stage in plan_of(bench).stages]
     assert len(names) == len(set(names))

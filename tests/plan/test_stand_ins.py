@@ -76,6 +76,18 @@ def test_what_a_stand_in_stands_for_in_the_scores_follows_it() -> None:
     assert manifest.scoring.tasks == {}
 
 
+def test_what_is_left_out_of_a_task_is_left_out_of_what_stands_for_it() -> None:
+    compress = [{"method": "wanda", "setting": "50%"}]
+    wanted = asking(tasks=["wikitext2", "piqa", "sciq-support"], stand_ins={"wikitext2": "sciq-support"}).model_dump()
+    exclude = [{"method": "wanda", "task": ["wikitext2", "sciq-support"]}]
+    asked = Manifest.model_validate(wanted | {"compress": compress, "exclude": exclude})
+    manifest, _ = with_stand_ins(asked, CATALOG, None, no_hub())
+    assert [one.task for one in manifest.exclude] == [("sciq-support",)]
+    names = {stage.id for stage in build_plan(manifest, CATALOG, Device(threads=1), None, sources=no_hub()).stages}
+    assert "evaluate/m/dense/sciq-support" in names
+    assert "evaluate/m/wanda-50%/sciq-support" not in names
+
+
 def test_a_data_set_that_the_hub_does_not_show_is_stood_in_for_by_its_reason() -> None:
     def look_up(repository: str, revision: str) -> None:
         raise NotOnHub("it is private")

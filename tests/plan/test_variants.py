@@ -92,14 +92,23 @@ def test_nothing_comes_close_where_the_library_does_not_run() -> None:
     assert closest(asked("gptq"), on("mlc-llm", device=CPU)) is None
 
 
-def test_a_plan_says_what_would_be_served_in_place_of_what_is_not() -> None:
-    entry = {"method": "gptq", "setting": "W4A16", "calibration": {"dataset": "c4"}}
+@pytest.mark.parametrize(
+    ("entry", "backend", "served"),
+    [
+        ({"method": "gptq"}, "tensorrt", "gptq W4A16g128 with symmetric=true"),
+        ({"method": "awq", "options": {"layout": "awq"}}, "mlc-llm", "awq W4A16g128 with layout=awq"),
+    ],
+)
+def test_a_plan_says_what_would_be_served_in_place_of_what_is_not(
+    entry: dict[str, object], backend: str, served: str
+) -> None:
+    asked_for = {"setting": "W4A16", "calibration": {"dataset": "c4"}, **entry}
     model = {"name": "m", "source": "hub:org/m@" + "0" * 40}
     manifest = Manifest.model_validate(
-        {"name": "m", "models": [model], "compress": [entry], "benchmark": {"backends": ["tensorrt"]}}
+        {"name": "m", "models": [model], "compress": [asked_for], "benchmark": {"backends": [backend]}}
     )
     (refused,) = build_plan(manifest, CATALOG, CUDA, None).not_planned
-    assert refused.message.endswith("; it serves gptq W4A16g128 with symmetric=true")
+    assert refused.message.endswith(f"; it serves {served}")
 
 
 def bench(

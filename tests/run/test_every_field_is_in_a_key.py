@@ -1,5 +1,6 @@
 """Whatever a manifest or a request says differently is another key, but for what is listed here with its reason."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from itertools import takewhile
@@ -30,6 +31,7 @@ from harness.contract import (
     StatesParameters,
     TextFile,
     Wheel,
+    canonical_json,
 )
 from orchestrator.manifest import DecideEntry, Manifest
 from orchestrator.plan import build_plan
@@ -211,11 +213,23 @@ def test_threads_and_the_number_of_gpus_are_in_the_keys_of_what_depends_on_the_d
     asked = [(), (Device(threads=2),), (Device(threads=16),), (two, 2), (three, 3)]
     assert len({key(*one) for one in asked}) == len(asked)
     assert len({key(*one, depends=False) for one in asked}) == 1
+    assert "count" not in material()[KeyPart.DEVICE], "so that what one GPU made keeps its key"
     assert key(Device(uuids=("a",))) == key(Device(uuids=("b",))) == key(two) == key()
     (change,) = key_changes(material(), material(Device(threads=2)))
     assert (change.part, change.names) == (KeyPart.DEVICE, ("threads",))
     (change,) = key_changes(material(two, 2), material(three, 3))
     assert (change.part, change.names) == (KeyPart.DEVICE, ("count",))
+
+
+def test_what_decides_a_result_is_as_the_store_reads_it_again(bench: Bench) -> None:
+    """Else a plan would name differences between what was kept and what is the same."""
+    plan = plan_of(bench, ASKED)
+    image = {stage.image: bench.catalog.images[stage.image].description for stage in plan.stages}
+    for stage in plan.stages:
+        material = key_material(stage, image[stage.image], ImageIdentity("image:1"), {}, "cpu")
+        kept = json.loads(canonical_json(material))
+        assert material == kept
+        assert key_changes(kept, material) == ()
 
 
 def test_each_turn_of_a_measurement_has_its_own_key_but_for_the_first(bench: Bench) -> None:

@@ -21,7 +21,7 @@ from orchestrator.run.run import Run
 from orchestrator.run.scheduling import LocalExecutor
 from orchestrator.store import RunFacts, RunRecord, StageStatus
 from orchestrator.store.cleaning import clean
-from orchestrator.store.history import all_runs, take_run
+from orchestrator.store.history import all_runs, is_at_work, take_run
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.small_runs import MANIFEST, Bench
 from tests.support.stage_workers import honest_worker
@@ -147,7 +147,10 @@ def test_a_run_that_another_process_is_at_is_left_to_it(bench: Bench) -> None:
     stopped = interrupt(bench)
     with take_run(bench.store, "small", stopped.facts) as taken:
         assert taken.earlier == stopped
+        assert is_at_work(bench.store, stopped.run)
         record = bench.run(FakeRuntime(honest_worker))
+        assert not is_at_work(bench.store, record.run)
+    assert not is_at_work(bench.store, stopped.run)
     assert record.run != stopped.run
     assert bench.store.runs.load(stopped.run) == stopped
 

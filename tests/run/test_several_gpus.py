@@ -1,13 +1,23 @@
 """Several GPUs are chosen by name or all at once, and each stage gets one that is free when it starts."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pynvml
 import pytest
 
-from harness.contract import BenchmarkResult, Device, DeviceKind, Operation, Reason, WorkRequest, WorkResult
+from harness.contract import (
+    BenchmarkResult,
+    Device,
+    DeviceKind,
+    Operation,
+    ProfileParameters,
+    Reason,
+    WorkRequest,
+    WorkResult,
+)
 from orchestrator.errors import BadManifest
 from orchestrator.host import devices, gpus, locks
 from orchestrator.host.devices import choose_device
@@ -16,7 +26,7 @@ from orchestrator.manifest import Manifest, read_manifest
 from orchestrator.plan import build_plan
 from orchestrator.run import resources
 from orchestrator.run.keys import key_material
-from orchestrator.stages import ImageIdentity
+from orchestrator.stages import ImageIdentity, Limits, Stage
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.small_runs import MANIFEST, Bench, previewed
 from tests.support.stage_workers import honest_worker
@@ -30,6 +40,15 @@ EVALUATE = {"tasks": ["wikitext2", "arc_easy"], "limit": 60}
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(devices, "list_gpus", lambda: TWO)
+
+
+def test_a_stage_starts_on_those_of_its_gpus_that_are_free_and_is_the_same_else() -> None:
+    stage = Stage("any", "native", Operation.PROFILE, ProfileParameters(), limits=Limits(stop_seconds=3))
+    assert stage.on(("cpu",)) is stage
+    several = replace(stage, device=Device(kind=DeviceKind.CUDA, uuids=("GPU-a", "GPU-b"), threads=2))
+    one = Device(kind=DeviceKind.CUDA, uuids=("GPU-b",), threads=2)
+    assert several.on(("GPU-b",)) == replace(several, device=one)
+    assert several.on(("GPU-b",)).device_names == ("GPU-b",)
 
 
 @pytest.mark.usefixtures("two_gpus")

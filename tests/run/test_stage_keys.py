@@ -282,6 +282,18 @@ def test_a_fetch_depends_on_the_descriptions_of_what_it_may_deliver_alone(bench:
         assert key_changes(first, described_otherwise(name)) == (expected,)
 
 
+def test_images_that_describe_a_method_otherwise_have_keys_of_their_own(bench: Bench) -> None:
+    plan = bench.setup(FakeRuntime(honest_worker), TWO_METHODS).plan
+    stage = plan.stage(WANDA)
+    image = bench.catalog.images[stage.image].description
+    methods = tuple(one.model_copy(update={"module": "harness.methods.rtn"}) for one in image.methods)
+    other = image.model_copy(update={"methods": methods})
+    first, second = (key_material(stage, one, ImageIdentity("image:1"), {}, "cpu") for one in (image, other))
+    assert WANDA_FILE in first[KeyPart.CODE]
+    assert WANDA_FILE not in second[KeyPart.CODE]
+    assert "harness/methods/rtn.py" in second[KeyPart.CODE]
+
+
 def test_what_is_no_data_set_depends_on_no_description_of_one(bench: Bench) -> None:
     plan = bench.setup(FakeRuntime(honest_worker)).plan
     data = [stage.id for stage in plan.stages if KeyPart.DATA in material(bench, stage)]

@@ -1,6 +1,7 @@
 """While a run is at work its record is what was written as a whole and what its journal adds, however that was cut."""
 
 import json
+import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,6 +69,18 @@ def test_a_record_is_read_with_what_was_noted_since(runs: Runs) -> None:
 
 def test_a_journal_is_as_readable_and_as_little_executable_as_the_record(runs: Runs) -> None:
     assert journal(runs).stat().st_mode == journal(runs).with_name(RUN_NAME).stat().st_mode
+
+
+def test_a_system_that_takes_a_part_of_a_line_at_a_time_gets_all_of_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:100]))
+    with store.runs.journal(record(a=PLANNED, b=PLANNED)) as note:
+        note("a", DONE)
+        note("b", FAILED)
+    read = store.runs.read("run-1")
+    assert (read.stages["a"].status, read.stages["b"]) == (StageStatus.DONE, FAILED)
 
 
 def test_a_change_costs_the_same_in_a_large_run(store: Store) -> None:

@@ -11,7 +11,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from harness.contract import ARTIFACT_NAME, RESULT_NAME, ErrorEvent, WorkRequest, WorkResult
+from harness.contract import (
+    ARTIFACT_NAME,
+    DESCRIPTOR_NAME,
+    RESULT_NAME,
+    CheckpointDescriptor,
+    CheckpointFormat,
+    Dtype,
+    ErrorEvent,
+    WorkRequest,
+    WorkResult,
+    canonical_json,
+    describe_tree,
+)
 from orchestrator.cli.app import app
 from orchestrator.errors import Interrupted, StoreError
 from orchestrator.host import hashing
@@ -20,6 +32,7 @@ from orchestrator.run.progress import SilentDisplay
 from orchestrator.stages import OUTPUT_NAME
 from orchestrator.store import BadArtifact, RunRecord, StageStatus, Store
 from orchestrator.store.artifacts import Artifacts
+from orchestrator.store.described import check_new, check_published
 from orchestrator.store.verifying import Verification, Verifier, verify_store
 from tests.store.test_store_keeps_and_frees import KEY, checkpoint_in, provenance, put, result_in
 from tests.support.fake_runtime import FakeRuntime
@@ -244,6 +257,57 @@ def test_one_large_file_is_verified_by_its_blocks_side_by_side(tmp_path: Path, m
     spans.clear()
     store.artifacts.check(digest, descriptor)
     assert [one.size_bytes for one in spans] == [None], "without its blocks a file is hashed as a whole"
+
+
+def test_of_several_large_files_each_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashing, "BLOCK_BYTES", 1000)
+    names = [f"{number}.safetensors" for number in range(3)]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode() * 200)
+    descriptor = CheckpointDescriptor(
+        format=CheckpointFormat.DENSE,
+        dtype=Dtype.FLOAT32,
+        architecture="LlamaForCausalLM",
+        parameter_count=1,
+        source="dir:x",
+        files=describe_tree(tmp_path),
+    )
+    (tmp_path / DESCRIPTOR_NAME).write_bytes(canonical_json(descriptor.model_dump(mode="json")))
+    blocks = check_new(tmp_path, descriptor)
+    assert {name: len(digests) for name, digests in blocks.files.items()} == dict.fromkeys(names, 3)
+    check_published(tmp_path, descriptor, blocks=blocks)
+    for name in names:
+        flip(tmp_path / name)
+        with pytest.raises(BadArtifact, match=f"{name} has another sha256 than described"):
+            check_published(tmp_path, descriptor, blocks=blocks)
+        (tmp_path / name).write_bytes(name.encode() * 200)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "words"),
+    [
+        ('{"auto_map": {"AutoModel": "modeling.Own"}}', "config.json names code to load with the model"),
+        ('{"auto_map": ', "config.json cannot be read as JSON"),
+        ('{"architectures": ["LlamaForCausalLM"]}', None),
+    ],
+)
+def test_a_new_checkpoint_names_no_code_in_its_configuration(
+    configuration: str, words: str | None, tmp_path: Path
+) -> None:
+    store = Store(tmp_path)
+    with store.attempt(KEY) as folder:
+        output = folder / OUTPUT_NAME
+        checkpoint = checkpoint_in(output)
+        (output / ARTIFACT_NAME / "config.json").write_text(configuration, encoding="utf-8")
+        (output / ARTIFACT_NAME / DESCRIPTOR_NAME).unlink()
+        described = checkpoint.model_copy(update={"files": describe_tree(output / ARTIFACT_NAME)})
+        (output / ARTIFACT_NAME / DESCRIPTOR_NAME).write_bytes(canonical_json(described.model_dump(mode="json")))
+        final = result_in(output, described)
+        if words is None:
+            assert store.commit(folder, final, provenance(KEY)).artifact == described
+        else:
+            with pytest.raises(BadArtifact, match=words):
+                store.commit(folder, final, provenance(KEY))
 
 
 def test_a_result_whose_artifact_is_no_folder_is_refused(tmp_path: Path) -> None:
