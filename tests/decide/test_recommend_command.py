@@ -165,6 +165,7 @@ def test_what_a_limit_in_absolute_units_excludes_is_said(evidence: Evidence) -> 
     assert excluded["dense"].limit(Quantity.MEMORY).verdict is Verdict.BROKEN
     assert excluded["sparsegpt 50%"].limit(Quantity.SPEED).verdict is Verdict.BROKEN
     assert excluded["sparsegpt 50%"].limit(Quantity.SPEED).probability == 0
+    assert {entry.limit(Quantity.TIME) for entry in excluded.values()} == {None}, "nobody set one"
 
 
 def test_without_a_limit_on_the_loss_what_is_best_is_recommended_whatever_it_loses(evidence: Evidence) -> None:

@@ -1,14 +1,17 @@
 """Codes of ours in llama.cpp's blocks: what a block is worth is what the codes were, bit for bit where that can be."""
 
+import ctypes
+
+import gguf
 import pytest
 import torch
 
 from harness.contract import CheckpointFormat, Quantization, Reason
 from harness.contract.ggml import BLOCK_SHAPES, BlockType, inputs_of, mean_code_bits, suffix_of
-from harness.errors import BadCheckpoint, Unsupported
+from harness.errors import BadCheckpoint, Unsupported, WorkerError
 from harness.quantization import layouts
 from harness.quantization.ggml.blocks import lay_into_blocks
-from harness.quantization.ggml.rounding import type_of_rows
+from harness.quantization.ggml.rounding import round_to, type_of_rows
 from harness.quantization.layouts.scheme import Scheme
 from harness.quantization.weight import QuantizedWeight
 from tests.support.quantized_weights import random_weight
@@ -129,3 +132,54 @@ def test_config_and_descriptor_of_blocks_are_held_against_each_other() -> None:
     assert scheme == Scheme(bits=4, symmetric=False, group_size=32)
     with pytest.raises(BadCheckpoint, match="group size: 64 by the descriptor, 32 by"):
         layouts.check_config(CheckpointFormat.GGUF, how.model_copy(update={"group_size": 64}), config)
+
+
+class Library:
+    """In place of llama.cpp's: the rows' bytes are numbered through, as far as `lacking` of them."""
+
+    def __init__(self, size_bytes: int, lacking: int = 0, needs_matrix: bool = False) -> None:
+        self.size_bytes, self.lacking, self.needs_matrix = size_bytes, lacking, needs_matrix
+        self.begun: list[int] = []
+        self.values: list[float] = []
+
+    def ggml_quantize_requires_imatrix(self, number: int) -> bool:
+        return self.needs_matrix
+
+    def ggml_quantize_init(self, number: int) -> None:
+        self.begun.append(number)
+
+    def ggml_quantize_chunk(
+        self, number: int, values: int, into: int, first: int, rows: int, inputs: int, matrix: None
+    ) -> int:
+        assert (self.begun, first, matrix) == ([number], 0, None)
+        self.values = list((ctypes.c_float * (rows * inputs)).from_address(values))
+        written = rows * inputs // BLOCK_SHAPES[BlockType.Q4_0].values * self.size_bytes - self.lacking
+        ctypes.memmove(into, bytes(range(written)), written)
+        return written
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_the_library_writes_of_a_weight_is_its_blocks(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Library(BLOCK_SHAPES[BlockType.Q4_0].size_bytes)
+    monkeypatch.setattr("harness.quantization.ggml.rounding.open_rounding", lambda: library)
+    weight = torch.arange(3 * 64, dtype=dtype).view(64, 3).T
+    found = round_to(weight, BlockType.Q4_0)
+    assert library.begun == [int(gguf.GGMLQuantizationType.Q4_0)]
+    assert library.values == weight.float().flatten().tolist()
+    assert (found.block_type, found.shape) == (BlockType.Q4_0, (3, 64))
+    assert found.blocks.dtype is torch.uint8
+    assert found.blocks.flatten().tolist() == list(range(3 * 2 * library.size_bytes))
+
+
+def test_another_number_of_bytes_or_a_type_that_needs_more_than_weights_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size = BLOCK_SHAPES[BlockType.Q4_0].size_bytes
+    for library, words, kind in (
+        (Library(size, lacking=1), f"wrote {6 * size - 1} bytes of .* for 3 rows of 64 weights", WorkerError),
+        (Library(size, needs_matrix=True), "of an importance matrix alone", Unsupported),
+    ):
+        monkeypatch.setattr("harness.quantization.ggml.rounding.open_rounding", lambda library=library: library)
+        with pytest.raises(kind, match=words) as refused:
+            round_to(torch.zeros(3, 64), BlockType.Q4_0)
+        assert refused.value.hint

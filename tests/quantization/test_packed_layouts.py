@@ -13,7 +13,9 @@ from harness.quantization.layouts.scheme import Scheme
 from harness.quantization.weight import QuantizedWeight
 from tests.support.quantized_weights import AWQ, CASES, GPTQ, INT, PACK, case, random_weight
 
-BITS_OF = {PACK: (2, 3, 4, 5, 6, 7, 8), INT: (8,), GPTQ: (2, 3, 4, 8), AWQ: (4,)}
+MODELOPT = CheckpointFormat.MODELOPT_AWQ
+BITS_OF = {PACK: (2, 3, 4, 5, 6, 7, 8), INT: (8,), GPTQ: (2, 3, 4, 8), AWQ: (4,), MODELOPT: (4,)}
+EVERY_CASE = (*CASES, case(MODELOPT, 4, 64, True))
 
 
 def scheme_of(checkpoint_format: CheckpointFormat, weight: QuantizedWeight) -> Scheme:
@@ -44,15 +46,15 @@ def test_packed_codes_are_one_long_number_in_each_row(bits, rows, count, seed):
 def _weights(draw):
     checkpoint_format = draw(st.sampled_from(sorted(BITS_OF)))
     bits = draw(st.sampled_from(BITS_OF[checkpoint_format]))
-    step = {PACK: 1, INT: 1, GPTQ: 32, AWQ: 8}[checkpoint_format]
-    group_size = 0 if checkpoint_format is INT else draw(st.sampled_from((0, 8, 16, 32)))
+    step = {PACK: 1, INT: 1, GPTQ: 32, AWQ: 8, MODELOPT: 2}[checkpoint_format]
+    group_size = draw(st.sampled_from({INT: (0,), MODELOPT: (64, 128)}.get(checkpoint_format, (0, 8, 16, 32))))
     unit = 32 if checkpoint_format is GPTQ else group_size or step
     weight = random_weight(
         rows=step * draw(st.integers(1, 3)),
-        inputs=unit * draw(st.integers(1, 4)),
+        inputs=unit * draw(st.integers(2 if checkpoint_format is MODELOPT else 1, 4)),
         bits=bits,
         group_size=group_size,
-        symmetric=checkpoint_format is INT or draw(st.booleans()),
+        symmetric=checkpoint_format in (INT, MODELOPT) or draw(st.booleans()),
         act_order=checkpoint_format is GPTQ and draw(st.booleans()),
         seed=draw(st.integers(0, 99)),
     )
@@ -143,6 +145,11 @@ def test_awq_has_eight_rows_of_an_input_in_a_word_the_even_ones_first():
         (INT, random_weight(8, 8, 4), Reason.SETTING, "weights of 4 bits"),
         (INT, random_weight(8, 8, 8, 4), Reason.SETTING, "groups within a row"),
         (INT, random_weight(8, 8, 8, symmetric=False), Reason.SETTING, "asymmetric weights"),
+        (MODELOPT, random_weight(8, 64, 8, 64), Reason.SETTING, "weights of 8 bits"),
+        (MODELOPT, random_weight(7, 64, 4, 64), Reason.SHAPE, "output sizes that are multiples of 2, and this linear"),
+        (MODELOPT, random_weight(8, 64, 4, 32), Reason.SETTING, "groups of 64 or 128 inputs, not groups of 32"),
+        (MODELOPT, random_weight(8, 64, 4, 64, symmetric=False), Reason.SETTING, "these have zero points"),
+        (MODELOPT, random_weight(8, 64, 4, 64, act_order=True), Reason.SETTING, "order of the activations"),
         (PACK, random_weight(8, 8, 1), Reason.SETTING, "weights of 1 bits"),
         (PACK, random_weight(8, 8, 4, 4, act_order=True), Reason.SETTING, "order of the activations"),
     ],
@@ -179,6 +186,7 @@ def test_a_dense_checkpoint_has_no_layout():
     [
         (AWQ, Quantization(weight_bits=4, activation_bits=8), "awq describes weights only"),
         (GPTQ, Quantization(weight_bits=4, activation_bits=8), "gptq describes weights only"),
+        (MODELOPT, Quantization(weight_bits=4, activation_bits=8, group_size=64), "describes weights only"),
         (INT, Quantization(weight_bits=8, activation_bits=16), "activations of 8 bits, not 16"),
         (PACK, Quantization(weight_bits=4, activation_bits=4, activations_symmetric=False), "asymmetric activations"),
         (PACK, Quantization(weight_bits=4, activation_bits=16, attention_bits=4), "queries, keys and values"),
@@ -190,14 +198,14 @@ def test_a_quantization_that_a_config_has_no_place_for_is_refused(checkpoint_for
     assert refusal.value.reason is Reason.SETTING
 
 
-@pytest.mark.parametrize("checkpoint_format", [PACK, AWQ])
+@pytest.mark.parametrize("checkpoint_format", [PACK, AWQ, MODELOPT])
 def test_a_config_without_a_place_for_act_order_refuses_it(checkpoint_format):
-    quantization = Quantization(weight_bits=4, activation_bits=16, group_size=8)
+    quantization = Quantization(weight_bits=4, activation_bits=16, group_size=64)
     with pytest.raises(Unsupported, match="order of the activations"):
         layouts.quantization_config(checkpoint_format, quantization, ignored=[], act_order=True)
 
 
-@pytest.mark.parametrize("stored", CASES, ids=str)
+@pytest.mark.parametrize("stored", EVERY_CASE, ids=str)
 def test_the_config_states_what_the_descriptor_does(stored):
     config = layouts.quantization_config(stored.format, stored.quantization, ignored=["model.decoder.project_in"])
     scheme = layouts.check_config(stored.format, stored.quantization, {"quantization_config": config})
@@ -206,6 +214,13 @@ def test_the_config_states_what_the_descriptor_does(stored):
     assert scheme.activation_bits == stored.quantization.activation_bits
     assert "project_in" in str(config)
     assert stored.format is GPTQ or "lm_head" in (config.get("ignore") or config["modules_to_not_convert"])
+
+
+@pytest.mark.parametrize(("stored", "bits"), [(case(PACK, 4, 0, True), None), (case(INT, 8, 0, True, 8), 8)])
+def test_compressed_tensors_describes_activations_where_they_are_quantized_alone(stored, bits):
+    config = layouts.quantization_config(stored.format, stored.quantization, ignored=[])
+    activations = config["config_groups"]["group_0"]["input_activations"]
+    assert (activations and activations["num_bits"]) == bits
 
 
 def test_gptq_says_which_way_its_zeros_are_stored_and_which_linears_it_leaves_out():
@@ -225,13 +240,17 @@ def test_a_weight_with_act_order_is_not_read_where_the_config_denies_it():
         layouts.decode(GPTQ, stored, Scheme(bits=4, symmetric=True, group_size=8, zeros_less_one=True))
 
 
-@pytest.mark.parametrize("stored", CASES, ids=str)
+@pytest.mark.parametrize("stored", EVERY_CASE, ids=str)
 def test_tensors_of_other_sizes_than_their_scales_are_refused(stored):
     weight = random_weight(
-        32, 64, stored.quantization.weight_bits, stored.quantization.group_size, symmetric=stored.quantization.symmetric
+        32,
+        128,
+        stored.quantization.weight_bits,
+        stored.quantization.group_size,
+        symmetric=stored.quantization.symmetric,
     )
     tensors = layouts.encode(stored.format, weight, torch.bfloat16)
-    marked = "weight" if stored.format is INT else "weight_packed" if stored.format is PACK else "qweight"
+    marked = "weight" if stored.format in (INT, MODELOPT) else "weight_packed" if stored.format is PACK else "qweight"
     narrower = tensors | {marked: tensors[marked][:-1, :-1]}
     with pytest.raises(BadCheckpoint, match="do not fit together"):
         layouts.decode(stored.format, narrower, scheme_of(stored.format, weight))
