@@ -15,6 +15,7 @@ import torch
 from harness.backends import run
 from harness.backends.base import Backend, BatchOrder, EngineInfo, ServeOrder, TimedRun
 from harness.backends.serving_memory import ServingPeak
+from harness.checkpoint import read_config
 from harness.contract import (
     BenchmarkParameters,
     BenchmarkRequest,
@@ -26,7 +27,7 @@ from harness.contract import (
     Reason,
     Sparsity,
 )
-from harness.errors import Unsupported, WorkerError
+from harness.errors import BadRequest, Unsupported, WorkerError
 from harness.options import NoOptions
 from harness.telemetry import PeakMemory
 from tests.support.scripted_serving import Modest
@@ -170,3 +171,14 @@ def test_an_unknown_backend_is_unsupported_and_the_nearest_is_named(checkpoint: 
     with pytest.raises(Unsupported, match=r"no backend 'transformer'; did you mean 'transformers'\?") as refusal:
         perform(checkpoint, backend="transformer")
     assert refusal.value.reason is Reason.BACKEND
+
+
+def test_more_tokens_than_the_models_context_are_refused_before_anything_is_loaded(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine = ScriptedEngine([])
+    install(monkeypatch, tmp_path, engine)
+    context = read_config(checkpoint)["max_position_embeddings"]
+    with pytest.raises(BadRequest, match=rf"{context} prompt and 5 generated tokens exceed .* context of {context}"):
+        perform(checkpoint, backend="scripted", prompt_tokens=context)
+    assert engine.asked == []

@@ -16,6 +16,7 @@ from harness.backends.native import fused_blocks
 from harness.backends.serving_memory import ServingPeak, peaks_of_everything
 from harness.backends.timing import Timer
 from harness.contract import BenchmarkParameters, Dtype, MemoryParts
+from harness.device_telemetry import DeviceMemory
 from harness.telemetry import PeakMemory
 from tests.support.scripted_serving import Modest
 from tests.support.small_checkpoints import Recorder, small_model
@@ -149,6 +150,25 @@ def test_joining_linears_frees_a_blocks_own_before_the_next_blocks(monkeypatch: 
     monkeypatch.setattr(fused_blocks, "_joined", counting)
     assert fused_blocks.fuse(model) == 2
     assert alive == [4, 4, 2, 2], "the first block's are gone when the second one's turn comes"
+
+
+def test_the_peak_of_several_gpus_is_of_their_sum_at_once_and_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter([(10, 20), (10, 20), (40, 5), (15, 50)])
+    names: list[tuple[str, ...]] = []
+
+    def memory_of(uuids: tuple[str, ...]) -> tuple[DeviceMemory, ...]:
+        names.append(uuids)
+        return tuple(DeviceMemory(used_bytes=used, free_bytes=1) for used in next(told))
+
+    monkeypatch.setattr(serving_memory, "memory_of", memory_of)
+    monkeypatch.setattr(serving_memory, "_SAMPLE_SECONDS", 3600.0)
+    block = serving_memory.peaks_of_devices(("GPU-a", "GPU-b"))()
+    with block:
+        block._look()
+    assert block.memory.per_device_bytes == (30, 30)
+    assert block.memory.peak_memory_bytes == 35, "what was freed before is not held beside what came later"
+    assert block.memory.method == "cuda-devices-sampled-50ms"
+    assert names == [("GPU-a", "GPU-b")] * 4
 
 
 @pytest.mark.gpu

@@ -115,7 +115,7 @@ def test_an_output_that_cannot_be_written_to_is_a_bad_request_before_any_work(tm
     status, events, _ = serve(tmp_path / NOT_USABLE[name], "raise AssertionError('never asked')")
     assert (status, [event["event"] for event in events]) == (2, ["error"])
     assert events[-1]["code"] == "bad_request"
-    assert "output" in events[-1]["message"]
+    assert events[-1]["message"].endswith("is no folder that can be written to")
 
 
 @pytest.mark.parametrize("output", ["", "\0", "a\0b"])
@@ -198,3 +198,10 @@ def test_a_result_names_every_distribution_of_its_environment() -> None:
     assert found["pydantic"] == importlib.metadata.version("pydantic")
     assert found["typing-extensions"] == importlib.metadata.version("typing_extensions")
     assert len(found) == len({one.name.lower().replace("_", "-") for one in importlib.metadata.distributions()})
+
+
+def test_events_are_utf_8_whatever_the_locale_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LC_ALL", "POSIX"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
+        monkeypatch.setenv(name, value)
+    status, events, _ = serve(tmp_path, r'raise Unsupported(Reason.SETTING, "caf\u00e9", hint="x")')
+    assert (status, events[-1]["message"]) == (3, "caf\u00e9")
