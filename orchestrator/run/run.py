@@ -23,11 +23,7 @@ from orchestrator.run.work import RecordInProgress, StageWork
 from orchestrator.run.workshop import Workshop
 from orchestrator.runtime.base import Runtime
 from orchestrator.stages import Plan, Stage
-from orchestrator.store import (
-    RunRecord,
-    StageRecord,
-    Store,
-)
+from orchestrator.store import RunRecord, StageRecord, Store
 from orchestrator.store.cleaning import sweep_attempts
 from orchestrator.store.history import take_run
 

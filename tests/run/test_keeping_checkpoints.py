@@ -116,7 +116,7 @@ def test_what_another_run_made_and_keeps_is_not_dropped(bench: Bench) -> None:
 
 
 def stopped_at_50(bench: Bench, manifest: dict[str, Any]) -> None:
-    """A run that ends before its checkpoint of 50 % is made, and is never gone on with."""
+    """A run that is interrupted before its checkpoint of 50 % is made."""
     cancel = threading.Event()
 
     def stopping(request: WorkRequest, output: Path) -> WorkResult:

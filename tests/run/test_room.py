@@ -205,9 +205,9 @@ def test_a_disk_that_others_fill_pauses_the_run_at_any_write_and_it_goes_on_when
     disk: Path, tmp_path: Path
 ) -> None:
     ballast, filled = disk / "of-somebody-else", list[str]()
+    # Nothing is fetched beside these, which come one by one: what fills the disk meets no other worker at its writes,
+    # whose failure would be judged after there is room again.
     last = f"evaluate/{MODELS[-1]}/"
-    """Nothing is fetched beside these, which come one by one: what fills the disk meets no other worker at its writes,
-    whose failure would be judged after there is room again."""
 
     def worker(request: WorkRequest, output: Path) -> WorkResult:
         result = sized_worker(request, output)

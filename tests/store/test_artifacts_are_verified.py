@@ -15,9 +15,6 @@ from harness.contract import (
     ARTIFACT_NAME,
     DESCRIPTOR_NAME,
     RESULT_NAME,
-    CheckpointDescriptor,
-    CheckpointFormat,
-    Dtype,
     ErrorEvent,
     WorkRequest,
     WorkResult,
@@ -34,7 +31,7 @@ from orchestrator.store import BadArtifact, RunRecord, StageStatus, Store
 from orchestrator.store.artifacts import Artifacts
 from orchestrator.store.described import check_new, check_published
 from orchestrator.store.verifying import Verification, Verifier, verify_store
-from tests.store.test_store_keeps_and_frees import KEY, checkpoint_in, provenance, put, result_in
+from tests.store.test_store_keeps_and_frees import KEY, checkpoint_in, described, provenance, put, result_in
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.small_runs import MANIFEST, Bench
 from tests.support.stage_workers import honest_worker, keeping_worker
@@ -264,15 +261,7 @@ def test_of_several_large_files_each_is_verified(tmp_path: Path, monkeypatch: py
     names = [f"{number}.safetensors" for number in range(3)]
     for name in names:
         (tmp_path / name).write_bytes(name.encode() * 200)
-    descriptor = CheckpointDescriptor(
-        format=CheckpointFormat.DENSE,
-        dtype=Dtype.FLOAT32,
-        architecture="LlamaForCausalLM",
-        parameter_count=1,
-        source="dir:x",
-        files=describe_tree(tmp_path),
-    )
-    (tmp_path / DESCRIPTOR_NAME).write_bytes(canonical_json(descriptor.model_dump(mode="json")))
+    descriptor = described(tmp_path)
     blocks = check_new(tmp_path, descriptor)
     assert {name: len(digests) for name, digests in blocks.files.items()} == dict.fromkeys(names, 3)
     check_published(tmp_path, descriptor, blocks=blocks)
@@ -300,8 +289,8 @@ def test_a_new_checkpoint_names_no_code_in_its_configuration(
         checkpoint = checkpoint_in(output)
         (output / ARTIFACT_NAME / "config.json").write_text(configuration, encoding="utf-8")
         (output / ARTIFACT_NAME / DESCRIPTOR_NAME).unlink()
-        described = checkpoint.model_copy(update={"files": describe_tree(output / ARTIFACT_NAME)})
-        (output / ARTIFACT_NAME / DESCRIPTOR_NAME).write_bytes(canonical_json(described.model_dump(mode="json")))
+        renamed = checkpoint.model_copy(update={"files": describe_tree(output / ARTIFACT_NAME)})
+        (output / ARTIFACT_NAME / DESCRIPTOR_NAME).write_bytes(canonical_json(renamed.model_dump(mode="json")))
         final = result_in(output, described)
         if words is None:
             assert store.commit(folder, final, provenance(KEY)).artifact == described

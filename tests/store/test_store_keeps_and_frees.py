@@ -53,10 +53,8 @@ ENVIRONMENT = Environment(
 )
 
 
-def checkpoint_in(output: Path, content: bytes = b"weights") -> CheckpointDescriptor:
-    folder = output / ARTIFACT_NAME
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(content)
+def described(folder: Path) -> CheckpointDescriptor:
+    """What lies in the folder as a dense checkpoint, with its descriptor beside it."""
     descriptor = CheckpointDescriptor(
         format=CheckpointFormat.DENSE,
         dtype=Dtype.FLOAT32,
@@ -67,6 +65,13 @@ def checkpoint_in(output: Path, content: bytes = b"weights") -> CheckpointDescri
     )
     (folder / DESCRIPTOR_NAME).write_bytes(canonical_json(descriptor.model_dump(mode="json")))
     return descriptor
+
+
+def checkpoint_in(output: Path, content: bytes = b"weights") -> CheckpointDescriptor:
+    folder = output / ARTIFACT_NAME
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(content)
+    return described(folder)
 
 
 def result_in(output: Path, descriptor: CheckpointDescriptor) -> ResultEvent:
